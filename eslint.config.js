@@ -1,0 +1,55 @@
+// Lint rules. The layer list is the project's one-way import rule (docs/architecture.md): a folder may import
+// from folders to its left in LAYERS, never from its right.
+import tseslint from 'typescript-eslint';
+
+const LAYERS = [
+  ['base'],
+  ['chardev', 'nbd', 'qmp'],
+  ['block', 'net'],
+  ['engine'],
+  ['checkpoint'],
+  ['vm'],
+  ['monitor'],
+  ['switch', 'guest'],
+  ['cli'],
+];
+
+const layerRules = LAYERS.flatMap((tier, at) =>
+  tier.map((folder) => {
+    const forbidden = [...LAYERS.slice(at + 1).flat(), ...tier.filter((other) => other !== folder)];
+    return {
+      files: [`src/${folder}/**/*.ts`],
+      rules: {
+        'no-restricted-imports': [
+          'error',
+          {
+            patterns: forbidden.map((other) => ({
+              group: [`../${other}/*`, `../../${other}/*`, `../../../${other}/*`, `../${other}/**`, `../../${other}/**`],
+              message: `${folder}/ may not import ${other}/ (imports point one way).`,
+            })),
+          },
+        ],
+      },
+    };
+  }),
+);
+
+export default tseslint.config(
+  { ignores: ['dist/**', 'node_modules/**', '.cache/**', 'eslint.config.js'] },
+  ...tseslint.configs.strictTypeChecked,
+  {
+    languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
+    rules: {
+      '@typescript-eslint/restrict-template-expressions': ['error', { allowNumber: true, allowBoolean: true }],
+      '@typescript-eslint/no-non-null-assertion': 'off',
+      '@typescript-eslint/no-confusing-void-expression': ['error', { ignoreArrowShorthand: true }],
+      '@typescript-eslint/no-unnecessary-condition': ['error', { allowConstantLoopConditions: true }],
+      '@typescript-eslint/no-floating-promises': [
+        'error',
+        { allowForKnownSafeCalls: [{ from: 'package', package: 'node:test', name: ['test', 'it', 'describe', 'suite'] }] },
+      ],
+      '@typescript-eslint/consistent-type-imports': 'error',
+    },
+  },
+  ...layerRules,
+);

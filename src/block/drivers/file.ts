@@ -1,0 +1,237 @@
+/**
+ * The `file` protocol: a regular file (or block device of known size) with positional I/O on Node's thread pool. The
+ * host's page cache is used; flush and FUA are fdatasync. Holes are punched and reported where the C library is
+ * reachable. Images are locked as QEMU locks them (image-lock.ts) unless `locking=off`.
+ */
+import { constants } from 'node:fs';
+import { open } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
+import { ColoError, ERRNO_TEXT, IoError, errnoOf } from '../../base/errors.ts';
+import type { BlockDriver, BlockExtent, WriteFlags } from '../driver.ts';
+import type { BlockNode } from '../node.ts';
+import type { OptionReader } from '../options.ts';
+import { lockImage } from './image-lock.ts';
+import { canSeekHoles, punchHole, seekTo } from './libc.ts';
+
+const ZEROS = new Uint8Array(1 << 20);
+const NO_CHILDREN: ReadonlyMap<string, BlockNode> = new Map();
+/** A file with more extents in one answer than this is reported as data from there on. */
+const MAX_EXTENTS = 4096;
+
+export interface FileOpenOptions {
+  readonly readOnly?: boolean;
+  /** Fall back to read-only when the file cannot be written. */
+  readonly autoReadOnly?: boolean;
+  /** False: neither take nor check image locks (force-share, locking=off). */
+  readonly locking?: boolean;
+}
+
+export class FileDriver implements BlockDriver {
+  readonly driverName = 'file';
+  readonly readOnly: boolean;
+  readonly filename: string;
+  /** `dev:ino`, the same for two names of one file. */
+  readonly identity: string;
+  readonly #handle: FileHandle;
+  readonly #unlock: () => void;
+  #lengthBytes: number;
+
+  private constructor(
+    handle: FileHandle,
+    init: { filename: string; identity: string; readOnly: boolean; lengthBytes: number; unlock: () => void },
+  ) {
+    this.#handle = handle;
+    this.filename = init.filename;
+    this.identity = init.identity;
+    this.readOnly = init.readOnly;
+    this.#lengthBytes = init.lengthBytes;
+    this.#unlock = init.unlock;
+  }
+
+  /** Throws ColoError with QEMU's text `Could not open 'X': …`. */
+  static async open(filename: string, options: FileOpenOptions = {}): Promise<FileDriver> {
+    const { handle, readOnly } = await openHandle(filename, options);
+    try {
+      const stat = await handle.stat({ bigint: true });
+      if (stat.isDirectory()) throw new ColoError(`'${filename}' is a directory, not an image`);
+      if (!stat.isFile() && !stat.isBlockDevice()) {
+        throw new ColoError(`'${filename}' is neither a regular file nor a block device`);
+      }
+      const lengthBytes = stat.isFile() ? Number(stat.size) : await deviceLength(handle);
+      if (!Number.isSafeInteger(lengthBytes)) throw new ColoError(`'${filename}' is too large`);
+      const identity = `${stat.dev}:${stat.ino}`;
+      const unlock =
+        options.locking === false ? () => undefined : lockImage(handle.fd, identity, filename, !readOnly);
+      return new FileDriver(handle, { filename, identity, readOnly, lengthBytes, unlock });
+    } catch (error) {
+      await handle.close();
+      throw error;
+    }
+  }
+
+  get lengthBytes(): number {
+    return this.#lengthBytes;
+  }
+
+  children(): ReadonlyMap<string, BlockNode> {
+    return NO_CHILDREN;
+  }
+
+  async read(offset: number, target: Uint8Array): Promise<void> {
+    try {
+      for (let done = 0; done < target.byteLength;) {
+        const { bytesRead } = await this.#handle.read(target, done, target.byteLength - done, offset + done);
+        if (bytesRead === 0) {
+          // Somebody made the file shorter: what is gone reads as zeros, as behind the end of a short image.
+          target.fill(0, done);
+          return;
+        }
+        done += bytesRead;
+      }
+    } catch (error) {
+      throw this.#failure('read', offset, error);
+    }
+  }
+
+  async write(offset: number, source: Uint8Array, flags?: WriteFlags): Promise<void> {
+    try {
+      for (let done = 0; done < source.byteLength;) {
+        const { bytesWritten } = await this.#handle.write(
+          source,
+          done,
+          source.byteLength - done,
+          offset + done,
+        );
+        done += bytesWritten;
+      }
+      if (flags?.fua) await this.#handle.datasync();
+    } catch (error) {
+      throw this.#failure('write', offset, error);
+    }
+  }
+
+  async flush(): Promise<void> {
+    if (this.readOnly) return;
+    try {
+      await this.#handle.datasync();
+    } catch (error) {
+      throw this.#failure('flush', 0, error);
+    }
+  }
+
+  async writeZeroes(offset: number, length: number, flags?: WriteFlags): Promise<void> {
+    if (length > 0 && flags?.unmap !== false && punchHole(this.#handle.fd, offset, length)) {
+      if (flags?.fua) await this.flush();
+      return;
+    }
+    for (let done = 0; done < length; done += ZEROS.byteLength) {
+      await this.write(offset + done, ZEROS.subarray(0, Math.min(ZEROS.byteLength, length - done)));
+    }
+    if (flags?.fua) await this.flush();
+  }
+
+  discard(offset: number, length: number): Promise<void> {
+    if (length > 0) punchHole(this.#handle.fd, offset, length);
+    return Promise.resolve();
+  }
+
+  blockStatus(offset: number, length: number): Promise<BlockExtent[]> {
+    const extents: BlockExtent[] = [];
+    const end = offset + length;
+    const add = (at: number, to: number, data: boolean): void => {
+      extents.push({ offset: at, length: to - at, zero: !data, data, allocated: true });
+    };
+    let at = offset;
+    while (canSeekHoles() && at < end && extents.length < MAX_EXTENTS) {
+      const data = seekTo(this.#handle.fd, 'data', at) ?? end;
+      if (data > at) {
+        add(at, Math.min(data, end), false);
+        at = Math.min(data, end);
+      }
+      if (at >= end) break;
+      // Without an answer the rest is data: that is always safe to say.
+      const hole = Math.min(seekTo(this.#handle.fd, 'hole', at) ?? end, end);
+      if (hole <= at) break;
+      add(at, hole, true);
+      at = hole;
+    }
+    if (at < end) add(at, end, true);
+    return Promise.resolve(extents);
+  }
+
+  async truncate(lengthBytes: number): Promise<void> {
+    try {
+      await this.#handle.truncate(lengthBytes);
+      this.#lengthBytes = lengthBytes;
+    } catch (error) {
+      throw this.#failure('resize', lengthBytes, error);
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#unlock();
+    await this.#handle.close();
+  }
+
+  #failure(verb: string, offset: number, cause: unknown): IoError {
+    const errno = errnoOf(cause);
+    return new IoError(errno, `Cannot ${verb} '${this.filename}' at ${offset}: ${ERRNO_TEXT[errno]}`, {
+      cause,
+    });
+  }
+}
+
+async function openHandle(
+  filename: string,
+  options: FileOpenOptions,
+): Promise<{ handle: FileHandle; readOnly: boolean }> {
+  const readOnly = options.readOnly ?? false;
+  try {
+    return { handle: await open(filename, readOnly ? constants.O_RDONLY : constants.O_RDWR), readOnly };
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (!readOnly && options.autoReadOnly && (code === 'EACCES' || code === 'EROFS' || code === 'EPERM')) {
+      return openHandle(filename, { ...options, readOnly: true });
+    }
+    throw new ColoError(`Could not open '${filename}': ${openText(code, error)}`, { cause: error });
+  }
+}
+
+function openText(code: string | undefined, error: unknown): string {
+  const texts: Record<string, string> = {
+    ENOENT: 'No such file or directory',
+    EACCES: 'Permission denied',
+    EISDIR: 'Is a directory',
+    EROFS: 'Read-only file system',
+    EPERM: 'Operation not permitted',
+    ENOTDIR: 'Not a directory',
+  };
+  return (code === undefined ? undefined : texts[code]) ?? (error as Error).message;
+}
+
+/** A block device has size 0 in stat: its end is found by halving, as a read behind it gives nothing. */
+async function deviceLength(handle: FileHandle): Promise<number> {
+  const probe = new Uint8Array(512);
+  const readable = async (sector: number): Promise<boolean> =>
+    (await handle.read(probe, 0, 512, sector * 512)).bytesRead > 0;
+  let low = 0;
+  let high = 2 ** 43;
+  while (low < high) {
+    const middle = Math.floor((low + high) / 2);
+    if (await readable(middle)) low = middle + 1;
+    else high = middle;
+  }
+  return low * 512;
+}
+
+/** Options: `filename` (required), `locking` (auto/on/off), `aio` (accepted), `read-only`, `auto-read-only`, `force-share`. */
+export async function openFile(options: OptionReader): Promise<FileDriver> {
+  const filename = options.required('filename').replace(/^file:/, '');
+  const locking = options.string('locking') !== 'off';
+  options.string('aio');
+  const readOnly = options.boolean('read-only') ?? false;
+  const autoReadOnly = options.boolean('auto-read-only') ?? false;
+  const forceShare = options.boolean('force-share') ?? false;
+  options.finish('file');
+  return FileDriver.open(filename, { readOnly, autoReadOnly, locking: locking && !forceShare });
+}

@@ -1,0 +1,53 @@
+/** QEMU's `null-co`: a device of a given size that swallows writes and reads as zeros. For tests and benches. */
+import type { BlockDriver, BlockExtent } from '../driver.ts';
+import type { BlockNode } from '../node.ts';
+import type { OptionReader } from '../options.ts';
+
+export class NullDriver implements BlockDriver {
+  readonly driverName = 'null-co';
+  readonly lengthBytes: number;
+  readonly readOnly: boolean;
+
+  constructor(lengthBytes: number, readOnly = false) {
+    this.lengthBytes = lengthBytes;
+    this.readOnly = readOnly;
+  }
+
+  children(): ReadonlyMap<string, BlockNode> {
+    return new Map();
+  }
+
+  read(_offset: number, target: Uint8Array): Promise<void> {
+    target.fill(0);
+    return Promise.resolve();
+  }
+
+  write(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  writeZeroes(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  flush(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  blockStatus(offset: number, length: number): Promise<BlockExtent[]> {
+    return Promise.resolve([{ offset, length, zero: true, data: false, allocated: true }]);
+  }
+
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+}
+
+/** Options: `size` in bytes (default 1 GiB, as in QEMU), `read-zeroes` (accepted: reads always give zeros). */
+export function openNull(options: OptionReader): Promise<NullDriver> {
+  const size = options.integer('size') ?? 2 ** 30;
+  options.boolean('read-zeroes');
+  const readOnly = options.boolean('read-only') ?? false;
+  options.finish('null-co');
+  return Promise.resolve(new NullDriver(size, readOnly));
+}

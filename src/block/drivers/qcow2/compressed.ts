@@ -1,0 +1,36 @@
+/** Reading of compressed clusters: raw deflate, one cluster at a time. Source: qcow2.rst, compressed clusters. */
+import { constants, inflateRaw } from 'node:zlib';
+import { promisify } from 'node:util';
+import { IoError } from '../../../base/errors.ts';
+import { compressedPlace } from './format.ts';
+import type { HostFile } from './host-file.ts';
+
+const inflate = promisify(inflateRaw) as (
+  input: Uint8Array,
+  options: { finishFlush: number; maxOutputLength: number },
+) => Promise<Buffer>;
+
+/** The content of the compressed cluster that an L2 entry describes. Throws IoError. */
+export async function readCompressed(
+  file: HostFile,
+  hi: number,
+  lo: number,
+  clusterBits: number,
+): Promise<Uint8Array> {
+  const { offset, length } = compressedPlace(hi, lo, clusterBits);
+  if (offset >= file.lengthBytes)
+    throw new IoError('EIO', `Compressed cluster at ${offset} lies behind the file's end`);
+  const packed = new Uint8Array(length);
+  await file.read(offset, packed);
+  const clusterBytes = 2 ** clusterBits;
+  let data: Buffer;
+  try {
+    // The sectors may hold more than the stream: whatever follows its end is ignored.
+    data = await inflate(packed, { finishFlush: constants.Z_SYNC_FLUSH, maxOutputLength: clusterBytes });
+  } catch (cause) {
+    throw new IoError('EIO', `Compressed cluster at ${offset} cannot be inflated`, { cause });
+  }
+  if (data.byteLength !== clusterBytes)
+    throw new IoError('EIO', `Compressed cluster at ${offset} is cut short`);
+  return data;
+}

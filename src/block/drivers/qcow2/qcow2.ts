@@ -1,0 +1,295 @@
+/**
+ * The qcow2 driver: guest requests on top of the mapping (tables.ts), the allocator (refcounts.ts) and the file.
+ *
+ * Rule of order, so that a killed process leaves at worst leaks: new clusters are counted, then their data is written,
+ * then the L2 entry points to them; old clusters lose their count last. All of it is written through at once, so an
+ * ended write survives the process. The host losing power is covered at flush points only: flush and FUA (fdatasync)
+ * put data and metadata on stable storage together; between two flushes the host decides the order.
+ *
+ * Requests overlap. Those that find every cluster in place (allocated, referred to once) share the range lock; those
+ * that change a mapping hold their clusters alone. Sources: QEMU docs/interop/qcow2.rst; protocols.md 9.
+ */
+import { ColoError, IoError } from '../../../base/errors.ts';
+import type { BlockDriver, BlockExtent, WriteFlags } from '../../driver.ts';
+import type { BlockNode } from '../../node.ts';
+import { ClusterWriter } from './cluster-writer.ts';
+import { MAX_L1_BYTES } from './format.ts';
+import { GuestMap } from './guest-map.ts';
+import type { Run } from './guest-map.ts';
+import { FIELD, l1EntriesFor } from './header.ts';
+import type { Qcow2Header } from './header.ts';
+import type { HostFile } from './host-file.ts';
+import { RangeLock } from './range-lock.ts';
+import type { Refcounts } from './refcounts.ts';
+import type { MappingTables } from './tables.ts';
+
+/** Requests to the file that one guest request has in flight at once. */
+const MAX_PARALLEL = 32;
+
+export interface Qcow2Parts {
+  readonly header: Qcow2Header;
+  readonly fileNode: BlockNode;
+  readonly backing: BlockNode | null;
+  readonly readOnly: boolean;
+  readonly file: HostFile;
+  readonly refcounts: Refcounts;
+  readonly tables: MappingTables;
+}
+
+export class Qcow2Driver implements BlockDriver {
+  readonly driverName = 'qcow2';
+  readonly readOnly: boolean;
+  readonly clusterBytes: number;
+  readonly header: Readonly<Qcow2Header>;
+  readonly #header: Qcow2Header;
+  readonly #file: HostFile;
+  readonly #refcounts: Refcounts;
+  readonly #tables: MappingTables;
+  readonly #backing: BlockNode | null;
+  readonly #children: ReadonlyMap<string, BlockNode>;
+  readonly #locks = new RangeLock();
+  readonly #map: GuestMap;
+  readonly #writer: ClusterWriter;
+  #headerReady: Promise<void> | null = null;
+
+  constructor(parts: Qcow2Parts) {
+    const { header, file, refcounts, tables, backing } = parts;
+    this.header = header;
+    this.#header = header;
+    this.readOnly = parts.readOnly;
+    this.clusterBytes = 2 ** header.clusterBits;
+    this.#file = file;
+    this.#refcounts = refcounts;
+    this.#tables = tables;
+    this.#backing = backing;
+    this.#map = new GuestMap(header, file, tables, backing);
+    this.#writer = new ClusterWriter(header, file, tables, refcounts, this.#map);
+    this.#children = new Map([['file', parts.fileNode], ...(backing ? [['backing', backing] as const] : [])]);
+  }
+
+  get lengthBytes(): number {
+    return this.#header.sizeBytes;
+  }
+
+  children(): ReadonlyMap<string, BlockNode> {
+    return this.#children;
+  }
+
+  async read(offset: number, target: Uint8Array): Promise<void> {
+    if (target.byteLength === 0) return;
+    await this.#holding(offset, target.byteLength, false, async () => {
+      const jobs = new Batch();
+      for (let done = 0; done < target.byteLength;) {
+        const run = await this.#map.run(offset + done, target.byteLength - done);
+        const out = target.subarray(done, done + run.length);
+        if (run.length === target.byteLength) return this.#map.readRun(run, offset, out);
+        await jobs.add(this.#map.readRun(run, offset + done, out));
+        done += run.length;
+      }
+      await jobs.end();
+    });
+  }
+
+  async write(offset: number, source: Uint8Array, flags?: WriteFlags): Promise<void> {
+    if (source.byteLength > 0) {
+      if (this.#header.autoclear !== 0n) await this.#beforeChange();
+      if (!(await this.#writeInPlace(offset, source))) {
+        await this.#holding(offset, source.byteLength, true, () => this.#writer.write(offset, source));
+      }
+    }
+    if (flags?.fua) await this.flush();
+  }
+
+  flush(): Promise<void> {
+    return this.#file.flush();
+  }
+
+  async writeZeroes(offset: number, length: number, flags?: WriteFlags): Promise<void> {
+    await this.#beforeChange();
+    const end = offset + length;
+    const { first, last } = this.#wholeClusters(offset, end);
+    const bodyFrom = first * this.clusterBytes;
+    const bodyEnd = Math.min(last * this.clusterBytes, this.lengthBytes);
+    if (last <= first) {
+      if (length > 0) await this.#zeroPart(offset, length);
+    } else {
+      if (offset < bodyFrom) await this.#zeroPart(offset, bodyFrom - offset);
+      await this.#holding(bodyFrom, bodyEnd - bodyFrom, true, () =>
+        this.#writer.zero(bodyFrom, bodyEnd, flags?.unmap !== false),
+      );
+      if (end > bodyEnd) await this.#zeroPart(bodyEnd, end - bodyEnd);
+    }
+    if (flags?.fua) await this.flush();
+  }
+
+  async discard(offset: number, length: number): Promise<void> {
+    const { first, last } = this.#wholeClusters(offset, offset + length);
+    if (last <= first) return;
+    await this.#beforeChange();
+    const from = first * this.clusterBytes;
+    const end = Math.min(last * this.clusterBytes, this.lengthBytes);
+    await this.#holding(from, end - from, true, async () => {
+      for (let at = from; at < end;) {
+        const run = await this.#map.run(at, end - at);
+        const keepsZero = this.#map.belowIsZero(at);
+        // Version 2 cannot hide what the backing file holds: there a discard does nothing.
+        const useful =
+          run.kind !== 'unallocated' && run.kind !== 'zero' && (keepsZero || this.#header.version === 3);
+        if (useful) await this.#writer.unmap(at, run, !keepsZero);
+        at += run.length;
+      }
+    });
+  }
+
+  async blockStatus(offset: number, length: number): Promise<BlockExtent[]> {
+    const extents: BlockExtent[] = [];
+    if (length === 0) return extents;
+    await this.#holding(offset, length, false, async () => {
+      for (let done = 0; done < length;) {
+        const run = await this.#map.run(offset + done, length - done, true);
+        const at = offset + done;
+        if (run.kind === 'unallocated') extents.push(...(await this.#map.statusBelow(at, run.length)));
+        else {
+          const zero = run.kind === 'zero' || run.kind === 'zero-allocated';
+          extents.push({ offset: at, length: run.length, zero, data: !zero, allocated: true });
+        }
+        done += run.length;
+      }
+    });
+    return extents;
+  }
+
+  /**
+   * All at once: the L1 table is zeroed (now nothing refers to any cluster: a kill leaks), the counts are rewritten to
+   * hold the metadata alone, and the file is cut behind it.
+   */
+  async makeEmpty(): Promise<void> {
+    if (this.readOnly) throw new IoError('EPERM', 'A read-only qcow2 image cannot be emptied');
+    if (this.#tables.isEmpty) return;
+    await this.#beforeChange();
+    const held = await this.#locks.acquire(0, Infinity, true);
+    try {
+      this.#map.forget();
+      await this.#tables.clear();
+      await this.#file.cut(await this.#refcounts.reset());
+    } finally {
+      this.#locks.release(held);
+    }
+  }
+
+  async truncate(lengthBytes: number): Promise<void> {
+    const old = this.lengthBytes;
+    if (lengthBytes === old) return;
+    if (lengthBytes < old) throw new ColoError('Shrinking qcow2 images is not supported');
+    const entries = l1EntriesFor(lengthBytes, this.#header.clusterBits);
+    if (entries * 8 > MAX_L1_BYTES)
+      throw new ColoError('The image would be larger than its cluster size allows');
+    await this.#beforeChange();
+    const held = await this.#locks.acquire(0, Infinity, true);
+    try {
+      await this.#tables.grow(Math.max(entries, this.#header.l1Size), lengthBytes);
+    } finally {
+      this.#locks.release(held);
+    }
+    // What the backing file holds behind the old end must not come to light.
+    const hidden = Math.min(lengthBytes, this.#backing?.lengthBytes ?? 0);
+    if (hidden > old) await this.writeZeroes(old, hidden - old);
+  }
+
+  async close(): Promise<void> {
+    this.#tables.forgetCache();
+    if (this.readOnly) return;
+    await this.#file.trim();
+    await this.#file.flush();
+  }
+
+  /** Writes when every cluster is in place already. */
+  async #writeInPlace(offset: number, source: Uint8Array): Promise<boolean> {
+    return this.#holding(offset, source.byteLength, false, async () => {
+      const first = await this.#map.run(offset, source.byteLength);
+      if (first.kind !== 'data' || !first.inPlace) return false;
+      if (first.length === source.byteLength) {
+        await this.#file.write(first.hostOffset, source);
+        return true;
+      }
+      const runs: Run[] = [];
+      for (let done = 0; done < source.byteLength;) {
+        const run = await this.#map.run(offset + done, source.byteLength - done);
+        if (run.kind !== 'data' || !run.inPlace) return false;
+        runs.push(run);
+        done += run.length;
+      }
+      const jobs = new Batch();
+      let done = 0;
+      for (const run of runs) {
+        await jobs.add(this.#file.write(run.hostOffset, source.subarray(done, done + run.length)));
+        done += run.length;
+      }
+      await jobs.end();
+      return true;
+    });
+  }
+
+  /** The clusters that lie wholly in [offset, end); the image's last one counts as whole when `end` is its end. */
+  #wholeClusters(offset: number, end: number): { first: number; last: number } {
+    const last =
+      end >= this.lengthBytes ? Math.ceil(end / this.clusterBytes) : Math.floor(end / this.clusterBytes);
+    return { first: Math.ceil(offset / this.clusterBytes), last };
+  }
+
+  async #zeroPart(offset: number, length: number): Promise<void> {
+    await this.#holding(offset, length, true, async () => {
+      const run = await this.#map.run(offset, length);
+      const isZero =
+        run.kind === 'zero' ||
+        run.kind === 'zero-allocated' ||
+        (run.kind === 'unallocated' && this.#map.belowIsZero(offset));
+      if (isZero && run.length === length) return;
+      await this.#writer.write(offset, new Uint8Array(length));
+    });
+  }
+
+  async #holding<T>(offset: number, length: number, alone: boolean, act: () => Promise<T>): Promise<T> {
+    const first = Math.floor(offset / this.clusterBytes);
+    const last = Math.floor((offset + length - 1) / this.clusterBytes);
+    const held =
+      this.#locks.tryAcquire(first, last, alone) ?? (await this.#locks.acquire(first, last, alone));
+    try {
+      return await act();
+    } finally {
+      this.#locks.release(held);
+    }
+  }
+
+  /** Before the first change of metadata: clears the autoclear bits, as we maintain none of what they stand for. */
+  #beforeChange(): Promise<void> {
+    this.#headerReady ??= this.#clearAutoclear().catch((error: unknown) => {
+      this.#headerReady = null;
+      throw error;
+    });
+    return this.#headerReady;
+  }
+
+  async #clearAutoclear(): Promise<void> {
+    if (this.#header.autoclear === 0n) return;
+    await this.#file.write(FIELD.autoclear, new Uint8Array(8));
+    await this.#file.flush();
+    this.#header.autoclear = 0n;
+  }
+}
+
+/** Promises in flight, at most MAX_PARALLEL; `end` waits for all, so no buffer is touched after a failure is told. */
+class Batch {
+  readonly #jobs: Promise<void>[] = [];
+
+  async add(job: Promise<void>): Promise<void> {
+    job.catch(() => undefined); // told by `end`
+    this.#jobs.push(job);
+    if (this.#jobs.length >= MAX_PARALLEL) await this.end();
+  }
+
+  async end(): Promise<void> {
+    const results = await Promise.allSettled(this.#jobs.splice(0));
+    for (const result of results) if (result.status === 'rejected') throw result.reason as Error;
+  }
+}

@@ -1,0 +1,383 @@
+/**
+ * Which clusters of the file are in use: the refcount table and its blocks, and the allocator on top of them.
+ *
+ * Write-through: a count is in the file before the caller goes on, so a killed process leaves at worst clusters that
+ * are counted but not referred to (leaks). One mutex guards everything; sections are short. Blocks are cached within a
+ * bound and are never dirty. Ordering against L2 and L1 is the driver's business (qcow2.ts). Source: protocols.md 9.3.
+ */
+import { Mutex } from '../../../base/async.ts';
+import { IoError } from '../../../base/errors.ts';
+import { loggerFor } from '../../../base/logger.ts';
+import { FIELD, Qcow2Error } from './header.ts';
+import type { Qcow2Header } from './header.ts';
+import type { HostFile } from './host-file.ts';
+import { MAX_REFCOUNT_TABLE_BYTES, setUint64, viewOf } from './format.ts';
+import { decodeRefcountTable, refcountCodec } from './refcount-codec.ts';
+import type { RefcountCodec } from './refcount-codec.ts';
+
+const CACHE_BYTES = 4 * 2 ** 20;
+const log = loggerFor('qcow2');
+
+interface Block {
+  readonly bytes: Uint8Array;
+  readonly view: DataView;
+}
+
+/** A run of clusters. `virgin`: they have never been written and read as zeros. */
+export interface Allocation {
+  readonly offset: number;
+  readonly count: number;
+  readonly virgin: boolean;
+}
+
+export class Refcounts {
+  readonly codec: RefcountCodec;
+  readonly #file: HostFile;
+  readonly #header: Qcow2Header;
+  readonly #clusterBytes: number;
+  readonly #perBlock: number;
+  readonly #mutex = new Mutex();
+  readonly #blocks = new Map<number, Block>();
+  readonly #maxBlocks: number;
+  /** Block index → file offset; 0: all counts are zero. */
+  #table: number[];
+  /** The clusters that hold refcount blocks. */
+  #blockClusters: Set<number>;
+  /** No cluster below this index is free. */
+  #firstFree = 0;
+  /** Blocks that may count more than metadata (see `reset`). */
+  #used: Set<number>;
+
+  private constructor(file: HostFile, header: Qcow2Header, table: number[]) {
+    this.#file = file;
+    this.#header = header;
+    this.#clusterBytes = 2 ** header.clusterBits;
+    this.codec = refcountCodec(header.refcountOrder);
+    this.#perBlock = (this.#clusterBytes * 8) / this.codec.bits;
+    this.#maxBlocks = Math.max(4, Math.floor(CACHE_BYTES / this.#clusterBytes));
+    this.#table = table;
+    this.#blockClusters = new Set(table.map((offset) => offset / this.#clusterBytes));
+    this.#used = new Set(table.flatMap((offset, index) => (offset === 0 ? [] : [index])));
+  }
+
+  static async load(file: HostFile, header: Qcow2Header): Promise<Refcounts> {
+    const bytes = new Uint8Array(header.refcountTableClusters * 2 ** header.clusterBits);
+    await file.read(header.refcountTableOffset, bytes);
+    return new Refcounts(file, header, decodeRefcountTable(bytes, 2 ** header.clusterBits));
+  }
+
+  /** The count of the cluster with this index. */
+  async get(cluster: number): Promise<number> {
+    return this.#mutex.run(async () => {
+      const block = await this.#block(Math.floor(cluster / this.#perBlock));
+      return block ? this.codec.get(block.view, cluster % this.#perBlock) : 0;
+    });
+  }
+
+  /**
+   * Takes up to `count` free clusters that lie side by side (exactly `count` with `exact`) and gives them the count 1,
+   * in the file too. Throws IoError.
+   */
+  allocate(count: number, exact = false): Promise<Allocation> {
+    return this.#mutex.run(() => this.#allocate(count, exact));
+  }
+
+  /** Lowers the counts of `count` clusters from file offset `offset` by one. */
+  release(offset: number, count: number): Promise<void> {
+    return this.#mutex.run(() => this.#release(Math.floor(offset / this.#clusterBytes), count));
+  }
+
+  /** Sets one count (repair). */
+  set(cluster: number, count: number): Promise<void> {
+    return this.#mutex.run(async () => {
+      const index = Math.floor(cluster / this.#perBlock);
+      const block = (await this.#block(index)) ?? (count === 0 ? null : await this.#newBlock(index, cluster));
+      if (!block) return;
+      const at = cluster % this.#perBlock;
+      await this.#change(index, block, at, at, () => count);
+      if (count === 0) this.#firstFree = Math.min(this.#firstFree, cluster);
+    });
+  }
+
+  /**
+   * Forgets every cluster but the header, the L1 table and the refcount structures themselves; blocks that are then
+   * needed for nothing are dropped. The caller has already made the L1 table empty in the file. Gives the end of what
+   * is left, behind which the file can be cut.
+   */
+  reset(): Promise<number> {
+    return this.#mutex.run(async () => {
+      const fixed = this.#fixedRanges();
+      const needed = this.#neededBlocks(fixed);
+      // The table lets go of a block before the count of the block's own cluster is dropped: a kill leaks, no more.
+      const table = this.#table.map((offset, index) => (needed.has(index) ? offset : 0));
+      if (table.some((offset, index) => offset !== this.#table[index])) await this.#writeTable(table);
+      for (const index of needed) fixed.push({ first: (table[index] ?? 0) / this.#clusterBytes, count: 1 });
+      for (const index of needed) {
+        if (this.#used.has(index)) await this.#rewriteBlock(index, fixed);
+      }
+      this.#table = table;
+      this.#blockClusters = new Set(table.map((offset) => offset / this.#clusterBytes));
+      for (const index of [...this.#blocks.keys()]) if (!needed.has(index)) this.#blocks.delete(index);
+      this.#used = new Set();
+      this.#firstFree = 0;
+      return Math.max(...fixed.map(({ first, count }) => first + count)) * this.#clusterBytes;
+    });
+  }
+
+  #fixedRanges(): { first: number; count: number }[] {
+    const { l1Size, l1Offset, refcountTableOffset, refcountTableClusters } = this.#header;
+    const fixed = [
+      { first: 0, count: 1 },
+      { first: refcountTableOffset / this.#clusterBytes, count: refcountTableClusters },
+    ];
+    if (l1Size > 0) {
+      fixed.push({
+        first: l1Offset / this.#clusterBytes,
+        count: Math.ceil((l1Size * 8) / this.#clusterBytes),
+      });
+    }
+    return fixed;
+  }
+
+  /** The blocks that count the fixed ranges, and those that count these blocks, and so on. */
+  #neededBlocks(fixed: readonly { first: number; count: number }[]): Set<number> {
+    const needed = new Set<number>();
+    const queue: number[] = [];
+    const need = (cluster: number): void => {
+      const index = Math.floor(cluster / this.#perBlock);
+      if (needed.has(index) || !this.#table[index]) return;
+      needed.add(index);
+      queue.push(index);
+    };
+    for (const { first, count } of fixed) {
+      for (let cluster = first; cluster < first + count; cluster += this.#perBlock) need(cluster);
+      need(first + count - 1);
+    }
+    for (let index = queue.pop(); index !== undefined; index = queue.pop()) {
+      need((this.#table[index] ?? 0) / this.#clusterBytes);
+    }
+    return needed;
+  }
+
+  async #rewriteBlock(index: number, fixed: readonly { first: number; count: number }[]): Promise<void> {
+    const block = newBlock(this.#clusterBytes);
+    const start = index * this.#perBlock;
+    for (const { first, count } of fixed) {
+      const end = Math.min(first + count, start + this.#perBlock);
+      for (let cluster = Math.max(first, start); cluster < end; cluster++)
+        this.codec.set(block.view, cluster - start, 1);
+    }
+    this.#blocks.delete(index);
+    await this.#file.write(this.#table[index] ?? 0, block.bytes);
+    this.#remember(index, block);
+  }
+
+  async #allocate(count: number, exact: boolean): Promise<Allocation> {
+    let run = 0;
+    let cluster = this.#firstFree;
+    let start = cluster;
+    let skipped = false;
+    for (;;) {
+      const index = Math.floor(cluster / this.#perBlock);
+      const block = await this.#block(index);
+      if (!block) {
+        if (index >= this.#table.length) {
+          await this.#growTable();
+          return this.#allocate(count, exact);
+        }
+        if (run > 0 && !exact) break;
+        await this.#newBlock(index, cluster);
+        // The new block lies where an exact run wanted to go on.
+        if (run > 0) skipped = true;
+        run = 0;
+        continue;
+      }
+      const end = (index + 1) * this.#perBlock;
+      const base = index * this.#perBlock;
+      while (cluster < end && run < count) {
+        if (this.codec.get(block.view, cluster - base) === 0) {
+          if (run++ === 0) start = cluster;
+        } else if (run > 0 && !exact) break;
+        else {
+          if (run > 0) skipped = true;
+          run = 0;
+        }
+        cluster++;
+      }
+      if (run >= count || (run > 0 && !exact && cluster < end)) break;
+    }
+    const offset = start * this.#clusterBytes;
+    this.#refuseMetadata(start, run);
+    const virgin = this.#file.isVirgin(offset);
+    await this.#file.reserve(offset + run * this.#clusterBytes);
+    await this.#setRange(start, run, 1);
+    if (!skipped) this.#firstFree = start + run;
+    return { offset, count: run, virgin };
+  }
+
+  /** Broken counts must not make us write data over the image's own tables. */
+  #refuseMetadata(first: number, count: number): void {
+    const last = first + count - 1;
+    const hit =
+      this.#fixedRanges().some((fixed) => first < fixed.first + fixed.count && fixed.first <= last) ||
+      Array.from({ length: count }, (_, at) => first + at).some((cluster) =>
+        this.#blockClusters.has(cluster),
+      );
+    if (!hit) return;
+    throw new IoError(
+      'EIO',
+      `Cluster ${first} of the image holds its tables but is counted as free; run \`colo img check\``,
+    );
+  }
+
+  async #setRange(first: number, count: number, value: number): Promise<void> {
+    for (let cluster = first; cluster < first + count;) {
+      const index = Math.floor(cluster / this.#perBlock);
+      const base = index * this.#perBlock;
+      const last = Math.min(first + count, base + this.#perBlock) - 1;
+      const block = await this.#block(index);
+      if (!block) throw new Qcow2Error(`Refcount block ${index} is missing`);
+      await this.#change(index, block, cluster - base, last - base, () => value);
+      cluster = last + 1;
+    }
+  }
+
+  async #release(first: number, count: number): Promise<void> {
+    for (let cluster = first; cluster < first + count;) {
+      const index = Math.floor(cluster / this.#perBlock);
+      const base = index * this.#perBlock;
+      const last = Math.min(first + count, base + this.#perBlock) - 1;
+      const block = await this.#block(index);
+      if (!block) log.warn({ cluster }, 'a cluster in use has no refcount block; run `colo img check`');
+      else {
+        await this.#change(index, block, cluster - base, last - base, (old, at) => {
+          if (old === 0)
+            log.warn({ cluster: base + at }, 'a cluster in use has refcount 0; run `colo img check`');
+          return Math.max(0, old - 1);
+        });
+      }
+      this.#firstFree = Math.min(this.#firstFree, cluster);
+      cluster = last + 1;
+    }
+  }
+
+  /** Changes entries of a block in memory and in the file; on failure the block is read again next time. */
+  async #change(
+    index: number,
+    block: Block,
+    first: number,
+    last: number,
+    next: (old: number, at: number) => number,
+  ): Promise<void> {
+    for (let at = first; at <= last; at++)
+      this.codec.set(block.view, at, next(this.codec.get(block.view, at), at));
+    this.#used.add(index);
+    const { from, to } = this.codec.span(first, last);
+    try {
+      await this.#file.write((this.#table[index] ?? 0) + from, block.bytes.subarray(from, to));
+    } catch (error) {
+      this.#blocks.delete(index);
+      throw error;
+    }
+  }
+
+  /** The block, or null when the table has none there. Throws IoError when the table is broken. */
+  async #block(index: number): Promise<Block | null> {
+    const cached = this.#blocks.get(index);
+    if (cached) {
+      if (this.#blocks.size >= this.#maxBlocks) {
+        this.#blocks.delete(index);
+        this.#blocks.set(index, cached);
+      }
+      return cached;
+    }
+    const offset = this.#table[index];
+    if (offset === undefined || offset === 0) return null;
+    if (Number.isNaN(offset))
+      throw new IoError('EIO', `Refcount table entry ${index} is invalid; run \`colo img check\``);
+    const block = newBlock(this.#clusterBytes);
+    await this.#file.read(offset, block.bytes);
+    this.#remember(index, block);
+    return block;
+  }
+
+  #remember(index: number, block: Block): void {
+    this.#blocks.set(index, block);
+    if (this.#blocks.size <= this.#maxBlocks) return;
+    for (const oldest of this.#blocks.keys()) {
+      if (oldest !== index) this.#blocks.delete(oldest);
+      if (this.#blocks.size <= this.#maxBlocks) return;
+    }
+  }
+
+  /** Makes the missing block of a range that is free as a whole; it lies in `cluster` of that range and counts itself. */
+  async #newBlock(index: number, cluster: number): Promise<Block> {
+    const block = newBlock(this.#clusterBytes);
+    const offset = cluster * this.#clusterBytes;
+    this.codec.set(block.view, cluster % this.#perBlock, 1);
+    await this.#file.reserve(offset + this.#clusterBytes);
+    await this.#file.write(offset, block.bytes);
+    const entry = new Uint8Array(8);
+    setUint64(viewOf(entry), 0, offset);
+    await this.#file.write(this.#header.refcountTableOffset + index * 8, entry);
+    this.#table[index] = offset;
+    this.#blockClusters.add(cluster);
+    this.#used.add(index);
+    this.#remember(index, block);
+    return block;
+  }
+
+  async #writeTable(table: readonly number[]): Promise<void> {
+    const bytes = new Uint8Array(table.length * 8);
+    const view = viewOf(bytes);
+    for (const [index, offset] of table.entries()) if (offset > 0) setUint64(view, index * 8, offset);
+    await this.#file.write(this.#header.refcountTableOffset, bytes);
+  }
+
+  /**
+   * Moves the table to a place twice as large, behind everything that the old one can count: new blocks that count
+   * themselves and the new table, then the table, then (after a flush) the header points to it.
+   */
+  async #growTable(): Promise<void> {
+    const oldClusters = this.#header.refcountTableClusters;
+    const clusters = oldClusters * 2;
+    if (clusters * this.#clusterBytes > MAX_REFCOUNT_TABLE_BYTES) {
+      throw new IoError('ENOSPC', 'The qcow2 refcount table has reached its largest size');
+    }
+    const first = this.#table.length * this.#perBlock;
+    const blocks = Math.ceil(clusters / (this.#perBlock - 1)) + 1;
+    const at = (index: number): number => (first + index) * this.#clusterBytes;
+    await this.#file.reserve(at(blocks + clusters));
+    const table = [...this.#table];
+    for (let index = 0; index < blocks; index++) {
+      const block = newBlock(this.#clusterBytes);
+      const counted = Math.min(this.#perBlock, blocks + clusters - index * this.#perBlock);
+      for (let entry = 0; entry < counted; entry++) this.codec.set(block.view, entry, 1);
+      await this.#file.write(at(index), block.bytes);
+      this.#used.add(table.length);
+      table.push(at(index));
+    }
+    while (table.length < (clusters * this.#clusterBytes) / 8) table.push(0);
+    const bytes = new Uint8Array(clusters * this.#clusterBytes);
+    const view = viewOf(bytes);
+    for (const [index, offset] of table.entries()) if (offset > 0) setUint64(view, index * 8, offset);
+    await this.#file.write(at(blocks), bytes);
+    await this.#file.flush();
+    const fields = new Uint8Array(12);
+    setUint64(viewOf(fields), 0, at(blocks));
+    viewOf(fields).setUint32(8, clusters);
+    await this.#file.write(FIELD.refcountTable, fields);
+    await this.#file.flush();
+    const oldOffset = this.#header.refcountTableOffset;
+    this.#header.refcountTableOffset = at(blocks);
+    this.#header.refcountTableClusters = clusters;
+    this.#table = table;
+    this.#blockClusters = new Set(table.map((offset) => offset / this.#clusterBytes));
+    await this.#release(oldOffset / this.#clusterBytes, oldClusters);
+  }
+}
+
+function newBlock(clusterBytes: number): Block {
+  const bytes = new Uint8Array(clusterBytes);
+  return { bytes, view: viewOf(bytes) };
+}

@@ -1,0 +1,232 @@
+/**
+ * The two-level map from guest clusters to L2 entries: the L1 table in memory, L2 tables in a bounded cache.
+ *
+ * Write-through: an entry is in the file before `update` ends; cached tables are never dirty, so eviction just forgets
+ * them (a table that is being changed is pinned). The caller holds the guest clusters whose entries it changes
+ * (range-lock.ts); tables themselves need no lock, as updates of other entries touch other bytes.
+ */
+import { Mutex } from '../../../base/async.ts';
+import { IoError } from '../../../base/errors.ts';
+import type { Qcow2Header } from './header.ts';
+import { FIELD } from './header.ts';
+import type { HostFile } from './host-file.ts';
+import type { Refcounts } from './refcounts.ts';
+import { entryOffset, isCopied, putEntry, setUint64, viewOf } from './format.ts';
+
+/** Enough for 16 GiB of guest data in 64 KiB clusters. */
+export const DEFAULT_L2_CACHE_BYTES = 2 * 2 ** 20 * 8;
+
+/** An L2 table in memory. Valid until the next await, unless pinned. */
+export interface L2Table {
+  readonly offset: number;
+  readonly bytes: Uint8Array;
+  readonly view: DataView;
+  pins: number;
+}
+
+export class MappingTables {
+  readonly l2Entries: number;
+  readonly #file: HostFile;
+  readonly #header: Qcow2Header;
+  readonly #refcounts: Refcounts;
+  readonly #clusterBytes: number;
+  readonly #maxTables: number;
+  readonly #cache = new Map<number, L2Table>();
+  readonly #loading = new Map<number, Promise<L2Table>>();
+  readonly #mutex = new Mutex();
+  /** The L1 table as it is in the file. */
+  #l1: DataView;
+  /** Entries from here on are 0. */
+  #l1Used: number;
+
+  private constructor(
+    file: HostFile,
+    header: Qcow2Header,
+    refcounts: Refcounts,
+    l1: Uint8Array,
+    cacheBytes: number,
+  ) {
+    this.#file = file;
+    this.#header = header;
+    this.#refcounts = refcounts;
+    this.#clusterBytes = 2 ** header.clusterBits;
+    this.l2Entries = this.#clusterBytes / 8;
+    this.#maxTables = Math.max(2, Math.floor(cacheBytes / this.#clusterBytes));
+    this.#l1 = viewOf(l1);
+    let used = header.l1Size;
+    while (used > 0 && this.#l1.getUint32(used * 8 - 8) === 0 && this.#l1.getUint32(used * 8 - 4) === 0)
+      used--;
+    this.#l1Used = used;
+  }
+
+  static async load(
+    file: HostFile,
+    header: Qcow2Header,
+    refcounts: Refcounts,
+    cacheBytes: number,
+  ): Promise<MappingTables> {
+    const l1 = new Uint8Array(header.l1Size * 8);
+    if (l1.byteLength > 0) await file.read(header.l1Offset, l1);
+    return new MappingTables(file, header, refcounts, l1, cacheBytes);
+  }
+
+  /** True: no cluster has a mapping. */
+  get isEmpty(): boolean {
+    return this.#l1Used === 0;
+  }
+
+  /** The cached table, null when there is none in the image, undefined when it has to be loaded. */
+  peek(l1Index: number): L2Table | null | undefined {
+    if (l1Index >= this.#l1Used) return null;
+    const table = this.#cache.get(l1Index);
+    if (table) {
+      if (this.#cache.size >= this.#maxTables) {
+        this.#cache.delete(l1Index);
+        this.#cache.set(l1Index, table);
+      }
+      return table;
+    }
+    return this.#l1.getUint32(l1Index * 8) === 0 && this.#l1.getUint32(l1Index * 8 + 4) === 0
+      ? null
+      : undefined;
+  }
+
+  /** The table, null when there is none in the image. Throws IoError when the L1 entry is broken. */
+  async table(l1Index: number): Promise<L2Table | null> {
+    const table = this.peek(l1Index);
+    if (table !== undefined) return table;
+    let loading = this.#loading.get(l1Index);
+    if (!loading) {
+      loading = this.#load(l1Index).finally(() => this.#loading.delete(l1Index));
+      this.#loading.set(l1Index, loading);
+    }
+    return loading;
+  }
+
+  /**
+   * Makes `count` entries from `first` say what `put` writes for each (view, byte position, number), in memory and in
+   * the file. Makes the table when there is none. Throws IoError; what the file then holds is unknown, so that the
+   * clusters concerned must not be given back.
+   */
+  async update(
+    l1Index: number,
+    first: number,
+    count: number,
+    put: (view: DataView, at: number, which: number) => void,
+  ): Promise<void> {
+    const table = await this.#writable(l1Index);
+    try {
+      const bytes = new Uint8Array(count * 8);
+      const view = viewOf(bytes);
+      for (let which = 0; which < count; which++) put(view, which * 8, which);
+      await this.#file.write(table.offset + first * 8, bytes);
+      // Readers of these clusters are kept out by the range lock, so memory may follow the file.
+      table.bytes.set(bytes, first * 8);
+    } finally {
+      table.pins--;
+    }
+  }
+
+  /** Drops every mapping in the file and in memory. The clusters stay counted: `Refcounts.reset` comes next. */
+  async clear(): Promise<void> {
+    if (this.#l1Used > 0) await this.#file.write(this.#header.l1Offset, new Uint8Array(this.#l1Used * 8));
+    new Uint8Array(this.#l1.buffer).fill(0);
+    this.#l1Used = 0;
+    this.#cache.clear();
+  }
+
+  forgetCache(): void {
+    this.#cache.clear();
+  }
+
+  /** Makes room for `entries` L1 entries and writes the image's new size. A kill in between leaks clusters. */
+  async grow(entries: number, sizeBytes: number): Promise<void> {
+    const { l1Size: oldSize, l1Offset: oldOffset } = this.#header;
+    const fields = new Uint8Array(24);
+    const view = viewOf(fields);
+    setUint64(view, 0, sizeBytes);
+    let l1Offset = oldOffset;
+    if (entries > oldSize) {
+      const clusters = Math.ceil((entries * 8) / this.#clusterBytes);
+      const bytes = new Uint8Array(clusters * this.#clusterBytes);
+      bytes.set(new Uint8Array(this.#l1.buffer));
+      l1Offset = (await this.#refcounts.allocate(clusters, true)).offset;
+      await this.#file.write(l1Offset, bytes);
+      this.#l1 = viewOf(bytes.slice(0, entries * 8));
+      this.#header.l1Size = entries;
+    }
+    view.setUint32(8, this.#header.cryptMethod);
+    view.setUint32(12, this.#header.l1Size);
+    setUint64(view, 16, l1Offset);
+    await this.#file.flush();
+    await this.#file.write(FIELD.size, fields);
+    await this.#file.flush();
+    this.#header.sizeBytes = sizeBytes;
+    this.#header.l1Offset = l1Offset;
+    if (l1Offset !== oldOffset && oldSize > 0) {
+      await this.#refcounts.release(oldOffset, Math.ceil((oldSize * 8) / this.#clusterBytes));
+    }
+  }
+
+  async #load(l1Index: number): Promise<L2Table> {
+    const hi = this.#l1.getUint32(l1Index * 8);
+    const offset = entryOffset(hi, this.#l1.getUint32(l1Index * 8 + 4));
+    if (offset === 0 || offset % this.#clusterBytes !== 0 || offset >= this.#file.lengthBytes) {
+      throw new IoError(
+        'EIO',
+        `L1 entry ${l1Index} points to ${offset}, which cannot be; run \`colo img check\``,
+      );
+    }
+    const bytes = new Uint8Array(this.#clusterBytes);
+    await this.#file.read(offset, bytes);
+    const table: L2Table = { offset, bytes, view: viewOf(bytes), pins: 0 };
+    this.#remember(l1Index, table);
+    return table;
+  }
+
+  /** The table, pinned; made or copied first when it is missing or shared. */
+  async #writable(l1Index: number): Promise<L2Table> {
+    for (;;) {
+      const table = await this.table(l1Index);
+      if (!table || !isCopied(this.#l1.getUint32(l1Index * 8))) break;
+      // Evicted while this call was on its way back: another copy may be on its way in.
+      if (this.#cache.get(l1Index) !== table) continue;
+      table.pins++;
+      return table;
+    }
+    return this.#mutex.run(async () => {
+      const now = await this.table(l1Index);
+      const shared = now !== null && !isCopied(this.#l1.getUint32(l1Index * 8));
+      const made = now === null || shared ? await this.#make(l1Index, now) : now;
+      made.pins++;
+      return made;
+    });
+  }
+
+  async #make(l1Index: number, old: L2Table | null): Promise<L2Table> {
+    const { offset } = await this.#refcounts.allocate(1);
+    const bytes = old ? old.bytes.slice() : new Uint8Array(this.#clusterBytes);
+    const entry = new Uint8Array(8);
+    putEntry(viewOf(entry), 0, offset, { copied: true, zero: false });
+    // If one of these fails the new cluster leaks: whether the entry is in the file is then unknown.
+    await this.#file.write(offset, bytes);
+    await this.#file.write(this.#header.l1Offset + l1Index * 8, entry);
+    new Uint8Array(this.#l1.buffer).set(entry, l1Index * 8);
+    if (l1Index >= this.#l1Used) this.#l1Used = l1Index + 1;
+    const table: L2Table = { offset, bytes, view: viewOf(bytes), pins: 0 };
+    this.#cache.delete(l1Index);
+    this.#remember(l1Index, table);
+    if (old) await this.#refcounts.release(old.offset, 1);
+    return table;
+  }
+
+  #remember(l1Index: number, table: L2Table): void {
+    this.#cache.set(l1Index, table);
+    if (this.#cache.size <= this.#maxTables) return;
+    for (const [index, other] of this.#cache) {
+      if (other.pins > 0 || index === l1Index) continue;
+      this.#cache.delete(index);
+      if (this.#cache.size <= this.#maxTables) return;
+    }
+  }
+}

@@ -1,0 +1,89 @@
+/**
+ * A bitmap over the chunks of a disk: which are dirty (mirror, commit) or already copied (backup). It counts its bits
+ * and finds runs of them; it knows no I/O. Callers pass ranges inside the disk (BlockNode has checked them).
+ */
+export class ChunkBitmap {
+  readonly lengthBytes: number;
+  readonly chunkBytes: number;
+  readonly chunks: number;
+  readonly #words: Uint32Array;
+  #count = 0;
+
+  /** `chunkBytes` is any positive size; the last chunk may be shorter. */
+  constructor(lengthBytes: number, chunkBytes: number) {
+    this.lengthBytes = lengthBytes;
+    this.chunkBytes = chunkBytes;
+    this.chunks = Math.ceil(lengthBytes / chunkBytes);
+    this.#words = new Uint32Array(Math.ceil(this.chunks / 32));
+  }
+
+  /** How many chunks are set. */
+  get count(): number {
+    return this.#count;
+  }
+
+  /** Bytes of the chunks that are set. */
+  get bytes(): number {
+    const cut = this.has(this.chunks - 1) ? this.chunks * this.chunkBytes - this.lengthBytes : 0;
+    return this.#count * this.chunkBytes - cut;
+  }
+
+  has(chunk: number): boolean {
+    return ((this.#words[chunk >>> 5] ?? 0) & (1 << (chunk & 31))) !== 0;
+  }
+
+  set(chunk: number): void {
+    const bit = 1 << (chunk & 31);
+    const word = this.#words[chunk >>> 5] ?? 0;
+    if ((word & bit) !== 0) return;
+    this.#words[chunk >>> 5] = word | bit;
+    this.#count++;
+  }
+
+  clear(chunk: number): void {
+    const bit = 1 << (chunk & 31);
+    const word = this.#words[chunk >>> 5] ?? 0;
+    if ((word & bit) === 0) return;
+    this.#words[chunk >>> 5] = word & ~bit;
+    this.#count--;
+  }
+
+  /** Sets every chunk that [offset, offset+length) touches. */
+  setRange(offset: number, length: number): void {
+    if (length <= 0) return;
+    const last = Math.floor((offset + length - 1) / this.chunkBytes);
+    for (let chunk = Math.floor(offset / this.chunkBytes); chunk <= last; chunk++) this.set(chunk);
+  }
+
+  setAll(): void {
+    this.setRange(0, this.lengthBytes);
+  }
+
+  clearAll(): void {
+    this.#words.fill(0);
+    this.#count = 0;
+  }
+
+  /** The first set chunk at or after `from`, going round at the end; -1 when none is set. */
+  nextSet(from: number): number {
+    if (this.#count === 0) return -1;
+    const start = from >= this.chunks ? 0 : from;
+    const found = this.#scan(start, this.chunks);
+    return found >= 0 ? found : this.#scan(0, start);
+  }
+
+  #scan(from: number, to: number): number {
+    let chunk = from;
+    while (chunk < to) {
+      const word = (this.#words[chunk >>> 5] ?? 0) >>> (chunk & 31);
+      if (word === 0) {
+        chunk = (chunk | 31) + 1;
+        continue;
+      }
+      // The lowest set bit: 31 - clz32(x & -x).
+      chunk += 31 - Math.clz32(word & -word);
+      return chunk < to ? chunk : -1;
+    }
+    return -1;
+  }
+}

@@ -1,0 +1,86 @@
+/**
+ * Active commit: moves what the images above `base` hold down into it while the guest goes on writing to `top`, and
+ * then switches over. Used by replication's failover (active and hidden disk into the secondary disk); it completes
+ * by itself. Facts: colo-protocols.md 5.4.
+ *
+ * The switch-over belongs to the owner: `quiesce` must keep new requests away from `top` and wait for those in flight,
+ * `pivot` makes the owner use `base`, `release` lets the requests go on (always called after `quiesce`).
+ */
+import type { BlockNode } from '../node.ts';
+import { statusAbove } from './allocation.ts';
+import { DiskCopier, requireSameLength } from './disk-copier.ts';
+import { Job } from './job.ts';
+import type { JobOptions } from './job.ts';
+
+export interface CommitOptions extends JobOptions {
+  readonly top: BlockNode;
+  /** The image below `top` that stays out of the copy: the walk down ends above it. */
+  readonly base: BlockNode;
+  /** Where the data is written: `base` itself, or a way to it that a fence lets through. Default `base`. */
+  readonly target?: BlockNode;
+  readonly quiesce: () => Promise<void>;
+  readonly pivot: () => Promise<void> | void;
+  readonly release: () => void;
+  /** A request that takes longer fails the job (milliseconds, default 30 s). */
+  readonly stallMs?: number;
+}
+
+export class CommitJob extends Job {
+  readonly type = 'commit';
+  readonly #options: CommitOptions;
+  readonly #copier: DiskCopier;
+  readonly #target: BlockNode;
+
+  constructor(options: CommitOptions) {
+    super(options);
+    this.#options = options;
+    this.#target = options.target ?? options.base;
+    this.#copier = new DiskCopier({
+      source: options.top,
+      target: this.#target,
+      extents: (offset, length) => statusAbove(options.top, options.base, offset, length),
+      limit: this.limit,
+      signal: this.abort.signal,
+      checkpoint: () => this.checkpoint(),
+      onError: (operation, error) => this.reportIoError(operation, error),
+      ...(options.stallMs === undefined ? {} : { stallMs: options.stallMs }),
+    });
+  }
+
+  protected override get busy(): boolean {
+    return this.#copier.inFlight > 0;
+  }
+
+  override progress(): { readonly offset: number; readonly len: number } {
+    return this.#copier.progress();
+  }
+
+  protected override finish(): void {
+    // It ends by itself as soon as it is ready.
+  }
+
+  protected override async run(): Promise<void> {
+    const { top, base, quiesce, pivot, release } = this.#options;
+    const copier = this.#copier;
+    const status = (offset: number, length: number): ReturnType<typeof statusAbove> =>
+      statusAbove(top, base, offset, length);
+    try {
+      requireSameLength(top, base);
+      copier.attach();
+      await copier.markAllocated(status);
+      await copier.copyUntil(() => copier.caughtUp || copier.nearlyCaughtUp);
+      this.declareReady();
+      try {
+        await copier.bounded(quiesce(), `Requests on '${top.nodeName}'`);
+        await copier.copyUntil(() => copier.caughtUp);
+        await copier.bounded(this.#target.flush(), `Flush of '${base.nodeName}'`);
+        copier.detach();
+        await pivot();
+      } finally {
+        release();
+      }
+    } finally {
+      copier.detach();
+    }
+  }
+}

@@ -1,0 +1,115 @@
+/**
+ * The visible block jobs of one VM by id, with QEMU's refusals: what QMP's drive-mirror, block-job-* and query-*jobs
+ * act on. It does not open targets and does not know QMP. Facts: colo-protocols.md 5.8, asked of QEMU 7.2.
+ */
+import { ColoError, DeviceNotActiveError } from '../../base/errors.ts';
+import type { BlockNode } from '../node.ts';
+import type { BlockJobInfo, EmitEvent, Job, JobInfo } from './job.ts';
+import { MirrorJob } from './mirror.ts';
+import type { MirrorOptions } from './mirror.ts';
+
+/** QEMU's rule for ids: a letter, then letters, digits, '-', '.' and '_'. */
+const WELL_FORMED_ID = /^[A-Za-z][A-Za-z0-9\-._]*$/;
+const MAX_JOBS = 256;
+
+export class BlockJobs {
+  readonly #jobs = new Map<string, Job>();
+  readonly #emit: EmitEvent;
+
+  constructor(emit: EmitEvent) {
+    this.#emit = emit;
+  }
+
+  /** Starts a mirror. Throws when the id is taken or malformed, or the source has a job already. */
+  startMirror(options: Omit<MirrorOptions, 'emit'>): MirrorJob {
+    for (const job of this.#jobs.values()) {
+      if (job instanceof MirrorJob && job.source === options.source)
+        throw new ColoError('Need a root block node');
+    }
+    this.checkId(options.id);
+    const job = new MirrorJob({ ...options, emit: this.#emit });
+    this.add(job);
+    return job;
+  }
+
+  /** Throws when a new job cannot have this id. */
+  checkId(id: string): void {
+    if (!WELL_FORMED_ID.test(id)) throw new ColoError(`Invalid job ID '${id}'`);
+    if (this.#jobs.has(id)) throw new ColoError(`Job ID '${id}' already in use`);
+    if (this.#jobs.size >= MAX_JOBS)
+      throw new ColoError(`There are ${MAX_JOBS} jobs already; wait for one to end`);
+  }
+
+  /** Takes a job made elsewhere and starts it; it leaves the list when it ends. */
+  add(job: Job): void {
+    this.checkId(job.id);
+    this.#jobs.set(job.id, job);
+    void job.ended.then(() => this.#jobs.delete(job.id));
+    job.start();
+  }
+
+  find(id: string): Job | null {
+    return this.#jobs.get(id) ?? null;
+  }
+
+  /** For block-job-*. Throws DeviceNotActiveError. */
+  get(id: string): Job {
+    const job = this.#jobs.get(id);
+    if (!job) throw new DeviceNotActiveError(`Block job '${id}' not found`);
+    return job;
+  }
+
+  cancel(device: string, force = false): void {
+    this.get(device).cancel(force);
+  }
+
+  complete(device: string): void {
+    this.get(device).complete();
+  }
+
+  pause(device: string): void {
+    this.get(device).pause();
+  }
+
+  resume(device: string): void {
+    this.get(device).resume();
+  }
+
+  setSpeed(device: string, speed: number): void {
+    this.get(device).setSpeed(speed);
+  }
+
+  /** query-block-jobs */
+  list(): BlockJobInfo[] {
+    return [...this.#jobs.values()].map((job) => job.info());
+  }
+
+  /** query-jobs */
+  listJobs(): JobInfo[] {
+    return [...this.#jobs.values()].map((job) => job.jobInfo());
+  }
+
+  vmStopped(): void {
+    for (const job of this.#jobs.values()) job.vmStopped();
+  }
+
+  vmResumed(): void {
+    for (const job of this.#jobs.values()) job.vmResumed();
+  }
+
+  /** Breaks all jobs off and waits for their ends. */
+  async cancelAll(): Promise<void> {
+    const jobs = [...this.#jobs.values()];
+    for (const job of jobs) job.abandon();
+    await Promise.all(jobs.map((job) => job.ended));
+  }
+}
+
+/** Throws when somebody has forbidden `operation` on the node. `name`: the device or node name that the user knows. */
+export function requireUnblocked(node: BlockNode, operation: string, name = node.nodeName): void {
+  const reason = node.blockers.get(operation) ?? node.blockers.get(ALL_OPERATIONS);
+  if (reason !== undefined) throw new ColoError(`Node '${name}' is busy: ${reason}`);
+}
+
+/** Key in `BlockNode.blockers` that forbids every operation. */
+export const ALL_OPERATIONS = '*';

@@ -1,0 +1,158 @@
+/**
+ * The checkpoint channel's wire format: numbers, headers and their bounds. Pure functions; channel.ts does the I/O and
+ * primary.ts / secondary.ts hold the dialogue. All integers are big-endian.
+ *
+ * Messages 0 to 6 are QEMU's (qapi/migration.json, COLOMessage; migration/colo.c): a u32 code, VMSTATE_SIZE followed
+ * by a u64. What follows VMSTATE_SEND is engine-specific in QEMU too; here it is a section of changed pages. Codes
+ * from 0x100 are ours: QEMU has no word for stream marks, for rounds of RAM before the first stop, or for a refusal.
+ *
+ *   hello      magic (8) · u32 length · JSON           once, each way, before any message
+ *   section    u64 length · u32 pages · u32 crc32 · bytes
+ */
+import { crc32 } from 'node:zlib';
+import { z } from 'zod';
+import { ProtocolError } from '../base/errors.ts';
+import type { StreamMark } from '../base/participant.ts';
+
+export const COLO_MESSAGE = {
+  CHECKPOINT_READY: 0,
+  CHECKPOINT_REQUEST: 1,
+  CHECKPOINT_REPLY: 2,
+  VMSTATE_SEND: 3,
+  VMSTATE_SIZE: 4,
+  VMSTATE_RECEIVED: 5,
+  VMSTATE_LOADED: 6,
+  /** A round of RAM while the guest still runs: a section follows. */
+  RAM_ROUND: 0x100,
+  /** u32 length and JSON: positions of the sender's packet streams at the moment its guest stood still. */
+  STREAM_MARKS: 0x101,
+  /** u32 length and a sentence: the sender gives up, and why. */
+  FAILED: 0x102,
+} as const;
+
+export type ColoMessage = (typeof COLO_MESSAGE)[keyof typeof COLO_MESSAGE];
+
+const NAMES = new Map<number, string>(
+  Object.entries(COLO_MESSAGE).map(([name, code]) => [code, name.toLowerCase().replaceAll('_', '-')]),
+);
+
+/** A message's name for logs and errors; unknown codes in hexadecimal. */
+export function nameOfMessage(code: number): string {
+  return NAMES.get(code) ?? `0x${code.toString(16)}`;
+}
+
+/** `COLOFT`, a zero byte, and the version of this format. */
+export const HELLO_MAGIC = Uint8Array.from([0x43, 0x4f, 0x4c, 0x4f, 0x46, 0x54, 0x00, 0x01]);
+
+/** Longest JSON in a hello, in marks or in a refusal. */
+export const MAX_TEXT_BYTES = 64 * 1024;
+/** Longest device state: VGA memory of 64 MiB and the rest. */
+export const MAX_DEVICE_BYTES = 96 * 1024 * 1024;
+export const SECTION_HEADER_BYTES = 16;
+
+const helloSchema = z.object({
+  engine: z.string().max(64),
+  buildId: z.string().max(256),
+  ramBytes: z.number().int().positive(),
+  /** True: the sender wants to stay in COLO after the first state has been loaded. */
+  colo: z.boolean(),
+  disks: z.array(z.object({ id: z.string().max(256), lengthBytes: z.number().int().nonnegative() })).max(64),
+  nics: z.array(z.object({ id: z.string().max(256) })).max(64),
+});
+
+/** What both sides must agree on before a byte of state is sent. */
+export type Hello = z.infer<typeof helloSchema>;
+
+const marksSchema = z.array(
+  z.object({ stream: z.string().max(256), bytes: z.number().int().nonnegative() }),
+).max(256);
+
+export function encodeHello(hello: Hello): Buffer {
+  return Buffer.concat([HELLO_MAGIC, encodeText(JSON.stringify(hello))]);
+}
+
+/** u32 length and UTF-8, cut to the bound. */
+export function encodeText(text: string): Buffer {
+  const bytes = Buffer.from(text, 'utf8').subarray(0, MAX_TEXT_BYTES);
+  const out = Buffer.allocUnsafe(4 + bytes.byteLength);
+  out.writeUInt32BE(bytes.byteLength, 0);
+  bytes.copy(out, 4);
+  return out;
+}
+
+/** Throws ProtocolError on anything but a well-formed hello. */
+export function parseHello(text: string): Hello {
+  return parseWith(helloSchema, text, 'hello');
+}
+
+/** Throws ProtocolError on anything but a well-formed list of marks. */
+export function parseMarks(text: string): StreamMark[] {
+  return parseWith(marksSchema, text, 'stream marks');
+}
+
+function parseWith<T>(schema: z.ZodType<T>, text: string, what: string): T {
+  let raw: unknown;
+  try {
+    raw = JSON.parse(text);
+  } catch (cause) {
+    throw new ProtocolError(`checkpoint channel: the peer's ${what} is not JSON`, { cause });
+  }
+  const parsed = schema.safeParse(raw);
+  if (!parsed.success) {
+    throw new ProtocolError(`checkpoint channel: the peer's ${what} is malformed`, { cause: parsed.error });
+  }
+  return parsed.data;
+}
+
+/** Why two machines cannot be a pair, as one sentence, or null when they can. */
+export function incompatibility(ours: Hello, theirs: Hello): string | null {
+  if (ours.engine !== theirs.engine) return `engine '${theirs.engine}' does not match '${ours.engine}'`;
+  if (ours.ramBytes !== theirs.ramBytes) {
+    return `RAM of ${theirs.ramBytes} bytes does not match ${ours.ramBytes}; give both sides the same -m`;
+  }
+  if (ours.disks.length !== theirs.disks.length) {
+    return `${theirs.disks.length} disk(s) do not match ${ours.disks.length}`;
+  }
+  for (const [at, disk] of ours.disks.entries()) {
+    const other = theirs.disks[at]!;
+    if (disk.lengthBytes !== other.lengthBytes) {
+      return `disk '${other.id}' of ${other.lengthBytes} bytes does not match '${disk.id}' of ${disk.lengthBytes}`;
+    }
+  }
+  if (ours.nics.length !== theirs.nics.length) return `${theirs.nics.length} NIC(s) do not match ${ours.nics.length}`;
+  if (ours.buildId !== theirs.buildId) {
+    return 'the machines are built differently (engine version, firmware or devices); start both with the same options';
+  }
+  return null;
+}
+
+export interface SectionHeader {
+  readonly lengthBytes: number;
+  readonly pages: number;
+  readonly crc: number;
+}
+
+export function encodeSectionHeader(body: Uint8Array, pages: number): Buffer {
+  const out = Buffer.allocUnsafe(SECTION_HEADER_BYTES);
+  out.writeUInt32BE(Math.floor(body.byteLength / 2 ** 32), 0);
+  out.writeUInt32BE(body.byteLength >>> 0, 4);
+  out.writeUInt32BE(pages, 8);
+  out.writeUInt32BE(crc32(body), 12);
+  return out;
+}
+
+/** Throws ProtocolError when the length is over `maxBytes`. */
+export function parseSectionHeader(header: Buffer, maxBytes: number, what: string): SectionHeader {
+  const lengthBytes = header.readUInt32BE(0) * 2 ** 32 + header.readUInt32BE(4);
+  if (lengthBytes > maxBytes) {
+    throw new ProtocolError(`checkpoint channel: ${what} of ${lengthBytes} bytes, at most ${maxBytes} expected`);
+  }
+  return { lengthBytes, pages: header.readUInt32BE(8), crc: header.readUInt32BE(12) };
+}
+
+/** Throws ProtocolError when the body is not the one that the header was made for. */
+export function checkSection(header: SectionHeader, body: Uint8Array, what: string): void {
+  if (crc32(body) !== header.crc) {
+    throw new ProtocolError(`checkpoint channel: checksum of ${what} does not match; it was damaged on its way`);
+  }
+}

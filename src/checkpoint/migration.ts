@@ -1,0 +1,104 @@
+/**
+ * The first state: hellos, rounds of RAM while the guest still runs, then the rest while it stands. A plain migration
+ * ends here; COLO goes on from here with primary.ts and secondary.ts on the same channel.
+ */
+import { ColoError, ProtocolError } from '../base/errors.ts';
+import type { Snapshot } from '../engine/engine.ts';
+import type { CheckpointChannel } from './channel.ts';
+import type { ProtectedGuest } from './guest.ts';
+import type { Hello } from './messages.ts';
+import { COLO_MESSAGE, incompatibility, nameOfMessage } from './messages.ts';
+
+/** Rounds end when one has so few pages that the stop will be short, or after so many rounds. */
+const FEW_PAGES = 512;
+const MAX_ROUNDS = 5;
+
+export interface MigrationProgress {
+  readonly round: number;
+  readonly pages: number;
+  readonly bytes: number;
+}
+
+/** The two machines cannot be a pair. */
+export class IncompatiblePeerError extends ColoError {}
+
+/**
+ * Sends the guest. Ends with it standing still here and loaded there; the caller lets it run where it should.
+ * Throws when the peer refuses, lies or falls silent; the guest is as it was then, or paused if it had been stopped
+ * for the last round (the caller resumes it).
+ */
+export async function sendMachine(
+  guest: ProtectedGuest,
+  channel: CheckpointChannel,
+  hello: Hello,
+  onProgress?: (progress: MigrationProgress) => void,
+): Promise<void> {
+  await channel.sendHello(hello);
+  const theirs = await channel.receiveHello();
+  const reason = incompatibility(hello, theirs);
+  if (reason) {
+    await channel.sendFailure(reason);
+    throw new IncompatiblePeerError(`The destination does not fit: ${reason}`);
+  }
+
+  let sent = 0;
+  if (guest.engine.state === 'running') {
+    for (let pages = Infinity; sent < MAX_ROUNDS && pages > FEW_PAGES; sent++) {
+      const round = await guest.engine.capture({ full: sent === 0, ramOnly: true });
+      pages = round.pages;
+      onProgress?.({ round: sent, pages, bytes: round.ram.byteLength });
+      await channel.sendRamRound(round);
+    }
+  }
+
+  const networks = hello.colo ? guest.networks() : [];
+  for (const net of networks) await net.start('primary');
+  for (const net of networks) net.stopping?.('primary');
+  await guest.pause();
+  const marks = networks.flatMap((net) => net.stopped('primary'));
+  const state = await guest.engine.capture({ full: sent === 0 });
+  onProgress?.({ round: sent, pages: state.pages, bytes: state.ram.byteLength + state.device.byteLength });
+  await channel.sendState(state);
+  await channel.sendMarks(marks);
+  await channel.expect(COLO_MESSAGE.VMSTATE_RECEIVED);
+  for (const net of networks) await net.commit('primary');
+  await channel.expect(COLO_MESSAGE.VMSTATE_LOADED);
+}
+
+/**
+ * Receives a guest into a paused engine. Returns what the source said about itself. Throws before anything changed
+ * when the source does not fit.
+ */
+export async function receiveMachine(
+  guest: ProtectedGuest,
+  channel: CheckpointChannel,
+  describe: () => Hello,
+): Promise<Hello> {
+  const theirs = await channel.receiveHello();
+  const ours = { ...describe(), colo: theirs.colo };
+  await channel.sendHello(ours);
+  const reason = incompatibility(ours, theirs);
+  if (reason) throw new IncompatiblePeerError(`The source does not fit: ${reason}`);
+
+  const networks = theirs.colo ? guest.networks() : [];
+  for (const net of networks) await net.start('secondary');
+  for (const net of networks) net.stopping?.('secondary');
+  const snapshots: Snapshot[] = [];
+  for (;;) {
+    const code = await channel.receive();
+    if (code === COLO_MESSAGE.VMSTATE_SEND) break;
+    if (code !== COLO_MESSAGE.RAM_ROUND || snapshots.length >= MAX_ROUNDS) {
+      throw new ProtocolError(`checkpoint channel: unexpected message ${nameOfMessage(code)} before the first state`);
+    }
+    snapshots.push(await channel.receiveRamRound(guest.engine.ramBytes));
+  }
+  snapshots.push(await channel.receiveState(guest.engine.ramBytes));
+  const marks = await channel.receiveMarks();
+  await channel.send(COLO_MESSAGE.VMSTATE_RECEIVED);
+  for (const net of networks) net.stopped('secondary');
+  await Promise.all(networks.map((net) => net.peerMarks?.('secondary', marks)));
+  await guest.engine.load(snapshots);
+  for (const net of networks) await net.commit('secondary');
+  await channel.send(COLO_MESSAGE.VMSTATE_LOADED);
+  return theirs;
+}

@@ -1,0 +1,147 @@
+/**
+ * The secondary's side of COLO: answers the primary's dialogue (see primary.ts). Rule: the previous state stays until
+ * all of the new one has arrived and its checksums are right; from then on the new one is loaded whatever happens to
+ * the primary, because the primary may have released output that depends on it.
+ */
+import { ClosedError, ColoError, ProtocolError } from '../base/errors.ts';
+import { Deferred } from '../base/async.ts';
+import type { CheckpointParticipant } from '../base/participant.ts';
+import type { CheckpointChannel } from './channel.ts';
+import type { ColoExitReason, ProtectedGuest } from './guest.ts';
+import { COLO_MESSAGE, nameOfMessage } from './messages.ts';
+
+export interface SecondaryHooks {
+  onExit(reason: ColoExitReason, error: Error | null): void;
+  /** A checkpoint was loaded; `loadMs`: from all bytes received to the guest running. */
+  onLoaded?(record: { sequence: number; loadMs: number; pages: number; bytes: number }): void;
+}
+
+export class ColoSecondary {
+  readonly #guest: ProtectedGuest;
+  readonly #channel: CheckpointChannel;
+  readonly #hooks: SecondaryHooks;
+  #disks: readonly CheckpointParticipant[] = [];
+  #sequence = 0;
+  #failover = false;
+  /**
+   * Why there is no whole state to go on from: replication has not begun yet, a complete checkpoint is being loaded,
+   * or loading it failed. Null while there is one.
+   */
+  #torn: Error | 'starting' | 'loading' | null = 'starting';
+  readonly #ended = new Deferred<void>();
+
+  constructor(guest: ProtectedGuest, channel: CheckpointChannel, hooks: SecondaryHooks) {
+    this.#guest = guest;
+    this.#channel = channel;
+    this.#hooks = hooks;
+  }
+
+  get ended(): Promise<void> {
+    return this.#ended.promise;
+  }
+
+  /**
+   * This side goes on alone: the dialogue is broken off, a load that has begun is finished first, the disks start
+   * their commit. Resolves with the guest standing still; throws when a load failed and there is no whole state.
+   */
+  async failover(): Promise<void> {
+    this.#failover = true;
+    this.#channel.destroy(new ClosedError('checkpoint channel: failover was requested'));
+    await this.#ended.promise;
+    if (this.#torn) {
+      const why = this.#torn instanceof Error ? this.#torn.message : 'protection had not begun';
+      throw new ColoError(`This secondary has no whole state to take over from: ${why}`, { cause: this.#torn });
+    }
+    await this.#guest.pause();
+    for (const disk of this.#disks) await disk.stop('secondary', true);
+    for (const net of this.#guest.networks()) await net.stop('secondary', true);
+  }
+
+  /** From the loaded first state to the end of protection. Never rejects. */
+  async run(): Promise<void> {
+    let error: Error | null = null;
+    try {
+      await this.#start();
+      for (;;) {
+        const code = await this.#channel.receive({ idle: true });
+        if (code !== COLO_MESSAGE.CHECKPOINT_REQUEST) {
+          throw new ProtocolError(`checkpoint channel: unexpected message ${nameOfMessage(code)}`);
+        }
+        await this.#checkpoint();
+      }
+    } catch (cause) {
+      error = cause instanceof Error ? cause : new ColoError(String(cause));
+    }
+    if (error && this.#torn === 'starting') {
+      this.#torn = error;
+      await this.#channel.sendFailure(error.message).catch(() => undefined);
+    }
+    this.#channel.destroy(error);
+    this.#hooks.onExit(this.#failover ? 'request' : 'error', this.#failover ? null : error);
+    if (!this.#torn && !this.#failover) await this.#resume().catch(() => undefined);
+    this.#ended.resolve();
+  }
+
+  async #start(): Promise<void> {
+    this.#disks = this.#guest.disks();
+    for (const disk of this.#disks) await disk.start('secondary');
+    this.#torn = null;
+    await this.#resume();
+    await this.#channel.send(COLO_MESSAGE.CHECKPOINT_READY);
+  }
+
+  async #checkpoint(): Promise<void> {
+    const channel = this.#channel;
+    const guest = this.#guest;
+
+    const networks = guest.networks();
+    for (const net of networks) net.stopping?.('secondary');
+    await guest.pause();
+    const marks = [...this.#disks, ...networks].flatMap((participant) => participant.stopped('secondary'));
+    await channel.send(COLO_MESSAGE.CHECKPOINT_REPLY);
+    await channel.sendMarks(marks);
+
+    await channel.expect(COLO_MESSAGE.VMSTATE_SEND);
+    const snapshot = await channel.receiveState(guest.engine.ramBytes);
+    const bytes = snapshot.ram.byteLength + snapshot.device.byteLength;
+    const peerMarks = await channel.receiveMarks();
+
+    // A disk that lost something cannot carry this checkpoint; the previous state is still whole, say no in time.
+    for (const disk of this.#disks) {
+      const failed = disk.error();
+      if (!failed) continue;
+      await channel.sendFailure(failed.message);
+      throw failed;
+    }
+
+    // The point of no return. A peer that died just now cannot be told, and need not be.
+    const received = performance.now();
+    const told = channel.send(COLO_MESSAGE.VMSTATE_RECEIVED).catch(() => undefined);
+    this.#torn = 'loading';
+    try {
+      await Promise.all(networks.map((net) => net.peerMarks?.('secondary', peerMarks)));
+      await guest.engine.load([snapshot]);
+      for (const disk of this.#disks) await disk.commit('secondary');
+      for (const net of networks) await net.commit('secondary');
+      this.#torn = null;
+    } catch (cause) {
+      this.#torn = cause instanceof Error ? cause : new ColoError(String(cause));
+      await channel.sendFailure(this.#torn.message).catch(() => undefined);
+      throw this.#torn;
+    }
+    if (!this.#failover) await this.#resume();
+    this.#hooks.onLoaded?.({
+      sequence: ++this.#sequence,
+      loadMs: performance.now() - received,
+      pages: snapshot.pages,
+      bytes,
+    });
+    await told;
+    await channel.send(COLO_MESSAGE.VMSTATE_LOADED);
+  }
+
+  async #resume(): Promise<void> {
+    await this.#guest.resume();
+    for (const net of this.#guest.networks()) net.resumed?.('secondary');
+  }
+}

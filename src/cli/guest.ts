@@ -1,0 +1,71 @@
+/**
+ * `colo guest OUT`: builds the small guest image that the demo and the tests run.
+ *
+ * Only the command line and the progress bar are here; src/guest/build.ts does the work.
+ */
+import { SingleBar } from 'cli-progress';
+import { InvalidArgumentError, Option, type Command } from 'commander';
+import { buildGuest, DEFAULT_SIZE } from '../guest/build.ts';
+
+interface GuestOptions {
+  readonly size: number;
+  readonly ip?: string;
+  readonly gateway?: string;
+  readonly cacheDir?: string;
+  readonly mirror?: string;
+  readonly progress: boolean;
+}
+
+const UNITS: Readonly<Record<string, number>> = { '': 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30 };
+
+/** Adds the subcommand `guest` to `program`. */
+export function registerGuest(program: Command): void {
+  program
+    .command('guest')
+    .description('build a small bootable Debian 12 (i386) disk image with test services')
+    .argument('<out>', 'image to write: .qcow2, or .raw/.img for a plain one')
+    .addOption(
+      new Option('--size <size>', 'virtual size of the disk')
+        .argParser(parseSize)
+        .default(DEFAULT_SIZE, `${DEFAULT_SIZE / 2 ** 20}M`),
+    )
+    .option('--ip <address/length>', "address of the guest's first NIC (default: 10.0.2.15/24)")
+    .option('--gateway <address>', 'its gateway (default: 10.0.2.2, or none if --ip is given)')
+    .option('--cache-dir <directory>', 'where packages are kept (default: ~/.cache/colo-ft)')
+    .option('--mirror <uri>', "a Debian mirror to use in place of the host's own")
+    .option('--no-progress', 'show no progress bar')
+    .action(async (out: string, options: GuestOptions) => {
+      const { size, progress, ...rest } = options;
+      const bar = progress && process.stderr.isTTY ? newBar() : undefined;
+      bar?.start(100, 0, { step: 'starting' });
+      try {
+        await buildGuest({
+          output: out,
+          sizeBytes: size,
+          ...rest,
+          onProgress: ({ step, fraction }) => bar?.update(Math.round(fraction * 100), { step }),
+        });
+      } finally {
+        bar?.stop();
+      }
+    });
+}
+
+function newBar(): SingleBar {
+  return new SingleBar({
+    format: '{bar} {percentage}% {step}',
+    stream: process.stderr,
+    barsize: 30,
+    hideCursor: true,
+    // The longest steps are single downloads; a bar that redraws only on news would seem to hang.
+    fps: 5,
+  });
+}
+
+/** `64M`, `1G`, `67108864`. */
+function parseSize(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)([kmg]?)(?:i?b)?$/i.exec(text);
+  const unit = UNITS[match?.[2]?.toLowerCase() ?? ''];
+  if (match === null || unit === undefined) throw new InvalidArgumentError('Give a size such as 64M or 1G.');
+  return Math.floor(Number(match[1]) * unit);
+}

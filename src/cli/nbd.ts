@@ -1,0 +1,113 @@
+/**
+ * `colo nbd serve IMAGE`: one disk image over NBD, qemu-nbd's job. The command line alone is here; src/nbd/ serves and
+ * src/block/ opens the image.
+ */
+import { InvalidArgumentError, Option, type Command } from 'commander';
+import { messageOf, ParameterError } from '../base/errors.ts';
+import { BlockGraph } from '../block/graph.ts';
+import { NBD_DEFAULT_PORT, NbdServer, textOfAddress, type NbdAddress } from '../nbd/index.ts';
+
+interface ServeOptions {
+  readonly listen: NbdAddress;
+  readonly readOnly?: boolean;
+  readonly export: string;
+  readonly format?: string;
+  readonly description?: string;
+  readonly maxConnections: number;
+}
+
+const DEFAULT_LISTEN: NbdAddress = { host: '127.0.0.1', port: NBD_DEFAULT_PORT };
+
+/** Adds the subcommand `nbd` to `program`. */
+export function registerNbd(program: Command): void {
+  const nbd = program.command('nbd').description('disk images over the network block device protocol');
+  nbd
+    .command('serve <image>')
+    .description('serve one disk image until SIGTERM or SIGINT')
+    .addOption(
+      new Option('--listen <address>', 'tcp:HOST:PORT (port 0: any free one) or unix:PATH')
+        .argParser(parseListen)
+        .default(DEFAULT_LISTEN, `tcp:${textOfAddress(DEFAULT_LISTEN)}`),
+    )
+    .option('--read-only', 'refuse writes')
+    .option('--export <name>', 'name of the export', '')
+    .option('--format <format>', 'raw or qcow2 (default: probed)')
+    .option('--description <text>', 'free text about the export')
+    .option('--max-connections <count>', 'clients at one time; 0: no limit', parseCount, 100)
+    .action(async (image: string, options: ServeOptions) => {
+      try {
+        await serve(image, options);
+      } catch (error) {
+        process.stderr.write(`colo nbd serve: ${messageOf(error).replaceAll('\n', ' ')}\n`);
+        process.exitCode = 1;
+      }
+    });
+}
+
+async function serve(image: string, options: ServeOptions): Promise<void> {
+  const stop = stopSignal();
+  const graph = new BlockGraph();
+  const server = new NbdServer({ maxConnections: options.maxConnections });
+  const { format, description, readOnly = false } = options;
+  try {
+    const node = await graph.openImage(image, { readOnly, ...(format !== undefined && { format }) });
+    server.addExport({
+      name: options.export,
+      source: node,
+      writable: !readOnly,
+      ...(description !== undefined && { description }),
+    });
+    const address = await server.listen(options.listen);
+    process.stdout.write(`nbd ready: listening at ${textOfAddress(address)}, export '${options.export}'\n`);
+    await stop.promise;
+    // Clients get the replies they are owed; then what was written is made durable.
+    await server.removeExport(options.export);
+    if (!node.readOnly) await node.flush();
+  } finally {
+    stop.cancel();
+    await server.close();
+    await graph.closeAll();
+  }
+}
+
+/** `tcp:HOST:PORT` or `unix:PATH`. Throws ParameterError. */
+export function parseNbdListen(text: string): NbdAddress {
+  if (text.startsWith('unix:') && text.length > 5) return { path: text.slice(5) };
+  const match = /^tcp:(?:\[(?<six>[^\]]+)\]|(?<host>[^:]*)):(?<port>[0-9]{1,5})$/.exec(text);
+  const port = Number(match?.groups?.['port']);
+  if (!match || port > 65_535) {
+    throw new ParameterError(`'${text}' is no address; use tcp:HOST:PORT or unix:PATH`);
+  }
+  return { host: match.groups?.['six'] ?? match.groups?.['host'] ?? '', port };
+}
+
+function parseListen(text: string): NbdAddress {
+  try {
+    return parseNbdListen(text);
+  } catch (error) {
+    throw new InvalidArgumentError(messageOf(error));
+  }
+}
+
+function parseCount(text: string): number {
+  if (!/^[0-9]{1,6}$/.test(text)) throw new InvalidArgumentError('a number is expected');
+  return Number(text);
+}
+
+/** Resolves at the first SIGTERM or SIGINT; a second one ends the process as it would without us. */
+function stopSignal(): { promise: Promise<void>; cancel: () => void } {
+  let cancel = (): void => undefined;
+  const promise = new Promise<void>((resolve) => {
+    const stop = (): void => {
+      cancel();
+      resolve();
+    };
+    cancel = () => {
+      process.off('SIGTERM', stop);
+      process.off('SIGINT', stop);
+    };
+    process.on('SIGTERM', stop);
+    process.on('SIGINT', stop);
+  });
+  return { promise, cancel };
+}

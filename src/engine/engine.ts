@@ -1,0 +1,88 @@
+/**
+ * The engine contract: what executes a guest. Nothing above this file knows which engine runs.
+ *
+ * States: `created` → start() → `paused` ⇄ `running` → stop() → `stopped`; `failed` when the machine died by itself.
+ * pause/resume/capture/load are called by one owner, one at a time.
+ *
+ * RAM and device state travel as snapshots. An engine keeps the last captured or loaded state as its baseline, so that
+ * a later snapshot holds only what changed and a load can undo what the guest did since.
+ */
+
+/** One NIC of the guest. */
+export interface EngineNic {
+  readonly id: string;
+  /** Six bytes. */
+  readonly mac: Uint8Array;
+  /** A frame for the guest. Copied before this returns. While the guest is paused, frames wait (bounded). */
+  send(frame: Uint8Array): void;
+  /** A frame from the guest; the view is valid during the call only. */
+  onFrame: ((frame: Uint8Array) => void) | null;
+}
+
+/** The guest's serial port ttyS0. */
+export interface EngineSerial {
+  write(bytes: Uint8Array): void;
+  onData: ((bytes: Uint8Array) => void) | null;
+}
+
+/** The disk as the engine uses it. Requests may overlap; a rejected promise is an I/O error for the guest. */
+export interface EngineDisk {
+  readonly id: string;
+  readonly lengthBytes: number;
+  readonly readOnly: boolean;
+  read(offset: number, target: Uint8Array): Promise<void>;
+  write(offset: number, source: Uint8Array): Promise<void>;
+  flush(): Promise<void>;
+}
+
+/**
+ * Changed state since the baseline (or all of it, for the first one). Opaque but for its size: `ram` holds pages in the
+ * engine's own encoding, `device` everything else. `device` is empty in a snapshot of RAM alone.
+ */
+export interface Snapshot {
+  readonly ram: Uint8Array;
+  readonly device: Uint8Array;
+  /** Changed 4 KiB pages of RAM. */
+  readonly pages: number;
+}
+
+export interface CaptureOptions {
+  /** Everything, not only what changed since the baseline. All-zero pages are still left out. */
+  readonly full: boolean;
+  /** RAM alone (for the rounds of a migration while the guest runs). */
+  readonly ramOnly?: boolean;
+}
+
+export type EngineState = 'created' | 'paused' | 'running' | 'stopped' | 'failed';
+
+export interface EngineEvents {
+  /** The guest asked for power-off or reset, or the machine failed by itself. */
+  onShutdown: ((reason: 'guest-shutdown' | 'guest-reset' | 'failed', error?: Error) => void) | null;
+}
+
+export interface Engine extends EngineEvents {
+  readonly engineName: string;
+  readonly state: EngineState;
+  readonly ramBytes: number;
+  /** Hash of all that must be equal on both sides: engine version, firmware, devices, RAM size. Known after start(). */
+  readonly buildId: string;
+  readonly nics: readonly EngineNic[];
+  readonly serial: EngineSerial;
+  /** Builds the machine; it stays paused. Throws when it cannot be built. */
+  start(): Promise<void>;
+  /** When it ends no vCPU runs and no disk request is in flight. Idempotent. */
+  pause(): Promise<void>;
+  resume(): Promise<void>;
+  /** Reset button: the guest reboots. */
+  reset(): Promise<void>;
+  /** State since the baseline, which it becomes. Paused, unless `ramOnly`. The buffers belong to the caller. */
+  capture(options: CaptureOptions): Promise<Snapshot>;
+  /**
+   * Paused: undoes what the guest did since the baseline, then applies the snapshots in order; the result is the new
+   * baseline. All or nothing: a snapshot that does not fit is refused (ProtocolError) before anything changes.
+   * The buffers may be transferred away; the caller must not use them afterwards.
+   */
+  load(snapshots: readonly Snapshot[]): Promise<void>;
+  /** Ends the machine and frees everything. Idempotent; never waits on a peer. */
+  stop(): Promise<void>;
+}

@@ -1,0 +1,31 @@
+/** Every QMP command there is. */
+import { z } from 'zod';
+import { CommandRegistry, command, noArguments } from '../registry.ts';
+import { runHmp } from '../hmp.ts';
+import { QEMU_VERSION } from '../version.ts';
+import { blockCommands } from './block.ts';
+import { jobCommands } from './jobs.ts';
+import { migrationCommands } from './migration.ts';
+import { nbdCommands } from './nbd.ts';
+import { objectCommands } from './objects.ts';
+import { runCommands } from './run.ts';
+
+const monitorCommands = [
+  command(
+    'human-monitor-command',
+    z.strictObject({ 'command-line': z.string(), 'cpu-index': z.number().optional() }),
+    (vm, args) => runHmp(vm, args['command-line']),
+  ),
+  command('query-version', noArguments, () => QEMU_VERSION),
+  command('query-commands', noArguments, () => commands.names().map((name) => ({ name }))),
+];
+
+export const commands: CommandRegistry = new CommandRegistry([
+  blockCommands,
+  jobCommands,
+  migrationCommands,
+  nbdCommands,
+  objectCommands,
+  runCommands,
+  monitorCommands,
+]);

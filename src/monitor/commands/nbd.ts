@@ -1,0 +1,49 @@
+/** The NBD server's commands (QEMU qapi/block-export.json). */
+import { z } from 'zod';
+import { ParameterError } from '../../base/errors.ts';
+import { command, noArguments } from '../registry.ts';
+
+const inetAddress = z.strictObject({
+  type: z.literal('inet'),
+  data: z.strictObject({
+    host: z.string(),
+    port: z.string(),
+    ipv4: z.boolean().optional(),
+    ipv6: z.boolean().optional(),
+    'keep-alive': z.boolean().optional(),
+  }),
+});
+const unixAddress = z.strictObject({ type: z.literal('unix'), data: z.strictObject({ path: z.string() }) });
+
+export const nbdCommands = [
+  command(
+    'nbd-server-start',
+    z.strictObject({
+      addr: z.discriminatedUnion('type', [inetAddress, unixAddress]),
+      'max-connections': z.number().int().min(0).max(0xffffffff).optional(),
+    }),
+    async (vm, { addr, 'max-connections': maxConnections }) => {
+      if (addr.type === 'unix') {
+        await vm.exports.start({ path: addr.data.path }, maxConnections);
+        return;
+      }
+      const port = /^\d{1,5}$/.test(addr.data.port) ? Number(addr.data.port) : NaN;
+      if (!(port <= 65535)) throw new ParameterError(`Parameter 'port' expects a port number, not '${addr.data.port}'`);
+      await vm.exports.start({ host: addr.data.host, port }, maxConnections);
+    },
+  ),
+  command(
+    'nbd-server-add',
+    z.strictObject({ device: z.string(), name: z.string().optional(), writable: z.boolean().optional() }),
+    (vm, { device, name, writable }) => {
+      vm.exports.add(device, name ?? device, writable ?? false);
+    },
+  ),
+  command(
+    'nbd-server-remove',
+    z.strictObject({ name: z.string(), mode: z.enum(['safe', 'hard']).optional() }),
+    (vm, { name }) => vm.exports.remove(name),
+  ),
+  command('nbd-server-stop', noArguments, (vm) => vm.exports.stop()),
+  command('query-block-exports', noArguments, (vm) => vm.exports.query()),
+];

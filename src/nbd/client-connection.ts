@@ -1,0 +1,378 @@
+/**
+ * A client's connection: the socket, the handshake on it, then requests in flight in slots, each with a deadline.
+ * client.ts above it knows what requests mean; this file sends them, matches replies and decides when the connection
+ * is dead. Dead is final: every request in flight, then every waiting one, fails in the order in which it was made.
+ *
+ * Received bytes land in one reused staging buffer, or, when much of a READ is missing, straight in the caller's
+ * memory (Node's `onread` lets the next buffer be chosen before each read).
+ */
+import { connect as connectSocket, type Socket } from 'node:net';
+import { performance } from 'node:perf_hooks';
+import { InFlight, withDeadline } from '../base/async.ts';
+import { ClosedError, IoError, ProtocolError, TimeoutError, messageOf } from '../base/errors.ts';
+import { textOfAddress, type NbdAddress } from './address.ts';
+import { ByteReader } from './byte-reader.ts';
+import { NBD_CMD_DISC } from './constants.ts';
+import { NbdConnectError, systemErrorText } from './errors.ts';
+import { negotiateAsClient, type ClientAgreement, type ClientWishes } from './handshake-client.ts';
+import { NBD_MAX_QUEUED } from './limits.ts';
+import { ReplyDecoder, type ReplySink } from './reply-decoder.ts';
+import { RequestSlot } from './request-slot.ts';
+import { REQUEST_BYTES, encodeRequest, type StatusRun } from './wire.ts';
+
+const STAGING_BYTES = 64 * 1024;
+/** Less than this is cheaper to copy from the staging buffer than to read by a system call of its own. */
+const DIRECT_MIN_BYTES = 16 * 1024;
+
+export interface ConnectionTimes {
+  readonly connectTimeoutMs: number;
+  /** Longest time without progress of one request. Infinity: none. */
+  readonly requestTimeoutMs: number;
+  readonly closeTimeoutMs: number;
+}
+
+export class NbdConnection implements ReplySink {
+  readonly #name: string;
+  readonly #times: ConnectionTimes;
+  readonly #socket: Socket;
+  readonly #reader: ByteReader;
+  readonly #closed: Promise<void>;
+  readonly #staging = Buffer.allocUnsafeSlow(STAGING_BYTES);
+  /** The memory of a READ that the socket was told to fill, null while it fills the staging buffer. */
+  #direct: Uint8Array | null = null;
+  #decoder: ReplyDecoder | null = null;
+  #agreement: ClientAgreement | null = null;
+  readonly #slots: RequestSlot[] = [];
+  readonly #free: RequestSlot[] = [];
+  #waiters: { grant(slot: RequestSlot): void; reject(error: Error): void }[] = [];
+  readonly #requests = new InFlight();
+  #order = 0;
+  #corked = false;
+  #deadline: NodeJS.Timeout | null = null;
+  #dead: IoError | null = null;
+  #closing = false;
+  #ending: Promise<void> | null = null;
+  /** Called once when the connection dies otherwise than by `close`. */
+  onLost: ((error: IoError) => void) | null = null;
+
+  /**
+   * Connects and shakes hands. Throws NbdConnectError, NbdNegotiationError, ProtocolError, or ClosedError when
+   * `signal` is aborted.
+   */
+  static async open(
+    address: NbdAddress,
+    wishes: ClientWishes,
+    times: ConnectionTimes,
+    maxInFlight: number,
+    signal?: AbortSignal,
+  ): Promise<NbdConnection> {
+    const connection = new NbdConnection(address, times, maxInFlight);
+    const name = textOfAddress(address);
+    const what = `NBD connection to '${name}'`;
+    try {
+      await withDeadline(connection.#handshake(wishes), times.connectTimeoutMs, what, signal);
+      return connection;
+    } catch (error) {
+      connection.abort();
+      if (!(error instanceof TimeoutError)) throw error;
+      throw new NbdConnectError(`Failed to connect to '${name}': Connection timed out`, { cause: error });
+    }
+  }
+
+  private constructor(address: NbdAddress, times: ConnectionTimes, maxInFlight: number) {
+    this.#name = textOfAddress(address);
+    this.#times = times;
+    for (let index = 0; index < maxInFlight; index++) this.#slots.push(new RequestSlot(index));
+    this.#free.push(...this.#slots.toReversed());
+    const onread = {
+      buffer: () => this.#nextBuffer(),
+      callback: (count: number) => {
+        this.#received(count);
+        return true;
+      },
+    };
+    // The address comes first: an `onread` or a port must not be overridden by what a caller passes along.
+    const socket =
+      'path' in address
+        ? connectSocket({ path: address.path, onread })
+        : connectSocket({ host: address.host, port: address.port, noDelay: true, keepAlive: true, onread });
+    this.#socket = socket;
+    this.#reader = new ByteReader(
+      { pause: () => void socket.pause(), resume: () => void socket.resume() },
+      2 ** 20,
+    );
+    socket.on('error', (error) => this.#lost(error));
+    socket.on('end', () => this.#lost(new ClosedError('The server closed the connection')));
+    socket.on('timeout', () => this.#sendingStalled());
+    this.#closed = new Promise((resolve) => {
+      socket.on('close', () => {
+        this.#lost(new ClosedError('The connection is closed'));
+        resolve();
+      });
+    });
+  }
+
+  get agreement(): ClientAgreement {
+    if (!this.#agreement) throw new Error('No handshake yet');
+    return this.#agreement;
+  }
+
+  /** Why the connection is dead, or null while it lives. */
+  get death(): IoError | null {
+    return this.#dead;
+  }
+
+  /**
+   * Sends a request and waits for its reply; waits for a free slot first when all are in use. A WRITE's payload must
+   * not change, and a READ's target must not be used, before the promise ends. Resolves with the runs of a
+   * BLOCK_STATUS (else none). Throws IoError: the server's error, or ETIMEDOUT, EIO, ESHUTDOWN of a dead connection.
+   */
+  async request(
+    type: number,
+    flags: number,
+    offset: number,
+    length: number,
+    payload: Uint8Array | null = null,
+    target: Uint8Array | null = null,
+  ): Promise<readonly StatusRun[]> {
+    this.#checkAlive();
+    this.#requests.enter();
+    let slot: RequestSlot | undefined;
+    try {
+      slot = this.#free.pop() ?? (await this.#waitForSlot());
+      if (this.#dead) throw this.#dead;
+      return await this.#send(slot, type, flags, offset, length, payload, target);
+    } finally {
+      this.#requests.leave();
+      if (slot) this.#release(slot);
+    }
+  }
+
+  /** Waits for the requests in flight, says DISC, and closes; never longer than its deadlines. Idempotent. */
+  close(): Promise<void> {
+    this.#ending ??= this.#close();
+    return this.#ending;
+  }
+
+  async #close(): Promise<void> {
+    this.#closing = true;
+    if (!this.#dead) {
+      await this.#requests.idle();
+      if (!this.#socket.destroyed) this.#sendDisconnect();
+    }
+    const timer = setTimeout(() => this.#socket.destroy(), this.#times.closeTimeoutMs);
+    await this.#closed;
+    clearTimeout(timer);
+  }
+
+  /** Ends the connection at once; requests in flight fail with `ESHUTDOWN`. */
+  abort(): void {
+    this.#die(new IoError('ESHUTDOWN', `NBD connection to '${this.#name}' was broken off`));
+  }
+
+  // ---- Replies (ReplySink)
+
+  chunkBegins(cookieHi: number, cookieLo: number): void {
+    this.#slotOf(cookieHi, cookieLo);
+  }
+
+  simpleReply(cookieHi: number, cookieLo: number, error: number): Uint8Array | null {
+    return this.#slotOf(cookieHi, cookieLo).simpleReply(error, this.agreement.structured);
+  }
+
+  dataChunk(_cookieHi: number, cookieLo: number, offset: number, length: number): Uint8Array {
+    return this.#slots[cookieLo]!.dataChunk(offset, length);
+  }
+
+  holeChunk(_cookieHi: number, cookieLo: number, offset: number, length: number): void {
+    this.#slots[cookieLo]!.holeChunk(offset, length);
+  }
+
+  statusChunk(_cookieHi: number, cookieLo: number, contextId: number, runs: Buffer): void {
+    if (contextId !== this.agreement.allocationId) {
+      throw new ProtocolError(`Block status for the unknown context ${contextId}`);
+    }
+    this.#slots[cookieLo]!.statusChunk(runs);
+  }
+
+  errorChunk(_cookieHi: number, cookieLo: number, error: number, message: string): void {
+    this.#slots[cookieLo]!.errorChunk(error, message);
+  }
+
+  replyDone(_cookieHi: number, cookieLo: number): void {
+    this.#slots[cookieLo]!.finish();
+  }
+
+  /** Throws ProtocolError when no request in flight has this cookie. */
+  #slotOf(cookieHi: number, cookieLo: number): RequestSlot {
+    const slot = this.#slots[cookieLo];
+    if (!slot?.isActive || slot.generation !== cookieHi) {
+      throw new ProtocolError(`Reply to an unknown request (cookie ${cookieHi}:${cookieLo})`);
+    }
+    return slot;
+  }
+
+  // ---- Receiving
+
+  #nextBuffer(): Uint8Array {
+    const wanted = this.#decoder?.directTarget ?? null;
+    this.#direct = wanted && wanted.byteLength >= DIRECT_MIN_BYTES ? wanted : null;
+    return this.#direct ?? this.#staging;
+  }
+
+  /** Runs inside the socket's read callback: nothing may escape from here. */
+  #received(count: number): void {
+    if (this.#dead) return;
+    const decoder = this.#decoder;
+    try {
+      if (!decoder) this.#reader.push(Buffer.from(this.#staging.subarray(0, count)));
+      else if (this.#direct) decoder.directFilled(count);
+      else decoder.feed(this.#staging.subarray(0, count));
+    } catch (error) {
+      this.#lost(error);
+      return;
+    }
+    const current = decoder?.currentCookieLo ?? -1;
+    if (current >= 0) this.#slots[current]!.progressAt = performance.now();
+  }
+
+  async #handshake(wishes: ClientWishes): Promise<void> {
+    const socket = this.#socket;
+    await new Promise<void>((resolve, reject) => {
+      socket.once('connect', resolve);
+      socket.once('error', (cause) => {
+        const message = `Failed to connect to '${this.#name}': ${systemErrorText(cause)}`;
+        reject(new NbdConnectError(message, { cause }));
+      });
+      socket.once('close', () => reject(new ClosedError('The connection is closed')));
+    });
+    const send = (bytes: Uint8Array): Promise<void> =>
+      new Promise((resolve, reject) => {
+        socket.write(bytes, (error) => (error ? reject(error) : resolve()));
+      });
+    const agreement = await negotiateAsClient({ reader: this.#reader, send }, wishes);
+    if (this.#reader.bufferedBytes > 0) throw new ProtocolError('Server sent data before any request');
+    this.#agreement = agreement;
+    this.#decoder = new ReplyDecoder(this, agreement.structured);
+    if (Number.isFinite(this.#times.requestTimeoutMs)) socket.setTimeout(this.#times.requestTimeoutMs);
+  }
+
+  // ---- Sending
+
+  #waitForSlot(): Promise<RequestSlot> {
+    if (this.#waiters.length >= NBD_MAX_QUEUED) {
+      throw new IoError('ENOMEM', `${this.#waiters.length} requests wait for the NBD connection already`);
+    }
+    return new Promise((grant, reject) => this.#waiters.push({ grant, reject }));
+  }
+
+  #release(slot: RequestSlot): void {
+    const next = this.#waiters.shift();
+    if (next) next.grant(slot);
+    else this.#free.push(slot);
+  }
+
+  #send(
+    slot: RequestSlot,
+    type: number,
+    flags: number,
+    offset: number,
+    length: number,
+    payload: Uint8Array | null,
+    target: Uint8Array | null,
+  ): Promise<readonly StatusRun[]> {
+    const socket = this.#socket;
+    slot.begin(type, offset, length, target, performance.now());
+    slot.order = this.#order++;
+    const { generation } = slot;
+    const header = Buffer.allocUnsafe(REQUEST_BYTES);
+    encodeRequest(header, 0, flags, type, generation, slot.index, offset, length);
+    const sent = (): void => {
+      if (slot.generation !== generation) return;
+      slot.isSent = true;
+      slot.progressAt = performance.now();
+    };
+    return new Promise((resolve, reject) => {
+      slot.resolve = resolve;
+      slot.reject = reject;
+      this.#corkForThisTurn();
+      if (payload) {
+        socket.write(header);
+        socket.write(payload, sent);
+      } else socket.write(header, sent);
+      this.#deadline ??= this.#armDeadline(this.#times.requestTimeoutMs);
+    });
+  }
+
+  /** Requests made within one turn of the event loop leave in one system call. */
+  #corkForThisTurn(): void {
+    if (this.#corked) return;
+    this.#corked = true;
+    this.#socket.cork();
+    process.nextTick(() => {
+      this.#corked = false;
+      this.#socket.uncork();
+    });
+  }
+
+  #sendDisconnect(): void {
+    const header = Buffer.allocUnsafe(REQUEST_BYTES);
+    encodeRequest(header, 0, 0, NBD_CMD_DISC, 0, 0, 0, 0);
+    this.#socket.end(header);
+  }
+
+  // ---- Deadlines and death
+
+  #armDeadline(ms: number): NodeJS.Timeout | null {
+    return Number.isFinite(ms) ? setTimeout(() => this.#checkDeadlines(), ms) : null;
+  }
+
+  /** One timer for all requests: it looks for the one that got on least recently, and comes back in its time. */
+  #checkDeadlines(): void {
+    const now = performance.now();
+    let oldest = Infinity;
+    for (const slot of this.#slots) {
+      // While a request is being sent, the socket's own timeout watches it.
+      if (slot.isActive) oldest = Math.min(oldest, slot.isSent ? slot.progressAt : now);
+    }
+    const left = oldest + this.#times.requestTimeoutMs - now;
+    this.#deadline = null;
+    if (left <= 0) this.#timedOut();
+    else if (oldest !== Infinity) this.#deadline = this.#armDeadline(Math.ceil(left));
+  }
+
+  #sendingStalled(): void {
+    if (this.#slots.some((slot) => slot.isActive && !slot.isSent)) this.#timedOut();
+  }
+
+  #timedOut(): void {
+    const message = `NBD server '${this.#name}' made no progress for ${this.#times.requestTimeoutMs} ms`;
+    this.#die(new IoError('ETIMEDOUT', message, { cause: new TimeoutError(message) }));
+  }
+
+  #lost(cause: unknown): void {
+    this.#die(
+      new IoError('EIO', `NBD connection to '${this.#name}' was lost: ${messageOf(cause)}`, { cause }),
+    );
+  }
+
+  #die(error: IoError): void {
+    if (this.#dead) return;
+    this.#dead = error;
+    this.#reader.end(error.cause instanceof Error ? error.cause : error);
+    this.#socket.destroy();
+    if (this.#deadline) clearTimeout(this.#deadline);
+    this.#deadline = null;
+    const active = this.#slots.filter((slot) => slot.isActive);
+    for (const slot of active.sort((a, b) => a.order - b.order)) slot.abandon(error);
+    const waiters = this.#waiters;
+    this.#waiters = [];
+    for (const waiter of waiters) waiter.reject(error);
+    if (!this.#closing) this.onLost?.(error);
+  }
+
+  #checkAlive(): void {
+    if (this.#dead) throw this.#dead;
+    if (this.#closing) throw new IoError('ESHUTDOWN', `NBD connection to '${this.#name}' is being closed`);
+  }
+}

@@ -1,0 +1,60 @@
+/**
+ * What an NBD server serves: a source of bytes behind a name. The interface is the server's own, so that nothing here
+ * depends on the block layer; a BlockNode satisfies it as it is.
+ */
+
+export interface NbdExtent {
+  readonly offset: number;
+  readonly length: number;
+  /** Reads as zeros. */
+  readonly zero: boolean;
+  /** Bytes are stored; false: a hole. */
+  readonly data: boolean;
+}
+
+export interface NbdExportSource {
+  readonly lengthBytes: number;
+  readonly readOnly: boolean;
+  /** Fills all of `target`. Requests of all methods may overlap; ranges were checked against the export's size. */
+  read(offset: number, target: Uint8Array): Promise<void>;
+  /** The bytes stay unchanged until the promise ends. */
+  write(offset: number, source: Uint8Array, flags?: { readonly fua?: boolean }): Promise<void>;
+  flush(): Promise<void>;
+  writeZeroes(
+    offset: number,
+    length: number,
+    flags?: { readonly fua?: boolean; readonly unmap?: boolean },
+  ): Promise<void>;
+  discard(offset: number, length: number): Promise<void>;
+  /** Extents in order from `offset` on; they may end early, but not before the first one. */
+  blockStatus(offset: number, length: number): Promise<readonly NbdExtent[]>;
+}
+
+export interface NbdExportOptions {
+  /** At most 4096 bytes of UTF-8. The empty name is the default export. */
+  readonly name: string;
+  readonly source: NbdExportSource;
+  /** A read-only source is exported read-only in any case. */
+  readonly writable: boolean;
+  readonly description?: string;
+  /** True: writeZeroes is as fast as a discard, so that FAST_ZERO need not be refused. Default false. */
+  readonly fastZeroes?: boolean;
+}
+
+export interface NbdExport {
+  readonly name: string;
+  readonly description: string;
+  readonly source: NbdExportSource;
+  readonly writable: boolean;
+  readonly fastZeroes: boolean;
+}
+
+/** The size that clients are told: whole sectors of 512 bytes, as QEMU does. */
+export function exportSizeBytes(of: NbdExport): number {
+  const length = of.source.lengthBytes;
+  return length - (length % 512);
+}
+
+export function isWritable(of: NbdExport): boolean {
+  return of.writable && !of.source.readOnly;
+}

@@ -1,0 +1,217 @@
+/**
+ * One client of the server: the handshake, then a loop that reads requests and starts them. Requests run in parallel
+ * and answer in the order in which they end.
+ *
+ * A request is in flight until its reply has been taken by the kernel. At most 16 are (and 64 MiB of payload), then
+ * reading stops: so a client that sends without reading replies is slowed down by TCP and holds a bounded amount of
+ * memory. Facts: proto.md "Transmission phase"; refusals as QEMU 7.2 answers them (protocol notes, section 8.3).
+ */
+import type { Socket } from 'node:net';
+import { InFlight, withDeadline } from '../base/async.ts';
+import { ClosedError, ColoError, ProtocolError, messageOf } from '../base/errors.ts';
+import type { Logger } from '../base/logger.ts';
+import { ByteReader } from './byte-reader.ts';
+import { NBD_CMD_DISC, NBD_CMD_READ, NBD_CMD_WRITE } from './constants.ts';
+import { NBD_EINVAL, NbdEndOfStreamError } from './errors.ts';
+import type { NbdExport } from './export.ts';
+import { negotiateAsServer, type HandshakeHost, type ServerAgreement } from './handshake-server.ts';
+import {
+  NBD_LINGER_MS,
+  NBD_MAX_IN_FLIGHT,
+  NBD_MAX_IN_FLIGHT_BYTES,
+  NBD_MAX_PAYLOAD,
+  NBD_READ_AHEAD,
+} from './limits.ts';
+import { answer, refusalOf, refuse, type Reply } from './server-commands.ts';
+import { REQUEST_BYTES, decodeRequest, type NbdRequest } from './wire.ts';
+
+const NO_PAYLOAD = new Uint8Array(0);
+
+export class NbdServerSession {
+  readonly #socket: Socket;
+  readonly #reader: ByteReader;
+  readonly #host: HandshakeHost;
+  readonly #log: Logger;
+  readonly #inFlight = new InFlight();
+  #bytesInFlight = 0;
+  /** Wakes the loop when a request has ended. */
+  #slotFreed: (() => void) | null = null;
+  #corked = false;
+  /** No further request may start: the export goes away, or the connection was dropped. */
+  #stopping = false;
+  readonly #closed: Promise<void>;
+  #export: NbdExport | null = null;
+
+  /** Takes the socket over; nothing is sent before `run`. */
+  constructor(socket: Socket, host: HandshakeHost, log: Logger) {
+    this.#socket = socket;
+    this.#host = host;
+    this.#log = log;
+    this.#reader = new ByteReader(
+      { pause: () => void socket.pause(), resume: () => void socket.resume() },
+      NBD_READ_AHEAD,
+    );
+    socket.setNoDelay(true);
+    socket.setKeepAlive(true, 30_000);
+    socket.on('data', (chunk: Buffer) => this.#reader.push(chunk));
+    socket.on('end', () => this.#reader.end());
+    socket.on('error', (error) => this.#reader.end(error));
+    this.#closed = new Promise((resolve) => {
+      socket.on('close', () => {
+        this.#reader.end(new NbdEndOfStreamError('The connection is closed'));
+        resolve();
+      });
+    });
+  }
+
+  /** The export in use; null during the handshake. */
+  get export(): NbdExport | null {
+    return this.#export;
+  }
+
+  /** From greeting to closed socket. Never rejects: whatever goes wrong ends this client only. */
+  async run(handshakeTimeoutMs: number): Promise<void> {
+    try {
+      const agreement = await withDeadline(this.#negotiate(), handshakeTimeoutMs, 'NBD handshake');
+      // The export may have been removed while the last replies of the handshake were on their way.
+      if (agreement && this.#host.findExport(agreement.export.name) === agreement.export) {
+        this.#export = agreement.export;
+        await this.#serve(agreement);
+      }
+    } catch (error) {
+      // A client that hangs up in its own way is no news; one that breaks the protocol or a deadline is.
+      const isNews = error instanceof ColoError && !(error instanceof ClosedError);
+      const level = isNews && !(error instanceof NbdEndOfStreamError) ? 'warn' : 'debug';
+      this.#log[level](`NBD client dropped: ${messageOf(error)}`);
+    }
+    await this.#leave();
+  }
+
+  /** No more requests are read; those in flight are answered, then the connection is closed. */
+  stop(): void {
+    this.#stopping = true;
+    this.#reader.end(new ClosedError('The export is being removed'));
+  }
+
+  /** Closes the connection at once; replies are lost. */
+  drop(): void {
+    this.#stopping = true;
+    this.#socket.destroy();
+  }
+
+  /** Resolves when no request of this client touches its export any more. */
+  idle(): Promise<void> {
+    return this.#inFlight.idle();
+  }
+
+  #negotiate(): Promise<ServerAgreement | null> {
+    const send = (bytes: Uint8Array): Promise<void> =>
+      new Promise((resolve, reject) => {
+        this.#socket.write(bytes, (error) => (error ? reject(error) : resolve()));
+      });
+    return negotiateAsServer({ reader: this.#reader, send }, this.#host);
+  }
+
+  async #serve(agreement: ServerAgreement): Promise<void> {
+    const reader = this.#reader;
+    for (;;) {
+      const header = reader.readNow(REQUEST_BYTES) ?? (await reader.readOrEnd(REQUEST_BYTES));
+      if (!header) return;
+      const request = decodeRequest(header);
+      if (request.type === NBD_CMD_DISC) return;
+      const isWrite = request.type === NBD_CMD_WRITE;
+      if (isWrite && request.length > NBD_MAX_PAYLOAD) {
+        // The payload cannot be skipped in good time: say no and leave, as QEMU does.
+        this.#start(request, 0, refuse(request, agreement, NBD_EINVAL, 'the payload is too large'));
+        throw new ProtocolError(`A write of ${request.length} bytes exceeds the limit of ${NBD_MAX_PAYLOAD}`);
+      }
+      const payloadBytes = isWrite || request.type === NBD_CMD_READ ? request.length : 0;
+      const refusal = refusalOf(request, agreement);
+      const cost = refusal === null || isWrite ? payloadBytes : 0;
+      while (this.#isFull(cost)) await this.#slot();
+      const payload = isWrite
+        ? (reader.readNow(request.length) ?? (await reader.read(request.length)))
+        : NO_PAYLOAD;
+      if (this.#stopping) return;
+      const reply =
+        refusal === null
+          ? answer(request, payload, agreement)
+          : refuse(request, agreement, NBD_EINVAL, refusal);
+      this.#start(request, cost, reply);
+    }
+  }
+
+  #isFull(cost: number): boolean {
+    const count = this.#inFlight.count;
+    return count >= NBD_MAX_IN_FLIGHT || (count > 0 && this.#bytesInFlight + cost > NBD_MAX_IN_FLIGHT_BYTES);
+  }
+
+  #slot(): Promise<void> {
+    return new Promise((resolve) => (this.#slotFreed = resolve));
+  }
+
+  /** Puts a request in flight. `reply` never rejects (server-commands.ts). */
+  #start(request: NbdRequest, cost: number, reply: Reply | Promise<Reply>): void {
+    this.#inFlight.enter();
+    this.#bytesInFlight += cost;
+    const ended = (): void => {
+      this.#bytesInFlight -= cost;
+      this.#inFlight.leave();
+      const wake = this.#slotFreed;
+      this.#slotFreed = null;
+      wake?.();
+    };
+    if (reply instanceof Promise) {
+      reply.then(
+        (bytes) => this.#send(bytes, ended),
+        (error: unknown) => {
+          // A bug of ours: the client must not wait for ever.
+          this.#log.error(error, `NBD request of type ${request.type} failed unexpectedly`);
+          this.#socket.destroy();
+          ended();
+        },
+      );
+    } else this.#send(reply, ended);
+  }
+
+  /** Replies that end within one turn of the event loop leave in one system call. */
+  #send(bytes: Reply, ended: () => void): void {
+    if (this.#socket.destroyed || !this.#socket.writable) {
+      ended();
+      return;
+    }
+    if (!this.#corked) {
+      this.#corked = true;
+      this.#socket.cork();
+      process.nextTick(() => {
+        this.#corked = false;
+        this.#socket.uncork();
+      });
+    }
+    this.#socket.write(bytes, ended);
+  }
+
+  /**
+   * Sends what is owed, says goodbye, and reads on without keeping anything for a moment: closing with unread input
+   * would reset the connection and could take the last replies with it.
+   */
+  async #leave(): Promise<void> {
+    const socket = this.#socket;
+    const timer = setTimeout(() => socket.destroy(), NBD_LINGER_MS);
+    try {
+      await Promise.race([this.#inFlight.idle(), this.#closed]);
+      if (!socket.destroyed) {
+        socket.removeAllListeners('data');
+        if (socket.readableEnded) socket.destroySoon();
+        else {
+          socket.once('end', () => socket.destroySoon());
+          socket.end();
+          socket.resume();
+        }
+      }
+      await this.#closed;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}

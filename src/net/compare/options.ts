@@ -1,0 +1,81 @@
+/** colo-compare's properties: types, defaults and limits (colo-protocols.md 3.1). */
+import type { Chardev } from '../../chardev/chardev.ts';
+import type { CheckpointCause } from './comparer.ts';
+
+export const DEFAULT_COMPARE_TIMEOUT_MS = 3_000;
+export const DEFAULT_EXPIRED_SCAN_CYCLE_MS = 1_000;
+export const DEFAULT_MAX_QUEUE_SIZE = 1_024;
+/** Bytes held of both sides together, over all connections. */
+export const MAX_HELD_BYTES = 64 * 1024 * 1024;
+
+export interface ColoCompareOptions {
+  readonly primaryIn: Chardev;
+  readonly secondaryIn: Chardev;
+  readonly outdev: Chardev;
+  readonly notifyDev?: Chardev | null;
+  /** Only shown by qom-get: there are no I/O threads here. */
+  readonly iothread?: string;
+  readonly vnetHdrSupport?: boolean;
+  readonly compareTimeoutMs?: number;
+  readonly expiredScanCycleMs?: number;
+  /** Packets held of each side of a connection. Each comparer has its own (QEMU: one for the process). */
+  readonly maxQueueSize?: number;
+  readonly maxHeldBytes?: number;
+  readonly maxFlows?: number;
+  /** The chardev of this process whose connection is called `incomingStream` by its sender, or null. */
+  readonly findSender?: (incomingStream: string) => Chardev | null;
+  /**
+   * Until protection has begun, let the primary's packets pass. QEMU (false) holds them, so that a guest's network
+   * stands still while its first copy is made.
+   */
+  readonly bypassUntilStarted?: boolean;
+  /** Monotonic milliseconds. */
+  readonly now?: () => number;
+}
+
+export interface CheckpointReason {
+  readonly cause: CheckpointCause;
+  /** `protocol/source:port>destination:port`, or a word in parentheses. */
+  readonly flow: string;
+}
+
+export interface ColoCompareStats {
+  /** Frames read from both sides. */
+  primaryIn: number;
+  secondaryIn: number;
+  /** Released because the secondary said the same. */
+  released: number;
+  /** Released because a checkpoint covers them. */
+  releasedByCheckpoint: number;
+  /** Passed without comparison: ARP, IPv6, VLAN, malformed; or no protection. */
+  forwarded: number;
+  /** Secondary packets that cannot be compared. */
+  ignored: number;
+  /** Dropped because a bound was reached. */
+  droppedPrimary: number;
+  droppedSecondary: number;
+  /** Secondary frames of an epoch that is over. */
+  stale: number;
+  mismatches: number;
+  timeouts: number;
+  requests: number;
+  evicted: number;
+}
+
+export function emptyStats(): ColoCompareStats {
+  return {
+    primaryIn: 0,
+    secondaryIn: 0,
+    released: 0,
+    releasedByCheckpoint: 0,
+    forwarded: 0,
+    ignored: 0,
+    droppedPrimary: 0,
+    droppedSecondary: 0,
+    stale: 0,
+    mismatches: 0,
+    timeouts: 0,
+    requests: 0,
+    evicted: 0,
+  };
+}

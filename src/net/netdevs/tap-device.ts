@@ -1,0 +1,149 @@
+/**
+ * One Linux TAP device as frames: opens /dev/net/tun, reads what the host sends into the device and writes what leaves
+ * it. Reading waits in poll(2) on a thread of libuv's pool (one for each open device, of UV_THREADPOOL_SIZE, by default
+ * 4), beside an eventfd that ends the wait; the frames themselves are read on the main thread, without blocking.
+ * Facts: Linux Documentation/networking/tuntap.rst, poll(2), eventfd(2). Linux only; constants are the same on x86-64
+ * and arm64.
+ */
+import { constants, closeSync, openSync } from 'node:fs';
+import koffi from 'koffi';
+import { Deferred } from '../../base/async.ts';
+import { ColoError, messageOf } from '../../base/errors.ts';
+import { loggerFor } from '../../base/logger.ts';
+import { MAX_FRAME_BYTES } from '../framing.ts';
+
+const TUNSETIFF = 0x400454ca;
+const IFF_TAP = 0x0002;
+const IFF_NO_PI = 0x1000;
+/** struct ifreq: a name of 16 bytes, then a union of 24. */
+const IFREQ_BYTES = 40;
+const IFNAME_BYTES = 16;
+const POLLIN = 0x001;
+const POLLERR_POLLHUP_POLLNVAL = 0x038;
+const EFD_NONBLOCK = 0x800;
+/** struct pollfd: int fd, short events, short revents. */
+const POLLFD_BYTES = 8;
+/** Frames taken in one turn of the event loop. */
+const FRAMES_A_TURN = 64;
+
+interface SystemCalls {
+  ioctl(fd: number, request: number, argument: Uint8Array): number;
+  eventfd(initial: number, flags: number): number;
+  read(fd: number, into: Uint8Array, bytes: number): number;
+  write(fd: number, from: Uint8Array, bytes: number): number;
+  poll(fds: Uint8Array, count: number, done: (error: Error | null, ready: number) => void): void;
+}
+
+let loaded: SystemCalls | null = null;
+
+function systemCalls(): SystemCalls {
+  if (loaded) return loaded;
+  const libc = koffi.load(null);
+  const poll = libc.func('int poll(void *fds, unsigned long count, int timeout)');
+  loaded = {
+    ioctl: libc.func(
+      'int ioctl(int fd, unsigned long request, void *argument)',
+    ) as unknown as SystemCalls['ioctl'],
+    eventfd: libc.func('int eventfd(unsigned int initial, int flags)') as unknown as SystemCalls['eventfd'],
+    read: libc.func('long read(int fd, _Out_ void *into, size_t bytes)') as unknown as SystemCalls['read'],
+    write: libc.func('long write(int fd, void *from, size_t bytes)') as unknown as SystemCalls['write'],
+    poll: (fds, count, done) => poll.async(fds, count, -1, done),
+  };
+  return loaded;
+}
+
+export class TapDevice {
+  /** Its name; the kernel's choice when none was asked for. */
+  readonly name: string;
+  /** Frames that the device did not take. */
+  lostFrames = 0;
+  readonly #calls: SystemCalls;
+  readonly #fd: number;
+  readonly #wakeFd: number;
+  readonly #onFrame: (frame: Uint8Array) => void;
+  readonly #buffer = Buffer.allocUnsafeSlow(MAX_FRAME_BYTES);
+  readonly #pollSet = Buffer.alloc(2 * POLLFD_BYTES);
+  readonly #finished = new Deferred<void>();
+  #closing = false;
+
+  /** `onFrame`: the view is valid during the call only. Throws ColoError. */
+  constructor(name: string, onFrame: (frame: Uint8Array) => void) {
+    if (Buffer.byteLength(name) >= IFNAME_BYTES) {
+      throw new ColoError(`ifname '${name}' is too long: at most ${IFNAME_BYTES - 1} bytes`);
+    }
+    this.#onFrame = onFrame;
+    try {
+      this.#calls = systemCalls();
+      this.#fd = openSync('/dev/net/tun', constants.O_RDWR | constants.O_NONBLOCK);
+    } catch (cause) {
+      throw new ColoError(`could not open /dev/net/tun: ${messageOf(cause)}`, { cause });
+    }
+    const request = Buffer.alloc(IFREQ_BYTES);
+    request.write(name, 0, 'utf8');
+    request.writeUInt16LE(IFF_TAP | IFF_NO_PI, IFNAME_BYTES);
+    if (this.#calls.ioctl(this.#fd, TUNSETIFF, request) < 0) {
+      const code = koffi.errno();
+      closeSync(this.#fd);
+      throw new ColoError(
+        `could not configure /dev/net/tun (${name}): errno ${code}` +
+          (code === koffi.os.errno['EPERM'] ? ', Operation not permitted' : ''),
+      );
+    }
+    this.name = request.toString('utf8', 0, IFNAME_BYTES).replace(/\0.*$/s, '');
+    this.#wakeFd = this.#calls.eventfd(0, EFD_NONBLOCK);
+    if (this.#wakeFd < 0) {
+      closeSync(this.#fd);
+      throw new ColoError(`could not make an eventfd: errno ${koffi.errno()}`);
+    }
+    this.#pollSet.writeInt32LE(this.#fd, 0);
+    this.#pollSet.writeInt16LE(POLLIN, 4);
+    this.#pollSet.writeInt32LE(this.#wakeFd, POLLFD_BYTES);
+    this.#pollSet.writeInt16LE(POLLIN, POLLFD_BYTES + 4);
+    this.#wait();
+  }
+
+  send(frame: Uint8Array): void {
+    if (this.#closing || frame.length === 0) return;
+    if (this.#calls.write(this.#fd, frame, frame.length) !== frame.length) this.lostFrames++;
+  }
+
+  /** Ends the wait and closes the device, which goes away with it unless it was made persistent. Idempotent. */
+  async close(): Promise<void> {
+    if (!this.#closing) {
+      this.#closing = true;
+      const one = Buffer.alloc(8);
+      one.writeBigUInt64LE(1n);
+      this.#calls.write(this.#wakeFd, one, one.length);
+    }
+    await this.#finished.promise;
+  }
+
+  #wait(): void {
+    this.#calls.poll(this.#pollSet, 2, (error) => {
+      const revents = this.#pollSet.readInt16LE(6);
+      const isBroken = error !== null || (revents & POLLERR_POLLHUP_POLLNVAL) !== 0;
+      if (isBroken && !this.#closing) {
+        loggerFor('netdev').error(`tap ${this.name}: the device has gone`);
+        this.#closing = true;
+      }
+      if (!this.#closing) this.#readSome();
+      if (this.#closing) this.#end();
+      else this.#wait();
+    });
+  }
+
+  #readSome(): void {
+    for (let count = 0; count < FRAMES_A_TURN && !this.#closing; count++) {
+      const bytes = this.#calls.read(this.#fd, this.#buffer, this.#buffer.length);
+      // Nothing there for now; a lasting failure shows up in poll.
+      if (bytes <= 0) return;
+      this.#onFrame(this.#buffer.subarray(0, bytes));
+    }
+  }
+
+  #end(): void {
+    closeSync(this.#fd);
+    closeSync(this.#wakeFd);
+    this.#finished.resolve();
+  }
+}

@@ -1,0 +1,64 @@
+/** What a command line asks for: the parsed options of one VM, in the order given within each kind. No side effects. */
+import type { DeviceOption } from '../devices.ts';
+import type { Options } from './keyval.ts';
+
+/** Where a character stream goes: QMP monitors and serial ports. */
+export type StreamTarget =
+  | { readonly type: 'none' }
+  | { readonly type: 'stdio' }
+  | { readonly type: 'socket'; readonly options: Options }
+  | { readonly type: 'chardev'; readonly id: string };
+
+export interface VmConfig {
+  name: string | null;
+  /** `none`: the objects run without a guest. */
+  machine: 'pc' | 'none';
+  accel: 'v86' | 'kvm' | 'tcg';
+  memoryBytes: number;
+  cpus: number;
+  qmp: StreamTarget[];
+  /** ttyS0; null: not given. */
+  serial: StreamTarget | null;
+  nographic: boolean;
+  chardevs: Options[];
+  netdevs: Options[];
+  objects: Options[];
+  drives: Options[];
+  blockdevs: Options[];
+  devices: DeviceOption[];
+  incoming: string | null;
+  startPaused: boolean;
+  noShutdown: boolean;
+  noReboot: boolean;
+  /** Path of a firmware image, or null for SeaBIOS. */
+  bios: string | null;
+  pidfile: string | null;
+  /** Options that were understood and change nothing here, each with the reason. */
+  warnings: string[];
+}
+
+export function emptyConfig(): VmConfig {
+  return {
+    name: null,
+    machine: 'pc',
+    accel: 'v86',
+    memoryBytes: 128 * 1024 * 1024,
+    cpus: 1,
+    qmp: [],
+    serial: null,
+    nographic: false,
+    chardevs: [],
+    netdevs: [],
+    objects: [],
+    drives: [],
+    blockdevs: [],
+    devices: [],
+    incoming: null,
+    startPaused: false,
+    noShutdown: false,
+    noReboot: false,
+    bios: null,
+    pidfile: null,
+    warnings: [],
+  };
+}

@@ -1,0 +1,363 @@
+/**
+ * Migration and COLO as a manager sees them: capabilities, parameters, `migrate`, `-incoming`, x-colo-lost-heartbeat,
+ * and the answers of query-migrate and query-colo-status (QEMU qapi/migration.json, migration/colo-failover.c).
+ * The dialogues themselves are in checkpoint/.
+ */
+import net from 'node:net';
+import { Deferred, withDeadline } from '../base/async.ts';
+import { ColoError, ParameterError, messageOf } from '../base/errors.ts';
+import { loggerFor } from '../base/logger.ts';
+import { CheckpointChannel } from '../checkpoint/channel.ts';
+import type { CheckpointCause, CheckpointRecord, ColoExitReason, ProtectedGuest } from '../checkpoint/guest.ts';
+import type { Hello } from '../checkpoint/messages.ts';
+import { receiveMachine, sendMachine } from '../checkpoint/migration.ts';
+import { ColoPrimary } from '../checkpoint/primary.ts';
+import { ColoSecondary } from '../checkpoint/secondary.ts';
+import { connectOptions, formatAddress, parseMigrationUri } from './address.ts';
+import type { RunControl } from './run-control.ts';
+
+export type MigrationStatus =
+  | 'none'
+  | 'setup'
+  | 'active'
+  | 'colo'
+  | 'completed'
+  | 'failed'
+  | 'cancelling'
+  | 'cancelled';
+
+export type ColoMode = 'none' | 'primary' | 'secondary';
+
+/** x-colo works; the others are accepted so that QEMU's managers can set them, and change nothing. */
+export const CAPABILITIES = ['x-colo', 'return-path', 'events', 'x-ignore-shared', 'auto-converge'] as const;
+export type Capability = (typeof CAPABILITIES)[number];
+
+const CONNECT_MS = 5_000;
+
+export interface MigrationHost {
+  readonly guest: ProtectedGuest;
+  readonly run: RunControl;
+  describe(colo: boolean): Hello;
+  emit(event: string, data?: Record<string, unknown>): void;
+  /** The roles of the netdevs: a secondary hears nothing from the wire and is not heard on it. */
+  setSilent(silent: boolean): void;
+  /** Tells every filter that this side goes on alone. */
+  notifyFilters(event: 'failover'): void;
+  /** Resolves when no block job is on its way to its end. */
+  settleJobs(): Promise<void>;
+  /** Broadcasts the guest's MAC addresses (QEMU: announce-self). */
+  announce(): void;
+  /** -S was given: an incoming guest stays paused. Ignored when a secondary takes over, as in QEMU. */
+  readonly startPaused: boolean;
+}
+
+/** What the monitor shows of the last checkpoints. */
+export interface CheckpointStats {
+  count: number;
+  last: CheckpointRecord | null;
+  readonly byCause: Record<CheckpointCause, number>;
+  /** The newest records, oldest first; at most KEPT_RECORDS. */
+  readonly records: CheckpointRecord[];
+}
+
+const KEPT_RECORDS = 1024;
+const log = loggerFor('migration');
+
+export class VmMigration {
+  readonly capabilities = new Map<Capability, boolean>(CAPABILITIES.map((name) => [name, false]));
+  readonly stats: CheckpointStats = {
+    count: 0,
+    last: null,
+    byCause: { timer: 0, mismatch: 0, parameter: 0, request: 0 },
+    records: [],
+  };
+  readonly #host: MigrationHost;
+  #status: MigrationStatus = 'none';
+  #errorText: string | null = null;
+  #mode: ColoMode = 'none';
+  #lastMode: ColoMode = 'none';
+  #failover: 'none' | 'active' | 'completed' = 'none';
+  #checkpointDelayMs = 20_000;
+  #primary: ColoPrimary | null = null;
+  #secondary: ColoSecondary | null = null;
+  #listener: net.Server | null = null;
+  #channel: CheckpointChannel | null = null;
+  #incoming: { host: string; port: number } | string | null = null;
+
+  constructor(host: MigrationHost) {
+    this.#host = host;
+  }
+
+  get mode(): ColoMode {
+    return this.#mode;
+  }
+
+  get checkpointDelayMs(): number {
+    return this.#checkpointDelayMs;
+  }
+
+  /** As in QEMU a change during COLO asks for a checkpoint at once. */
+  set checkpointDelayMs(ms: number) {
+    this.#checkpointDelayMs = ms;
+    this.#primary?.setDelay(ms);
+  }
+
+  setCapabilities(wanted: readonly { capability: Capability; state: boolean }[]): void {
+    if (['setup', 'active', 'colo', 'cancelling'].includes(this.#status)) {
+      throw new ColoError("There's a migration process in progress");
+    }
+    for (const { capability, state } of wanted) this.capabilities.set(capability, state);
+  }
+
+  /** A comparer saw a difference, or a person asks. Without COLO running nothing happens. */
+  requestCheckpoint(cause: CheckpointCause): void {
+    this.#primary?.request(cause);
+  }
+
+  /** `migrate`: returns at once; the outcome shows in query-migrate and in events. */
+  migrate(uri: string): void {
+    const address = parseMigrationUri(uri);
+    if (['setup', 'active', 'colo', 'cancelling'].includes(this.#status)) {
+      throw new ColoError("There's a migration process in progress");
+    }
+    if (this.#host.run.state === 'inmigrate') throw new ColoError('Guest is waiting for an incoming migration');
+    if (this.#host.run.state === 'postmigrate') {
+      throw new ColoError("Can't migrate the vm that was paused due to previous migration");
+    }
+    const wasRunning = this.#host.run.isRunning;
+    this.#setStatus('setup');
+    this.#errorText = null;
+    const socket = net.connect(connectOptions(address));
+    const connected = new Deferred<void>();
+    socket.once('connect', () => connected.resolve());
+    socket.once('error', connected.reject);
+    const where = formatAddress(address);
+    void (async () => {
+      try {
+        await withDeadline(connected.promise, CONNECT_MS, `Failed to connect to '${where}'`).catch(
+          (cause: unknown) => {
+            throw new ColoError(`Failed to connect to '${where}': ${connectFailure(cause)}`, { cause });
+          },
+        );
+        await this.#outgoing(socket);
+      } catch (cause) {
+        socket.destroy();
+        this.#errorText = messageOf(cause);
+        log.warn({ err: cause }, 'migration failed');
+        this.#setStatus(this.#status === 'cancelling' ? 'cancelled' : 'failed');
+        if (wasRunning) await this.#host.guest.resume().catch((error: unknown) => log.error({ err: error }));
+      }
+    })();
+  }
+
+  /** Breaks an outgoing migration off. As in QEMU it is no way out of COLO: x-colo-lost-heartbeat is. */
+  cancel(): void {
+    if (this.#status !== 'setup' && this.#status !== 'active') return;
+    this.#setStatus('cancelling');
+    this.#channel?.destroy(new ColoError('migration was cancelled'));
+  }
+
+  /** Listens for the source; one at a time. What is not a source is turned away and the listener stays. */
+  async listen(uri: string): Promise<void> {
+    const address = parseMigrationUri(uri);
+    const server = net.createServer();
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', (cause) => {
+        reject(
+          new ColoError(`-incoming ${uri}: Failed to find an available port: ${messageOf(cause)}`, { cause }),
+        );
+      });
+      if (address.type === 'unix') server.listen(address.path, resolve);
+      else server.listen(address.port, address.host, resolve);
+    });
+    const bound = server.address();
+    this.#incoming = typeof bound === 'string' || bound === null ? bound : { host: bound.address, port: bound.port };
+    this.#listener = server;
+    this.#setStatus('setup');
+    this.#host.setSilent(true);
+    server.on('error', (error) => log.warn({ err: error }, 'incoming listener'));
+    server.on('connection', (socket) => {
+      if (this.#channel) {
+        socket.destroy();
+        return;
+      }
+      void this.#accept(socket);
+    });
+  }
+
+  /**
+   * x-colo-lost-heartbeat: this side goes on alone. The errors are QEMU's (qmp_x_colo_lost_heartbeat).
+   */
+  async lostHeartbeat(): Promise<void> {
+    if (this.#mode === 'none') throw new ColoError('VM is not in COLO mode');
+    if (this.#failover === 'active') throw new ColoError('COLO failover is already activated');
+    this.#failover = 'active';
+    const { guest } = this.#host;
+    try {
+      if (this.#primary) {
+        await guest.pause();
+        await this.#primary.failover();
+        await guest.resume();
+      } else if (this.#secondary) {
+        await this.#secondary.failover();
+        // First the switches learn where the guest is now, then what the primary may have kept is said again.
+        this.#host.setSilent(false);
+        this.#host.announce();
+        this.#host.notifyFilters('failover');
+        await guest.resume();
+      }
+    } catch (error) {
+      this.#failover = 'none';
+      throw error;
+    }
+    this.#failover = 'completed';
+    this.#lastMode = this.#mode;
+    this.#mode = 'none';
+    this.#primary = null;
+    this.#secondary = null;
+    this.#channel = null;
+    this.#setStatus('completed');
+  }
+
+  queryColoStatus(): { mode: ColoMode; 'last-mode': ColoMode; reason: string } {
+    const reason =
+      this.#failover === 'none' ? 'none' : this.#failover === 'completed' ? 'request' : 'processing';
+    return { 'last-mode': this.#lastMode, mode: this.#mode, reason };
+  }
+
+  queryMigrate(): Record<string, unknown> {
+    if (this.#status === 'none') return {};
+    const incoming = this.#incoming;
+    return {
+      status: this.#status,
+      ...(this.#errorText !== null && this.#status === 'failed' ? { 'error-desc': this.#errorText } : {}),
+      ...(incoming !== null && this.#host.run.state === 'inmigrate'
+        ? {
+            'socket-address': [
+              typeof incoming === 'string'
+                ? { type: 'unix', path: incoming }
+                : { type: 'inet', host: incoming.host, port: String(incoming.port), ipv4: true },
+            ],
+          }
+        : {}),
+    };
+  }
+
+  /** The bound address of `-incoming`, for tests that listen on port 0. */
+  get incomingAddress(): { host: string; port: number } | string | null {
+    return this.#incoming;
+  }
+
+  close(): void {
+    this.#listener?.close();
+    this.#channel?.destroy(new ColoError('the VM is ending'));
+  }
+
+  async #outgoing(socket: net.Socket): Promise<void> {
+    const colo = this.capabilities.get('x-colo') === true;
+    const channel = (this.#channel = new CheckpointChannel(socket));
+    const { guest, run } = this.#host;
+    this.#setStatus('active');
+    try {
+      // A mirror that is being cut has to be whole before a secondary is built on its target.
+      await this.#host.settleJobs();
+      await sendMachine(guest, channel, this.#host.describe(colo));
+    } catch (error) {
+      this.#channel = null;
+      channel.destroy(null);
+      if (colo) for (const net of guest.networks()) await net.stop('primary', false).catch(() => undefined);
+      throw error;
+    }
+    if (!colo) {
+      this.#channel = null;
+      channel.end();
+      await run.stop('postmigrate');
+      this.#setStatus('completed');
+      return;
+    }
+    this.#mode = 'primary';
+    this.#failover = 'none';
+    const primary = (this.#primary = new ColoPrimary(guest, channel, this.#checkpointDelayMs, {
+      onExit: (reason, error) => this.#onExit('primary', reason, error),
+      onCheckpoint: (record) => this.#record(record),
+    }));
+    this.#setStatus('colo');
+    await primary.run();
+  }
+
+  async #accept(socket: net.Socket): Promise<void> {
+    const channel = (this.#channel = new CheckpointChannel(socket));
+    const { guest, run } = this.#host;
+    try {
+      const theirs = await receiveMachine(guest, channel, () => this.#host.describe(false));
+      this.#listener?.close();
+      this.#listener = null;
+      if (!theirs.colo) {
+        this.#channel = null;
+        this.#setStatus('completed');
+        this.#host.setSilent(false);
+        if (this.#host.startPaused) await run.stop('paused');
+        else {
+          await guest.resume();
+          this.#host.announce();
+        }
+        return;
+      }
+      this.#mode = 'secondary';
+      this.#failover = 'none';
+      this.#secondary = new ColoSecondary(guest, channel, {
+        onExit: (reason, error) => this.#onExit('secondary', reason, error),
+      });
+      this.#setStatus('colo');
+      await this.#secondary.run();
+    } catch (cause) {
+      // Garbage, a wrong machine, a source that died: the listener stays for another try.
+      log.warn({ err: cause }, 'incoming migration refused');
+      this.#errorText = messageOf(cause);
+      await channel.sendFailure(messageOf(cause)).catch(() => undefined);
+      channel.destroy(null);
+      this.#channel = null;
+    }
+  }
+
+  #onExit(mode: 'primary' | 'secondary', reason: ColoExitReason, error: Error | null): void {
+    if (error) log.warn({ err: error, mode }, 'COLO ended');
+    this.#host.emit('COLO_EXIT', { mode, reason });
+  }
+
+  #record(record: CheckpointRecord): void {
+    const { stats } = this;
+    stats.count++;
+    stats.last = record;
+    stats.byCause[record.cause]++;
+    stats.records.push(record);
+    if (stats.records.length > KEPT_RECORDS) stats.records.shift();
+  }
+
+  #setStatus(status: MigrationStatus): void {
+    this.#status = status;
+    if (this.capabilities.get('events')) this.#host.emit('MIGRATION', { status });
+  }
+}
+
+/** The part of a connect error that QEMU prints behind the address. */
+function connectFailure(cause: unknown): string {
+  const code = (cause as { code?: unknown } | null)?.code;
+  if (code === 'ECONNREFUSED') return 'Connection refused';
+  if (code === 'ENOENT') return 'No such file or directory';
+  if (code === 'EHOSTUNREACH') return 'No route to host';
+  return messageOf(cause);
+}
+
+/** Guards a name from outside. */
+export function isCapability(name: string): name is Capability {
+  return (CAPABILITIES as readonly string[]).includes(name);
+}
+
+/** Throws as QEMU does for a capability it does not know. */
+export function requireCapability(name: string): Capability {
+  if (!isCapability(name)) {
+    throw new ParameterError(`Parameter 'capability' does not accept value '${name}'`);
+  }
+  return name;
+}

@@ -1,0 +1,84 @@
+/** The VM's NBD server: what nbd-server-start, -add and -stop act on (QEMU blockdev-nbd.c, block/export/export.c). */
+import { ColoError } from '../base/errors.ts';
+import type { BlockGraph } from '../block/graph.ts';
+import type { BlockNode } from '../block/node.ts';
+import { NbdServer } from '../nbd/server.ts';
+import type { NbdAddress } from '../nbd/address.ts';
+
+export class NbdExports {
+  readonly #graph: BlockGraph;
+  readonly #emit: (event: string, data: Record<string, unknown>) => void;
+  readonly #exports = new Map<string, BlockNode>();
+  #server: NbdServer | null = null;
+
+  constructor(graph: BlockGraph, emit: (event: string, data: Record<string, unknown>) => void) {
+    this.#graph = graph;
+    this.#emit = emit;
+  }
+
+  /** Throws ColoError when it runs already or cannot listen. `maxConnections` 0: no limit. */
+  async start(address: NbdAddress, maxConnections = 100): Promise<void> {
+    if (this.#server) throw new ColoError('NBD server already running');
+    const server = new NbdServer({ maxConnections });
+    this.#server = server;
+    try {
+      await server.listen(address);
+    } catch (error) {
+      this.#server = null;
+      throw error;
+    }
+  }
+
+  /** Where the server listens, or null. */
+  get address(): NbdAddress | null {
+    return this.#server?.address ?? null;
+  }
+
+  add(device: string, name: string, writable: boolean): void {
+    if (!this.#server) throw new ColoError('NBD server not running');
+    if (this.#exports.has(name)) throw new ColoError(`Block export id '${name}' is already in use`);
+    const node = this.#graph.require(device);
+    this.#server.addExport({ name, source: node, writable: writable && !node.readOnly });
+    this.#graph.attach(node, exportUser(name));
+    this.#exports.set(name, node);
+  }
+
+  async remove(name: string): Promise<void> {
+    const node = this.#exports.get(name);
+    if (!node || !this.#server) throw new ColoError(`Export '${name}' is not found`);
+    await this.#server.removeExport(name);
+    await this.#gone(name, node);
+  }
+
+  /** Drops every client at once; a stuck one delays nothing. */
+  async stop(): Promise<void> {
+    if (!this.#server) throw new ColoError('NBD server not running');
+    const server = this.#server;
+    this.#server = null;
+    await server.close();
+    for (const [name, node] of [...this.#exports]) await this.#gone(name, node);
+  }
+
+  async close(): Promise<void> {
+    if (this.#server) await this.stop();
+  }
+
+  query(): { id: string; 'node-name': string; type: 'nbd'; 'shutting-down': boolean }[] {
+    return [...this.#exports].map(([id, node]) => ({
+      id,
+      'node-name': node.nodeName,
+      type: 'nbd',
+      'shutting-down': false,
+    }));
+  }
+
+  async #gone(name: string, node: BlockNode): Promise<void> {
+    this.#exports.delete(name);
+    await this.#graph.detach(node, exportUser(name));
+    this.#emit('BLOCK_EXPORT_DELETED', { id: name });
+  }
+}
+
+function exportUser(name: string): string {
+  return `export:${name}`;
+}

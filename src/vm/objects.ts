@@ -1,0 +1,206 @@
+/**
+ * The VM's objects by id (QEMU's /objects): iothreads, filters on their netdevs, comparers. Creation and properties
+ * are net/objects.ts's; this file owns names and lifetimes.
+ */
+import { ColoError, ParameterError } from '../base/errors.ts';
+import type { CheckpointParticipant } from '../base/participant.ts';
+import type { Chardev } from '../chardev/chardev.ts';
+import type { Chardevs } from '../chardev/registry.ts';
+import type { ColoCompare } from '../net/compare/compare.ts';
+import type { NetFilter } from '../net/filter.ts';
+import type { Netdev } from '../net/netdev.ts';
+import {
+  createColoCompare,
+  createFilter,
+  isFilterType,
+  parseFilterStatus,
+  setCompareProperty,
+} from '../net/objects.ts';
+import type { NetObjectContext } from '../net/objects.ts';
+
+export interface ObjectsHost {
+  readonly chardevs: Chardevs;
+  readonly netdevs: ReadonlyMap<string, Netdev>;
+  /** False under `-machine none`: comparers then compare from the start, for managers behind notify_dev. */
+  readonly hasGuest: boolean;
+  onCheckpointRequest(): void;
+}
+
+export interface VmObject {
+  readonly id: string;
+  readonly typeName: string;
+  properties(): Record<string, unknown>;
+  /** qom-set. Throws ParameterError for what cannot be set. */
+  setProperty(name: string, value: unknown): void;
+  readonly participant?: CheckpointParticipant;
+  close(): Promise<void>;
+}
+
+/** How long a deleted comparer's last packets may take through the loopback to the redirector behind it. */
+const LAST_PACKETS_MS = 200;
+
+export class VmObjects {
+  readonly #host: ObjectsHost;
+  readonly #objects = new Map<string, VmObject>();
+  readonly #filterNetdevs = new Map<string, Netdev>();
+
+  constructor(host: ObjectsHost) {
+    this.#host = host;
+  }
+
+  /** `-object` and object-add. Throws ParameterError, DeviceNotFoundError, ChardevInUseError. */
+  add(options: Readonly<Record<string, string>>): void {
+    const { 'qom-type': type, id, ...properties } = options;
+    if (type === undefined) throw new ParameterError("Parameter 'qom-type' is missing");
+    if (id === undefined) throw new ParameterError("Parameter 'id' is missing");
+    if (this.#objects.has(id)) {
+      throw new ColoError(`attempt to add duplicate property '${id}' to object (type 'container')`);
+    }
+    this.#objects.set(id, this.#create(type, id, properties));
+  }
+
+  async remove(id: string): Promise<void> {
+    const object = this.require(id);
+    if (object.typeName === 'iothread' && this.#usesIothread(id)) {
+      throw new ColoError(`object '${id}' is in use, can not be deleted`);
+    }
+    this.#objects.delete(id);
+    await object.close();
+  }
+
+  /** Throws ColoError with QEMU's text when there is none. */
+  require(id: string): VmObject {
+    const object = this.#objects.get(id);
+    if (!object) throw new ColoError(`object '${id}' not found`);
+    return object;
+  }
+
+  list(): VmObject[] {
+    return [...this.#objects.values()];
+  }
+
+  participants(): CheckpointParticipant[] {
+    return this.list().flatMap((object) => (object.participant ? [object.participant] : []));
+  }
+
+  async closeAll(): Promise<void> {
+    const objects = this.list().reverse();
+    this.#objects.clear();
+    for (const object of objects) await object.close();
+  }
+
+  #create(type: string, id: string, properties: Record<string, string>): VmObject {
+    if (type === 'iothread') return iothread(id, properties);
+    if (type === 'colo-compare') return this.#comparer(id, properties);
+    if (!isFilterType(type)) throw new ParameterError(`Parameter 'qom-type' does not accept value '${type}'`);
+    const { filter, netdev } = createFilter(type, id, properties, this.#context());
+    this.#filterNetdevs.set(id, netdev);
+    return {
+      id,
+      typeName: type,
+      properties: () => filter.properties(),
+      setProperty: (name, value) => setFilterProperty(filter, name, value),
+      ...(filter.participant ? { participant: filter.participant } : {}),
+      close: () => {
+        this.#filterNetdevs.delete(id);
+        netdev.remove(filter);
+        filter.close();
+        return Promise.resolve();
+      },
+    };
+  }
+
+  #comparer(id: string, properties: Record<string, string>): VmObject {
+    const compare = createColoCompare(id, properties, this.#context());
+    compare.onCheckpointRequest = () => this.#host.onCheckpointRequest();
+    const primaryIn = this.#host.chardevs.find(properties['primary_in']!);
+    const outdev = this.#host.chardevs.find(properties['outdev']!);
+    return {
+      id,
+      typeName: 'colo-compare',
+      properties: () => compare.properties(),
+      setProperty: (name, value) => setCompareProperty(compare, name, value),
+      participant: compare,
+      close: () => this.#retire(compare, primaryIn, outdev),
+    };
+  }
+
+  /**
+   * Whoever deletes a comparer has decided that there is no pair: what it holds goes out (QEMU loses it, and every
+   * connection waits for a retransmission). The redirector behind it is usually deleted next, so its input is awaited.
+   */
+  async #retire(compare: ColoCompare, primaryIn: Chardev | null, outdev: Chardev | null): Promise<void> {
+    if (this.#host.hasGuest) {
+      this.#letPass(primaryIn);
+      compare.flush();
+    }
+    const stream = outdev?.connection?.outgoing;
+    const written = outdev?.bytesOut ?? 0;
+    compare.close();
+    const reader = stream === undefined ? null : this.#findReader(stream);
+    if (!reader) return;
+    const deadline = performance.now() + LAST_PACKETS_MS;
+    while (reader.connected && reader.bytesIn < written && performance.now() < deadline) {
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+
+  /** Redirectors that feed a comparer which is no more would swallow the guest's output until they are deleted too. */
+  #letPass(primaryIn: Chardev | null): void {
+    const incoming = primaryIn?.connection?.incoming;
+    const sender = incoming === undefined ? null : this.#findSender(incoming);
+    if (!sender) return;
+    for (const object of this.#objects.values()) {
+      if (object.typeName === 'filter-redirector' && object.properties()['outdev'] === sender.id) {
+        object.setProperty('status', 'off');
+      }
+    }
+  }
+
+  #context(): NetObjectContext {
+    const { chardevs, netdevs, hasGuest } = this.#host;
+    return {
+      netdev: (id) => netdevs.get(id) ?? null,
+      chardev: (id) => chardevs.find(id),
+      netdevOfFilter: (id) => this.#filterNetdevs.get(id) ?? null,
+      hasIothread: (id) => this.#objects.get(id)?.typeName === 'iothread',
+      findSender: (incoming) => this.#findSender(incoming),
+      bypassUntilStarted: hasGuest,
+    };
+  }
+
+  #findSender(incoming: string): Chardev | null {
+    return this.#host.chardevs.all().find(({ connection }) => connection?.outgoing === incoming) ?? null;
+  }
+
+  #findReader(outgoing: string): Chardev | null {
+    return this.#host.chardevs.all().find(({ connection }) => connection?.incoming === outgoing) ?? null;
+  }
+
+  #usesIothread(id: string): boolean {
+    return this.list().some((object) => object.properties()['iothread'] === id);
+  }
+}
+
+/** An iothread runs nothing here (Node has one event loop for all objects); it exists because comparers name one. */
+function iothread(id: string, properties: Record<string, string>): VmObject {
+  for (const name of Object.keys(properties)) {
+    if (!['poll-max-ns', 'poll-grow', 'poll-shrink', 'aio-max-batch'].includes(name)) {
+      throw new ParameterError(`Parameter '${name}' is unexpected`);
+    }
+  }
+  return {
+    id,
+    typeName: 'iothread',
+    properties: () => ({ ...properties }),
+    setProperty: (name) => {
+      throw new ParameterError(`Property 'iothread.${name}' cannot be changed`);
+    },
+    close: () => Promise.resolve(),
+  };
+}
+
+function setFilterProperty(filter: NetFilter, name: string, value: unknown): void {
+  if (name !== 'status') throw new ParameterError(`Property '${filter.typeName}.${name}' cannot be changed`);
+  filter.enabled = parseFilterStatus(value);
+}

@@ -1,0 +1,61 @@
+import assert from 'node:assert/strict';
+import { execFile, execFileSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { Netdev } from '../../../src/net/netdev.ts';
+import { openTapBackend } from '../../../src/net/netdevs/tap.ts';
+
+const run = promisify(execFile);
+
+/** Needs root, /dev/net/tun and the right to make a network namespace. */
+function whyNot(): string | false {
+  if (process.getuid?.() !== 0) return 'needs root';
+  if (!existsSync('/dev/net/tun')) return 'no /dev/net/tun';
+  const name = `colo-probe-${process.pid}`;
+  try {
+    execFileSync('ip', ['netns', 'add', name], { stdio: 'ignore' });
+    execFileSync('ip', ['netns', 'exec', name, 'ip', 'tuntap', 'add', 'dev', 't0', 'mode', 'tap'], {
+      stdio: 'ignore',
+    });
+    return false;
+  } catch {
+    return 'network namespaces or TAP devices cannot be made here';
+  } finally {
+    try {
+      execFileSync('ip', ['netns', 'del', name], { stdio: 'ignore' });
+    } catch {
+      // It was never made.
+    }
+  }
+}
+
+test(
+  'a TAP on a bridge carries frames both ways, and closing it ends the process',
+  { skip: whyNot() },
+  async () => {
+    const namespace = `colo-tap-${process.pid}`;
+    const probe = fileURLToPath(new URL('./tap-probe.ts', import.meta.url));
+    await run('ip', ['netns', 'add', namespace]);
+    try {
+      const { stdout } = await run(
+        'ip',
+        ['netns', 'exec', namespace, process.execPath, '--import', 'tsx', probe],
+        { timeout: 30_000 },
+      );
+      assert.deepEqual(JSON.parse(stdout), { device: 'colotap0', sender: [10, 9, 9, 1] });
+    } finally {
+      await run('ip', ['netns', 'del', namespace]);
+    }
+  },
+);
+
+test('what a TAP cannot do here is refused', async () => {
+  const netdev = new Netdev({ id: 'hn0' });
+  await assert.rejects(openTapBackend(netdev, { type: 'tap', vhost: 'on' }), /vhost=on is not supported/);
+  await assert.rejects(openTapBackend(netdev, { type: 'tap', ifname: 'x'.repeat(16) }), /too long/);
+  await assert.rejects(openTapBackend(netdev, { type: 'tap', fds: '3' }), {
+    message: "Invalid parameter 'fds'",
+  });
+});

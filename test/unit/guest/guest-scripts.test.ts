@@ -1,0 +1,62 @@
+/** The guest's scripts parse, and options reach the kernel command line. */
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { describe, it, type TestContext } from 'node:test';
+import { GuestBuildError } from '../../../src/guest/errors.ts';
+import { bootConfig, RC, RC_SHUTDOWN } from '../../../src/guest/guest-scripts.ts';
+import { checkNetwork } from '../../../src/guest/network.ts';
+import { SERVICES } from '../../../src/guest/services-script.ts';
+
+describe('scripts', () => {
+  for (const [name, script] of Object.entries({ RC, RC_SHUTDOWN })) {
+    it(`${name} is a well-formed shell script`, () => {
+      const result = spawnSync('sh', ['-n'], { input: script, encoding: 'utf8' });
+      assert.equal(result.stderr, '');
+    });
+  }
+
+  it('the services are a well-formed Perl program that needs no module but strict', (t: TestContext) => {
+    const result = spawnSync('perl', ['-c', '-'], { input: SERVICES, encoding: 'utf8' });
+    if (result.error !== undefined) {
+      t.skip('perl is not installed');
+      return;
+    }
+    assert.equal(result.stderr, '- syntax OK\n');
+    assert.deepEqual(
+      [...SERVICES.matchAll(/^\s*(?:use|require) (\w+)/gm)].map((match) => match[1]),
+      ['strict'],
+    );
+  });
+});
+
+describe('bootConfig', () => {
+  it('leaves the network to the guest by default', () => {
+    assert.doesNotMatch(bootConfig({}), /colo\.ip|colo\.gw/);
+  });
+
+  it('puts address and gateway on the kernel command line', () => {
+    const config = bootConfig({ ip: '192.0.2.7/24', gateway: '192.0.2.1' });
+    assert.match(config, /^ {2}APPEND .* colo\.ip=192\.0\.2\.7\/24 colo\.gw=192\.0\.2\.1$/m);
+  });
+
+  it('stays within the 2047 characters that the kernel takes', () => {
+    assert.ok(bootConfig({ ip: '255.255.255.255/32', gateway: '255.255.255.255' }).length < 2047);
+  });
+});
+
+describe('checkNetwork', () => {
+  it('accepts what is left out or right', () => {
+    checkNetwork({});
+    checkNetwork({ ip: '10.0.2.15/24', gateway: '10.0.2.2' });
+  });
+
+  for (const ip of ['10.0.2.15', '10.0.2.15/33', '10.0.2/24', '10.0.2.15/24 init=/bin/sh', '::1/64', '']) {
+    it(`refuses the address "${ip}"`, () => {
+      assert.throws(() => checkNetwork({ ip }), GuestBuildError);
+    });
+  }
+
+  it('refuses a gateway that is no address', () => {
+    assert.throws(() => checkNetwork({ gateway: 'router' }), GuestBuildError);
+  });
+});
