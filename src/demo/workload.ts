@@ -25,7 +25,6 @@ export interface WorkloadReport {
 
 export class Workload {
   readonly #options: WorkloadOptions;
-  /** Line number → text, as acknowledged. */
   readonly #acknowledged = new Map<number, string>();
   #waiters: { after: number; resolve: (at: number) => void }[] = [];
   #requests = 0;
@@ -39,6 +38,11 @@ export class Workload {
 
   get requests(): number {
     return this.#requests;
+  }
+
+  /** Line number → text of every line that the guest has acknowledged. */
+  get acknowledged(): ReadonlyMap<number, string> {
+    return this.#acknowledged;
   }
 
   start(): void {

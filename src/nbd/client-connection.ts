@@ -91,7 +91,6 @@ export class NbdConnection implements ReplySink {
         return true;
       },
     };
-    // The address comes first: an `onread` or a port must not be overridden by what a caller passes along.
     const socket =
       'path' in address
         ? connectSocket({ path: address.path, onread })

@@ -6,6 +6,7 @@
  * everything else is a simple reply, as QEMU does it.
  */
 import { messageOf } from '../base/errors.ts';
+import type { BufferPool } from './buffer-pool.ts';
 import {
   NBD_CMD_BLOCK_STATUS,
   NBD_CMD_CACHE,
@@ -42,7 +43,7 @@ import {
   type StatusRun,
 } from './wire.ts';
 
-/** The bytes of a whole reply. */
+/** The bytes of a whole reply; goes back to the pool when they have been sent. */
 export type Reply = Buffer;
 
 /**
@@ -99,6 +100,7 @@ export async function answer(
   request: NbdRequest,
   payload: Uint8Array,
   agreement: ServerAgreement,
+  pool: BufferPool,
 ): Promise<Reply> {
   const { source, fastZeroes } = agreement.export;
   const { type, flags, offset, length } = request;
@@ -106,7 +108,7 @@ export async function answer(
   try {
     switch (type) {
       case NBD_CMD_READ:
-        return await read(request, agreement);
+        return await read(request, agreement, pool);
       case NBD_CMD_BLOCK_STATUS:
         return await blockStatus(request, agreement);
       case NBD_CMD_WRITE:
@@ -136,7 +138,7 @@ export async function answer(
 }
 
 /** Header and data share one buffer, which the source fills: one write, no copy. */
-async function read(request: NbdRequest, agreement: ServerAgreement): Promise<Reply> {
+async function read(request: NbdRequest, agreement: ServerAgreement, pool: BufferPool): Promise<Reply> {
   const { cookieHi, cookieLo, offset, length } = request;
   if (agreement.structured && length === 0) {
     const out = Buffer.allocUnsafe(CHUNK_HEADER_BYTES);
@@ -144,7 +146,7 @@ async function read(request: NbdRequest, agreement: ServerAgreement): Promise<Re
     return out;
   }
   const headerBytes = agreement.structured ? DATA_CHUNK_HEADER_BYTES : SIMPLE_REPLY_BYTES;
-  const out = Buffer.allocUnsafe(headerBytes + length);
+  const out = pool.take(headerBytes + length);
   await agreement.export.source.read(offset, out.subarray(headerBytes));
   if (agreement.structured) encodeDataChunkHeader(out, 0, cookieHi, cookieLo, offset, length);
   else encodeSimpleReply(out, 0, 0, cookieHi, cookieLo);

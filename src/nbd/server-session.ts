@@ -10,6 +10,7 @@ import type { Socket } from 'node:net';
 import { InFlight, withDeadline } from '../base/async.ts';
 import { ClosedError, ColoError, ProtocolError, messageOf } from '../base/errors.ts';
 import type { Logger } from '../base/logger.ts';
+import { SMALLEST_POOLED_BYTES, type BufferPool } from './buffer-pool.ts';
 import { ByteReader } from './byte-reader.ts';
 import { NBD_CMD_DISC, NBD_CMD_READ, NBD_CMD_WRITE } from './constants.ts';
 import { NBD_EINVAL, NbdEndOfStreamError } from './errors.ts';
@@ -25,12 +26,13 @@ import {
 import { answer, refusalOf, refuse, type Reply } from './server-commands.ts';
 import { REQUEST_BYTES, decodeRequest, type NbdRequest } from './wire.ts';
 
-const NO_PAYLOAD = new Uint8Array(0);
+const NO_PAYLOAD: Uint8Array = new Uint8Array(0);
 
 export class NbdServerSession {
   readonly #socket: Socket;
   readonly #reader: ByteReader;
   readonly #host: HandshakeHost;
+  readonly #pool: BufferPool;
   readonly #log: Logger;
   readonly #inFlight = new InFlight();
   #bytesInFlight = 0;
@@ -43,9 +45,10 @@ export class NbdServerSession {
   #export: NbdExport | null = null;
 
   /** Takes the socket over; nothing is sent before `run`. */
-  constructor(socket: Socket, host: HandshakeHost, log: Logger) {
+  constructor(socket: Socket, host: HandshakeHost, pool: BufferPool, log: Logger) {
     this.#socket = socket;
     this.#host = host;
+    this.#pool = pool;
     this.#log = log;
     this.#reader = new ByteReader(
       { pause: () => void socket.pause(), resume: () => void socket.resume() },
@@ -129,15 +132,13 @@ export class NbdServerSession {
       const refusal = refusalOf(request, agreement);
       const cost = refusal === null || isWrite ? payloadBytes : 0;
       while (this.#isFull(cost)) await this.#slot();
-      const payload = isWrite
-        ? (reader.readNow(request.length) ?? (await reader.read(request.length)))
-        : NO_PAYLOAD;
+      const payload = isWrite ? await this.#payload(request.length) : NO_PAYLOAD;
       if (this.#stopping) return;
       const reply =
         refusal === null
-          ? answer(request, payload, agreement)
+          ? answer(request, payload, agreement, this.#pool)
           : refuse(request, agreement, NBD_EINVAL, refusal);
-      this.#start(request, cost, reply);
+      this.#start(request, cost, reply, payload);
     }
   }
 
@@ -150,8 +151,23 @@ export class NbdServerSession {
     return new Promise((resolve) => (this.#slotFreed = resolve));
   }
 
+  /**
+   * A view of what has arrived, if it is small and all there; else it is collected in memory of the pool. Not a Buffer
+   * in either case: a source that keeps `payload.slice()` means a copy, which a Buffer's slice is not.
+   */
+  async #payload(length: number): Promise<Uint8Array> {
+    let bytes: Buffer;
+    if (length < SMALLEST_POOLED_BYTES) {
+      bytes = this.#reader.readNow(length) ?? (await this.#reader.read(length));
+    } else {
+      bytes = this.#pool.take(length);
+      await this.#reader.readInto(bytes);
+    }
+    return new Uint8Array(bytes.buffer, bytes.byteOffset, length);
+  }
+
   /** Puts a request in flight. `reply` never rejects (server-commands.ts). */
-  #start(request: NbdRequest, cost: number, reply: Reply | Promise<Reply>): void {
+  #start(request: NbdRequest, cost: number, reply: Reply | Promise<Reply>, payload = NO_PAYLOAD): void {
     this.#inFlight.enter();
     this.#bytesInFlight += cost;
     const ended = (): void => {
@@ -161,17 +177,23 @@ export class NbdServerSession {
       this.#slotFreed = null;
       wake?.();
     };
-    if (reply instanceof Promise) {
-      reply.then(
-        (bytes) => this.#send(bytes, ended),
-        (error: unknown) => {
-          // A bug of ours: the client must not wait for ever.
-          this.#log.error(error, `NBD request of type ${request.type} failed unexpectedly`);
-          this.#socket.destroy();
-          ended();
-        },
-      );
-    } else this.#send(reply, ended);
+    if (!(reply instanceof Promise)) {
+      this.#pool.give(payload);
+      this.#send(reply, ended);
+      return;
+    }
+    reply.then(
+      (bytes) => {
+        this.#pool.give(payload);
+        this.#send(bytes, ended);
+      },
+      (error: unknown) => {
+        // A bug of ours: the client must not wait for ever.
+        this.#log.error(error, `NBD request of type ${request.type} failed unexpectedly`);
+        this.#socket.destroy();
+        ended();
+      },
+    );
   }
 
   /** Replies that end within one turn of the event loop leave in one system call. */
@@ -188,7 +210,10 @@ export class NbdServerSession {
         this.#socket.uncork();
       });
     }
-    this.#socket.write(bytes, ended);
+    this.#socket.write(bytes, () => {
+      this.#pool.give(bytes);
+      ended();
+    });
   }
 
   /**

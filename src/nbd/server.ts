@@ -10,6 +10,7 @@ import { lstat, unlink } from 'node:fs/promises';
 import { ColoError, ParameterError } from '../base/errors.ts';
 import { loggerFor, type Logger } from '../base/logger.ts';
 import { textOfAddress, type NbdAddress } from './address.ts';
+import { BufferPool } from './buffer-pool.ts';
 import { NbdConnectError, systemErrorText } from './errors.ts';
 import type { NbdExport, NbdExportOptions } from './export.ts';
 import { NBD_DEFAULT_MAX_CONNECTIONS, NBD_HANDSHAKE_TIMEOUT_MS, NBD_MAX_STRING } from './limits.ts';
@@ -26,6 +27,7 @@ export class NbdServer {
   readonly #maxConnections: number;
   readonly #handshakeTimeoutMs: number;
   readonly #log: Logger = loggerFor('nbd-server');
+  readonly #pool = new BufferPool();
   readonly #exports = new Map<string, NbdExport>();
   readonly #sessions = new Set<NbdServerSession>();
   #listener: Server | null = null;
@@ -129,7 +131,7 @@ export class NbdServer {
       findExport: (name: string) => this.#exports.get(name) ?? null,
       listExports: () => [...this.#exports.values()],
     };
-    const session = new NbdServerSession(socket, host, this.#log);
+    const session = new NbdServerSession(socket, host, this.#pool, this.#log);
     this.#sessions.add(session);
     void session.run(this.#handshakeTimeoutMs).then(() => this.#sessions.delete(session));
   }

@@ -5,11 +5,12 @@
  *
  * Owns sockets and sessions, nothing else: commands come in as the session options' `dispatch`.
  */
-import { lstat, unlink } from 'node:fs/promises';
+import { access, lstat, unlink } from 'node:fs/promises';
 import net from 'node:net';
+import path from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import { Deferred, withDeadline } from '../base/async.ts';
-import { ClosedError, ColoError, messageOf } from '../base/errors.ts';
+import { ClosedError, ColoError } from '../base/errors.ts';
 import { loggerFor } from '../base/logger.ts';
 import { stringifyJson } from './json-stream.ts';
 import type { QmpSession, QmpSessionOptions } from './session.ts';
@@ -140,16 +141,20 @@ export class QmpServer {
   }
 }
 
-/** A socket that a dead process left would refuse us its name. Nothing but a socket is ever removed. */
-async function removeStaleSocket(path: string): Promise<void> {
+/**
+ * A socket that a dead process left would refuse us its name. Nothing but a socket is ever removed. A missing folder is
+ * told here, because libuv calls it "permission denied" when binding.
+ */
+async function removeStaleSocket(file: string): Promise<void> {
   try {
-    if (!(await lstat(path)).isSocket())
-      throw new ColoError(`Failed to unlink socket ${path}: it is not a socket`);
-    await unlink(path);
+    await access(path.dirname(file));
+    if (!(await lstat(file)).isSocket())
+      throw new ColoError(`Failed to unlink socket ${file}: it is not a socket`);
+    await unlink(file);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
-    throw error instanceof ColoError
-      ? error
-      : new ColoError(`Failed to unlink socket ${path}: ${messageOf(error)}`);
+    if (error instanceof ColoError) throw error;
+    const { code, path: missing } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT' && missing === file) return;
+    throw new ColoError(`Failed to bind socket to ${file}: ${socketErrorText(error)}`, { cause: error });
   }
 }

@@ -157,8 +157,8 @@ export class QmpSession {
       throw new CommandNotFoundError("Expecting capabilities negotiation with 'qmp_capabilities'");
     }
     if (oob) {
-      const supported =
-        command === 'qmp_capabilities' ? false : (this.#options.supportsOob?.(command) ?? null);
+      const { supportsOob } = this.#options;
+      const supported = command === 'qmp_capabilities' || !supportsOob ? false : supportsOob(command);
       if (supported === null) throw new CommandNotFoundError(`The command ${command} has not been found`);
       if (!supported) throw new ColoError(`The command ${command} does not support OOB`);
     } else if (command === 'qmp_capabilities') {

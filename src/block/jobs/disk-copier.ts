@@ -21,6 +21,8 @@ const MAX_IN_FLIGHT = 16;
 /** Once caught up, writers wait while more than this is dirty. */
 const MAX_LAG_BYTES = 4 * 1024 * 1024;
 const MAX_THROTTLE_MS = 1000;
+/** Near enough; more than the limit above, at which a guest that never pauses keeps it. */
+const NEAR_BYTES = 2 * MAX_LAG_BYTES;
 const DEFAULT_STALL_MS = 30_000;
 
 export interface DiskCopierOptions {
@@ -70,7 +72,7 @@ export class DiskCopier {
 
   /** What was dirty at first has been taken up, and a writer keeps the rest from vanishing, but it is little. */
   get nearlyCaughtUp(): boolean {
-    return this.#wrapped && this.dirty.bytes + this.#busy.bytes <= MAX_LAG_BYTES;
+    return this.#wrapped && this.dirty.bytes <= NEAR_BYTES;
   }
 
   get inFlight(): number {

@@ -183,6 +183,6 @@ export function parseDevice(bytes: Uint8Array, baseline: DeviceBuffers | null): 
     }
     buffers.set(record.path, after);
   }
-  checkTree(head.tree, (path) => buffers.has(path));
+  checkTree(head.tree, (path) => buffers.get(path)?.length);
   return { id: BigInt(head.id), tree: head.tree, extra: head.extra, buffers };
 }

@@ -58,26 +58,31 @@ export function flattenState(value: unknown, buffers: DeviceBuffers, path = ''):
   throw new TypeError(`v86 state at ${path} is an object without get_state`);
 }
 
-/** Checks that a tree from outside has the right form and that each of its buffers is there. Throws ProtocolError. */
-export function checkTree(value: unknown, hasBuffer: (path: string) => boolean, path = '', depth = 0): void {
+/**
+ * Checks that a tree from outside has the right form and that each of its buffers (`lengthOf` gives bytes, undefined for
+ * none) is there and holds whole elements. Throws ProtocolError.
+ */
+export function checkTree(
+  value: unknown,
+  lengthOf: (path: string) => number | undefined,
+  path = '',
+  depth = 0,
+): asserts value is DeviceTree {
   if (depth > MAX_DEPTH) throw new ProtocolError('snapshot: device state is nested too deeply');
   if (value === null || ['number', 'boolean', 'string'].includes(typeof value)) return;
   if (Array.isArray(value)) {
-    for (let at = 0; at < value.length; at++) checkTree(value[at], hasBuffer, `${path}.${at}`, depth + 1);
+    for (let at = 0; at < value.length; at++) checkTree(value[at], lengthOf, `${path}.${at}`, depth + 1);
     return;
   }
-  const node = value as { type?: unknown; map?: unknown };
-  if (typeof node === 'object' && Array.isArray(node.map)) {
-    checkTree(node.map, hasBuffer, path, depth + 1);
+  const node = (typeof value === 'object' ? value : {}) as { type?: unknown; map?: unknown };
+  if (Array.isArray(node.map) && node.map.every((entry) => Array.isArray(entry) && entry.length === 2)) {
+    checkTree(node.map, lengthOf, path, depth + 1);
     return;
   }
-  if (
-    typeof node === 'object' &&
-    typeof node.type === 'string' &&
-    node.type in ARRAY_TYPES &&
-    hasBuffer(path)
-  )
-    return;
+  const length = lengthOf(path);
+  if (typeof node.type === 'string' && Object.hasOwn(ARRAY_TYPES, node.type) && length !== undefined) {
+    if (length % ARRAY_TYPES[node.type as keyof typeof ARRAY_TYPES].BYTES_PER_ELEMENT === 0) return;
+  }
   throw new ProtocolError(`snapshot: device state at ${path} is not understood`);
 }
 

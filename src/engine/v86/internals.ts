@@ -89,7 +89,14 @@ export interface V86Acpi extends V86Stateful {
   last_timer: number;
 }
 
+/** Slot by slot; most are empty. */
+export interface V86Pci {
+  readonly devices: readonly ({ readonly pci_bars: readonly (object | undefined)[] } | undefined)[];
+  readonly device_spaces: readonly (Int32Array | undefined)[];
+}
+
 export interface V86Devices {
+  readonly pci: V86Pci;
   readonly ide: { readonly primary?: { readonly master: V86IdeDrive; readonly slave: V86IdeDrive } };
   readonly net?: V86Ne2k;
   readonly virtio_net?: V86VirtioNet;

@@ -30,6 +30,9 @@ const STATE_MXCSR = 88;
 /** Paths of the VGA's three large memories, 3 MB, which set_state copies into place. */
 const VGA_MEMORIES = new Set(['.0.52.6', '.0.52.39', '.0.52.61']);
 
+/** Buffers that come, go and grow with use: the firmware's answers, and the data of an IDE drive. */
+const OF_ANY_SIZE = /^\.0\.(62|85\.\d\.\d\.16)$/;
+
 const TSC_TICKS_PER_MS = 1_000_000n;
 const U64 = 64;
 
@@ -88,11 +91,22 @@ function saveAcpi(acpi: V86Acpi): NonNullable<MachineExtra['acpi']> {
 }
 
 /** Checks that a state from outside fits this machine. Throws ProtocolError; changes nothing. */
-export function checkMachineState(machine: Machine, tree: DeviceTree, extra: unknown): MachineExtra {
+export function checkMachineState(
+  machine: Machine,
+  tree: DeviceTree,
+  extra: unknown,
+  buffers: DeviceBuffers,
+): MachineExtra {
   const parsed = extraSchema.safeParse(extra);
   if (!parsed.success) throw new ProtocolError(`snapshot: device part: ${z.prettifyError(parsed.error)}`);
-  if (!Array.isArray(tree) || tree.length !== 2 || !sameKind(tree, ownTree(machine))) {
+  const own = ownShape(machine);
+  if (!Array.isArray(tree) || tree.length !== 2 || !sameKind(tree, own.tree)) {
     throw new ProtocolError('snapshot: its devices are not those of this machine');
+  }
+  for (const [path, bytes] of own.buffers) {
+    if (buffers.get(path)?.length !== bytes && !OF_ANY_SIZE.test(path)) {
+      throw new ProtocolError(`snapshot: device buffer ${path} has another size than this machine's`);
+    }
   }
   const cpuState = tree[0];
   if (!Array.isArray(cpuState) || cpuState[STATE_RAM_BYTES] !== machine.cpu.memory_size[0]) {
@@ -106,13 +120,23 @@ export function checkMachineState(machine: Machine, tree: DeviceTree, extra: unk
   return parsed.data;
 }
 
-/** Which devices a machine has never changes, so its tree is taken once. */
-const ownTrees = new WeakMap<Machine, DeviceTree>();
+interface OwnShape {
+  readonly tree: DeviceTree;
+  /** Bytes by path. */
+  readonly buffers: ReadonlyMap<string, number>;
+}
 
-function ownTree(machine: Machine): DeviceTree {
-  const known = ownTrees.get(machine) ?? flattenDevices(machine, new Map());
-  ownTrees.set(machine, known);
-  return known;
+/** Which devices a machine has never changes, so its shape is taken once. */
+const ownShapes = new WeakMap<Machine, OwnShape>();
+
+function ownShape(machine: Machine): OwnShape {
+  const known = ownShapes.get(machine);
+  if (known) return known;
+  const buffers: DeviceBuffers = new Map();
+  const tree = flattenDevices(machine, buffers);
+  const shape = { tree, buffers: new Map([...buffers].map(([path, bytes]) => [path, bytes.length])) };
+  ownShapes.set(machine, shape);
+  return shape;
 }
 
 /** The CPU's state with all that hangs on it, and the NICs that v86 does not know of; without RAM. */

@@ -20,6 +20,7 @@ import type {
   V86Emulator,
   V86IdeDrive,
   V86Ne2k,
+  V86Pci,
   V86VirtioNet,
 } from './internals.ts';
 import { NetPort, ne2kHasRoom, virtioHasRoom, virtioTakesFrames } from './net-port.ts';
@@ -130,6 +131,7 @@ export class Machine {
     const emulator = new V86(options as never) as unknown as V86Emulator;
     await new Promise<void>((resolve) => emulator.add_listener('emulator-loaded', () => resolve()));
     emulator.v86.constructor.microtick = clock.now;
+    clearAbsentBars(emulator.v86.cpu.devices.pci);
     const { acpi, ide } = emulator.v86.cpu.devices;
     if (acpi) {
       // It was built by the host's clock.
@@ -289,6 +291,19 @@ export class Machine {
       return new NetPort(inject, virtioHasRoom(nic), onFrameDropped);
     }
     return new NetPort((frame) => bus.send(`net${at}-receive`, frame), ne2kHasRoom(nic), onFrameDropped);
+  }
+}
+
+/**
+ * Without disks v86's IDE controller claims address registers that it does not have, and loading such a state fails.
+ * The BIOS clears them as soon as it runs.
+ */
+function clearAbsentBars({ devices, device_spaces }: V86Pci): void {
+  const firstBar = 4; // configuration space in 32 bit words
+  for (const [slot, device] of devices.entries()) {
+    for (const [at, bar] of (device?.pci_bars ?? []).entries()) {
+      if (!bar) device_spaces[slot]![firstBar + at] = 0;
+    }
   }
 }
 

@@ -124,7 +124,7 @@ export class Snapshots {
       if (snapshot.device.length === 0) return { ram, device: null };
       const parsed = parseDevice(snapshot.device, devices);
       if (parsed.id !== ram.id) throw new ProtocolError('snapshot: its two parts belong to different states');
-      const extra = checkMachineState(this.#machine, parsed.tree, parsed.extra);
+      const extra = checkMachineState(this.#machine, parsed.tree, parsed.extra, parsed.buffers);
       devices = parsed.buffers;
       return { ram, device: { parsed, extra } };
     });

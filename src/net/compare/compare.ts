@@ -70,6 +70,8 @@ export class ColoCompare implements CheckpointParticipant {
   /** Bytes of primary packets in queues. */
   #heldBytes = 0;
   #isRequested = false;
+  /** A checkpoint has been committed since `start`: there is a secondary that may take over. */
+  #isPaired = false;
   #drained: Deferred<void> | null = null;
   #closed = false;
 
@@ -257,6 +259,7 @@ export class ColoCompare implements CheckpointParticipant {
     }
     this.#mode = 'comparing';
     this.#isRequested = false;
+    this.#isPaired = true;
     for (const connection of this.#table.all()) this.#compare(connection);
   }
 
@@ -264,9 +267,13 @@ export class ColoCompare implements CheckpointParticipant {
     return null;
   }
 
-  /** `failover`: there is no pair any more; all that waits leaves, and all that comes passes, until `start`. */
+  /**
+   * `failover`: there is no pair any more; all that waits leaves, and all that comes passes, until `start`. The same
+   * holds for a pair that never came to be. Otherwise output stays held: who goes on alone is not decided yet.
+   */
   stop(role: Role, failover: boolean): Promise<void> {
-    if (role === 'primary' && failover) {
+    const hasNeverBegun = !this.#isPaired && this.#options.bypassUntilStarted === true;
+    if (role === 'primary' && (failover || hasNeverBegun)) {
       this.flush();
       this.#table.clear();
       this.#heldBytes = 0;
@@ -315,6 +322,7 @@ export class ColoCompare implements CheckpointParticipant {
   #begin(): void {
     this.#primaryCut.at(this.#saidByPrimary());
     this.flush();
+    this.#isPaired = false;
     this.#mode = 'comparing';
   }
 

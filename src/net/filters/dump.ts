@@ -31,6 +31,9 @@ export class DumpFilter implements NetFilter {
   readonly #stream: WriteStream;
   #host: FilterHost | null = null;
   #failed = false;
+  #isClosing = false;
+  /** Resolves when the file has been closed. */
+  readonly finished: Promise<void>;
 
   constructor(id: string, options: DumpOptions) {
     this.id = id;
@@ -38,6 +41,7 @@ export class DumpFilter implements NetFilter {
     this.enabled = options.enabled;
     this.#options = options;
     this.#stream = createWriteStream(options.file);
+    this.finished = new Promise((resolve) => this.#stream.once('close', () => resolve()));
     this.#stream.on('error', (error) => {
       this.#failed = true;
       loggerFor('filter-dump').error(`filter-dump '${id}': ${options.file}: ${error.message}`);
@@ -83,6 +87,8 @@ export class DumpFilter implements NetFilter {
   }
 
   close(): void {
+    if (this.#isClosing) return;
+    this.#isClosing = true;
     this.#failed = true;
     this.#stream.end();
   }

@@ -8,6 +8,10 @@
  * so the loaded state has seen them: they are discarded. That holds only once the state has been loaded (`commit`); a
  * secondary that fails over from its previous state still needs them.
  *
+ * Before the first state (`start` until `peerMarks`) the primary runs on for as long as its RAM travels, and what it
+ * mirrors meanwhile is all in that state: it is read and discarded, so that the mirror does not fill up. That is safe
+ * because after its first capture the primary stands still until this side has loaded.
+ *
  * At failover it turns itself off and says again what the dead primary may not have released (see replay-ring.ts). The
  * netdev's wire must be enabled before the event.
  */
@@ -58,6 +62,8 @@ export class RedirectorFilter implements NetFilter, CheckpointParticipant {
   #pendingMark: StreamMark | null = null;
   /** Frames of the current connection that end at or before this byte are discarded. */
   #discardUpTo = 0;
+  /** The first state is on its way: all that is mirrored is in it. */
+  #isJoining = false;
   #closed = false;
 
   /** Takes both chardevs, or neither. Throws ChardevInUseError. */
@@ -143,13 +149,14 @@ export class RedirectorFilter implements NetFilter, CheckpointParticipant {
 
   start(role: Role): Promise<void> {
     this.#isSecondary = role === 'secondary';
+    this.#isJoining = this.#isSecondary;
     return Promise.resolve();
   }
 
   stopping(role: Role): void {
     if (role !== 'secondary') return;
     this.#isSecondary = true;
-    this.#input?.chardev.setReading(false);
+    if (!this.#isJoining) this.#input?.chardev.setReading(false);
   }
 
   stopped(role: Role): StreamMark[] {
@@ -157,7 +164,11 @@ export class RedirectorFilter implements NetFilter, CheckpointParticipant {
   }
 
   peerMarks(role: Role, marks: readonly StreamMark[]): Promise<void> {
-    if (role === 'secondary') this.#pendingMark = this.#input?.markIn(marks) ?? null;
+    if (role === 'secondary') {
+      this.#isJoining = false;
+      this.#input?.chardev.setReading(false);
+      this.#pendingMark = this.#input?.markIn(marks) ?? null;
+    }
     return Promise.resolve();
   }
 
@@ -193,6 +204,7 @@ export class RedirectorFilter implements NetFilter, CheckpointParticipant {
 
   /** A mark without its commit belongs to a checkpoint that was given up. */
   #goOnReading(): void {
+    this.#isJoining = false;
     this.#pendingMark = null;
     this.#input?.chardev.setReading(true);
   }
@@ -204,7 +216,7 @@ export class RedirectorFilter implements NetFilter, CheckpointParticipant {
 
   #inject(frame: Uint8Array, position: number): void {
     if (this.#closed || this.#host === null) return;
-    if (position <= this.#discardUpTo) {
+    if (this.#isJoining || position <= this.#discardUpTo) {
       this.stats.discarded++;
       return;
     }

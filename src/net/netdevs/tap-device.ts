@@ -47,7 +47,9 @@ function systemCalls(): SystemCalls {
     eventfd: libc.func('int eventfd(unsigned int initial, int flags)') as unknown as SystemCalls['eventfd'],
     read: libc.func('long read(int fd, _Out_ void *into, size_t bytes)') as unknown as SystemCalls['read'],
     write: libc.func('long write(int fd, void *from, size_t bytes)') as unknown as SystemCalls['write'],
-    poll: (fds, count, done) => poll.async(fds, count, -1, done),
+    poll: (fds, count, done) => {
+      poll.async(fds, count, -1, done);
+    },
   };
   return loaded;
 }

@@ -30,7 +30,7 @@ function splitAtCommas(text: string): string[] {
   const parts: string[] = [];
   let part = '';
   for (let at = 0; at < text.length; at++) {
-    if (text[at] !== ',') part += text[at];
+    if (text[at] !== ',') part += text.charAt(at);
     else if (text[at + 1] === ',') {
       part += ',';
       at++;

@@ -5,6 +5,7 @@
 import { ParameterError, messageOf } from '../../base/errors.ts';
 import { emptyConfig } from './config.ts';
 import type { StreamTarget, VmConfig } from './config.ts';
+import { addNamed, checkId } from './named-options.ts';
 import { parseEither, parseOptions, parseSize } from './keyval.ts';
 
 const MIB = 1024 * 1024;
@@ -50,10 +51,18 @@ const OPTIONS: ReadonlyMap<string, OptionSpec> = new Map<string, OptionSpec>([
   ['nodefaults', already(false)],
   ['no-user-config', already(false)],
   ['nodefconfig', already(false)],
-  ['chardev', value((config, text) => config.chardevs.push(parseEither(text, 'backend')))],
-  ['netdev', value((config, text) => config.netdevs.push(parseEither(text, 'type')))],
-  ['object', value((config, text) => config.objects.push(parseEither(text, 'qom-type')))],
-  ['drive', value((config, text) => config.drives.push(parseOptions(text)))],
+  ['chardev', value((config, text) => addNamed('chardev', config.chardevs, parseEither(text, 'backend')))],
+  [
+    'netdev',
+    value((config, text) => addNamed('netdev', config.netdevs, parseEither(text, 'type'), ['type', 'id'])),
+  ],
+  [
+    'object',
+    value((config, text) =>
+      addNamed('object', config.objects, parseEither(text, 'qom-type'), ['qom-type', 'id']),
+    ),
+  ],
+  ['drive', value((config, text) => addNamed('drive', config.drives, parseOptions(text)))],
   ['blockdev', value((config, text) => config.blockdevs.push(parseEither(text, 'driver')))],
   ['hda', value((config, text) => config.drives.push({ if: 'ide', index: '0', file: text }))],
   ['hdb', value((config, text) => config.drives.push({ if: 'ide', index: '1', file: text }))],
@@ -78,6 +87,9 @@ const OPTIONS: ReadonlyMap<string, OptionSpec> = new Map<string, OptionSpec>([
   ['sandbox', already(true)],
   ['overcommit', already(true)],
   ['watchdog-action', already(true)],
+  ['action', value(setAction)],
+  ['D', already(true)],
+  ['daemonize', flag(refuseDaemon)],
 ]);
 
 /**
@@ -108,9 +120,12 @@ export function parseCommandLine(args: readonly string[]): VmConfig {
     } catch (cause) {
       throw new ParameterError(`${given}${text === '' ? '' : ` ${text}`}: ${messageOf(cause)}`, { cause });
     }
-    for (let i = warned; i < config.warnings.length; i++) config.warnings[i] = `-${name} ${config.warnings[i]!}`;
+    for (let i = warned; i < config.warnings.length; i++)
+      config.warnings[i] = `-${name} ${config.warnings[i]!}`;
   }
-  config.qmp = config.qmp.map((target) => (target.type === 'chardev' ? takeChardev(config, target.id) : target));
+  config.qmp = config.qmp.map((target) =>
+    target.type === 'chardev' ? takeChardev(config, target.id) : target,
+  );
   return config;
 }
 
@@ -121,7 +136,8 @@ function takeChardev(config: VmConfig, id: string): StreamTarget {
   config.chardevs = config.chardevs.filter((chardev) => chardev !== options);
   if (options['backend'] === 'stdio') return { type: 'stdio' };
   if (options['backend'] === 'null') return { type: 'none' };
-  if (options['backend'] !== 'socket') throw new ParameterError(`-mon chardev=${id}: use a socket, stdio or null chardev`);
+  if (options['backend'] !== 'socket')
+    throw new ParameterError(`-mon chardev=${id}: use a socket, stdio or null chardev`);
   return { type: 'socket', options };
 }
 
@@ -137,7 +153,7 @@ function setMachine(config: VmConfig, text: string): void {
 function setAccel(config: VmConfig, text: string): void {
   const known = text.split(':').find((name) => name === 'v86' || name === 'kvm' || name === 'tcg');
   if (known === undefined) throw new ParameterError(`invalid accelerator ${text}`);
-  config.accel = known as VmConfig['accel'];
+  config.accel = known;
 }
 
 function setMemory(config: VmConfig, text: string): void {
@@ -156,13 +172,31 @@ function setCpus(config: VmConfig, text: string): void {
 
 function addMonitor(config: VmConfig, text: string): void {
   const options = parseOptions(text, 'chardev');
-  if (options['mode'] !== 'control') throw new ParameterError("there is no human monitor; use mode=control (QMP)");
+  if (options['mode'] !== 'control')
+    throw new ParameterError('there is no human monitor; use mode=control (QMP)');
   if (options['chardev'] === undefined) throw new ParameterError("Parameter 'chardev' is missing");
   config.qmp.push({ type: 'chardev', id: options['chardev'] });
 }
 
 function setMonitor(_config: VmConfig, text: string): void {
-  if (text !== 'none') throw new ParameterError('there is no human monitor; use -qmp and human-monitor-command');
+  if (text !== 'none')
+    throw new ParameterError('there is no human monitor; use -qmp and human-monitor-command');
+}
+
+/** `-action shutdown=pause,reboot=shutdown`: the newer spelling of -no-shutdown and -no-reboot. */
+function setAction(config: VmConfig, text: string): void {
+  for (const [event, action] of Object.entries(parseOptions(text))) {
+    if (event === 'shutdown') config.noShutdown = action === 'pause';
+    else if (event === 'reboot') config.noReboot = action === 'shutdown';
+    else if (event !== 'panic' && event !== 'watchdog')
+      throw new ParameterError(`Invalid parameter '${event}'`);
+  }
+}
+
+function refuseDaemon(): void {
+  throw new ParameterError(
+    'the VM stays in the foreground; let a service manager or the shell put it into the background',
+  );
 }
 
 function onlyNone(_config: VmConfig, text: string): void {
@@ -172,6 +206,11 @@ function onlyNone(_config: VmConfig, text: string): void {
 function addDevice(config: VmConfig, text: string): void {
   const { driver, ...options } = parseEither(text, 'driver');
   if (driver === undefined) throw new ParameterError("Parameter 'driver' is missing");
+  checkId(
+    'device',
+    options['id'],
+    config.devices.map((other) => other.options['id']),
+  );
   config.devices.push({ driver, options });
 }
 
@@ -191,5 +230,7 @@ export function streamTarget(text: string): StreamTarget {
     const host = tcp[1] ?? (tcp[2] === '' ? '127.0.0.1' : tcp[2]!);
     return { type: 'socket', options: parseOptions(`host=${host},port=${tcp[3]!}${tcp[4] ?? ''}`) };
   }
-  throw new ParameterError(`'${text}' is not a character device; use stdio, none, unix:PATH or tcp:HOST:PORT`);
+  throw new ParameterError(
+    `'${text}' is not a character device; use stdio, none, unix:PATH or tcp:HOST:PORT`,
+  );
 }

@@ -142,7 +142,7 @@ describe('BlockGraph', () => {
       );
       assert.equal(root.backing, graph.findNode('hid'));
       assert.equal(root.backing?.readOnly, true);
-      assert.equal(root.backing?.backing, graph.find('parent0'));
+      assert.equal(root.backing.backing, graph.find('parent0'));
       const byte = new Uint8Array(1);
       await root.read(7, byte);
       assert.equal(byte[0], 5);
@@ -182,10 +182,7 @@ describe('BlockGraph', () => {
     const good = { 'cache.direct': 'off', 'cache.no-flush': 'off', discard: 'unmap', 'detect-zeroes': 'off' };
     await graph.addNode(nestOptions({ ...memory('ok'), ...good }));
     for (const bad of [{ 'cache.direct': 'on' }, { cache: 'unsafe' }, { 'detect-zeroes': 'unmap' }]) {
-      await assert.rejects(
-        graph.addNode(nestOptions({ ...memory('bad'), ...bad } as Record<string, string>)),
-        /not supported/,
-      );
+      await assert.rejects(graph.addNode(nestOptions({ ...memory('bad'), ...bad })), /not supported/);
     }
     await graph.closeAll();
   });

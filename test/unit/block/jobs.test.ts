@@ -235,6 +235,38 @@ describe('mirror', () => {
     assert.equal((await bytesOf(source, 0, 1))[0], 5);
   });
 
+  it('becomes ready, and ends, under a guest that never pauses', async () => {
+    const length = 32 * MIB;
+    const source = memory('source', length);
+    const target = memory('target', length, {
+      wrap: (driver) =>
+        new DelayFilter(driver, async (op, _offset, _length, done) => {
+          if (op === 'write' && !done) await new Promise((resolve) => setImmediate(resolve));
+        }),
+    });
+    await source.write(0, filled(length, 1));
+    const quiet: boolean[] = [];
+    const { jobs, options } = mirrorOf(source, target, {
+      whenQuiet: async () => void quiet.push((await bytesOf(source)).equals(await bytesOf(target))),
+    });
+    const job = jobs.startMirror(options);
+    const state = { over: false };
+    const guest = (async () => {
+      const page = filled(4096, 2);
+      for (let write = 0; !state.over; write++) {
+        await source.write(((write * 7919) % (length / 4096)) * 4096, page);
+        if (write % 20 === 0) await new Promise((resolve) => setImmediate(resolve));
+      }
+    })();
+    await job.becameReady;
+    jobs.cancel('resync');
+    await job.ended;
+    state.over = true;
+    await guest;
+    assert.equal(job.failure, null);
+    assert.deepEqual(quiet, [true]);
+  });
+
   it('is cancelled for good before it is ready, or when forced', async () => {
     for (const force of [false, true]) {
       const gate = { filter: null as GateFilter | null };

@@ -138,11 +138,19 @@ void describe('Device state', () => {
   });
 
   it('of unknown form is refused', () => {
-    const all = (): boolean => true;
-    for (const value of [{}, { type: 'Function' }, { type: 3 }, { map: 1 }, [[{ type: 'toString' }]]]) {
+    const all = (): number => 8;
+    for (const value of [
+      {},
+      { type: 'Function' },
+      { type: 3 },
+      { map: 1 },
+      { map: [1] },
+      [[{ type: 'toString' }]],
+    ]) {
       assert.throws(() => checkTree(value, all), ProtocolError);
     }
-    assert.throws(() => checkTree({ type: 'Uint8Array' }, () => false), ProtocolError);
+    assert.throws(() => checkTree({ type: 'Uint8Array' }, () => undefined), ProtocolError);
+    assert.throws(() => checkTree({ type: 'Float64Array' }, () => 7), ProtocolError);
     let deep: unknown = 1;
     for (let at = 0; at < 100; at++) deep = [deep];
     assert.throws(() => checkTree(deep, all), ProtocolError);

@@ -4,7 +4,8 @@ import { Deferred } from '../../../src/base/async.ts';
 import { ClosedError, IoError, ProtocolError } from '../../../src/base/errors.ts';
 import { NbdClient, type NbdClientOptions } from '../../../src/nbd/index.ts';
 import { HANDSHAKE_STEPS, QEMU_CONVERSATION, sentBy } from './captures.ts';
-import { MemorySource, RawPeer, startLiar, startServer } from './support.ts';
+import type { RawPeer } from './support.ts';
+import { MemorySource, startLiar, startServer } from './support.ts';
 
 const MIB = 2 ** 20;
 

@@ -32,7 +32,7 @@ interface Setup {
   readonly source: MemorySource;
   readonly peer: RawPeer;
   /** Sends a request and returns the error of its simple reply. */
-  ask(bytes: Uint8Array): Promise<number>;
+  readonly ask: (bytes: Uint8Array) => Promise<number>;
 }
 
 /** A server with an export `disk` of 1 MiB and a client past the handshake, with simple replies. */
@@ -121,6 +121,23 @@ describe('NBD server', () => {
       'zero 0 4096 fua',
       'zero 0 4096 unmap',
     ]);
+  });
+
+  it('gives the source plain arrays, whose slices are copies, and uses their memory again later', async (t) => {
+    const { ask, source } = await setUp(t);
+    const kept: Uint8Array[] = [];
+    source.write = (_offset, bytes) => {
+      kept.push(bytes.slice());
+      return Promise.resolve();
+    };
+    for (const fill of [1, 2, 3]) {
+      assert.equal(await ask(Buffer.concat([request(WRITE, 0, 100_000), Buffer.alloc(100_000, fill)])), 0);
+    }
+    assert.equal(await ask(Buffer.concat([request(WRITE, 0, 10), Buffer.alloc(10, 4)])), 0);
+    assert.deepEqual(
+      kept.map((bytes) => [bytes.length, bytes.every((byte) => byte === bytes[0]), bytes[0]]),
+      [1, 2, 3].map((fill) => [100_000, true, fill] as unknown[]).concat([[10, true, 4]]),
+    );
   });
 
   it('refuses a fast zero where zeroing is slow', async (t) => {

@@ -56,7 +56,7 @@ async function run(steps: readonly Step[]): Promise<{ requests: number }> {
     let secondaryAck = 0;
     let coveredEnd = 0;
     let coveredAck = -1;
-    let isClosing = false;
+    const epoch = { isClosing: false };
     let saidAck = -1;
     let said = new Map<number, number>();
     let sent = 0;
@@ -85,17 +85,17 @@ async function run(steps: readonly Step[]): Promise<{ requests: number }> {
       rig.compare.stopped('primary');
       await rig.compare.peerMarks('primary', rig.secondaryMark());
       rig.compare.resumed('primary');
-      isClosing = true;
+      epoch.isClosing = true;
       said = new Map();
       saidAck = -1;
       coveredEnd = primaryAt;
       coveredAck = primaryAck;
     };
     const commit = async (): Promise<void> => {
-      if (!isClosing) return;
+      if (!epoch.isClosing) return;
       // What the primary has said since is of the next epoch and has no twin yet.
       await rig.compare.commit('primary');
-      isClosing = false;
+      epoch.isClosing = false;
       secondaryAt = coveredEnd;
       secondaryAck = coveredAck;
       check(true);
@@ -125,13 +125,13 @@ async function run(steps: readonly Step[]): Promise<{ requests: number }> {
         primaryAt = Math.max(primaryAt, at + length);
       } else if (kind === 'secondary') {
         // A secondary that is being loaded is silent.
-        if (isClosing) continue;
+        if (epoch.isClosing) continue;
         const at = Math.max(0, secondaryAt - back) + ahead;
         secondaryAck += ack;
         secondarySays(at, length, isWrong);
         if (ahead === 0) secondaryAt = Math.max(secondaryAt, at + length);
       } else if (kind === 'stop') {
-        if (!isClosing) await stop();
+        if (!epoch.isClosing) await stop();
       } else {
         await commit();
       }

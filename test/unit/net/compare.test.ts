@@ -260,6 +260,24 @@ test('before protection begins packets may pass, and then no more', () =>
     { bypassUntilStarted: true },
   ));
 
+test('a pair that never came to be leaves the guest its network', () =>
+  withRig(
+    async (rig) => {
+      await rig.compare.start('primary');
+      rig.compare.stopped('primary');
+      rig.primary.giveFrame(udp('a'));
+      await rig.compare.stop('primary', false);
+      rig.primary.giveFrame(udp('b'));
+      assert.deepEqual(tails(rig), ['a', 'b']);
+      await rig.compare.start('primary');
+      await rig.checkpoint();
+      rig.primary.giveFrame(udp('c'));
+      await rig.compare.stop('primary', false);
+      assert.deepEqual(tails(rig), [], 'one that was is not dissolved by an error');
+    },
+    { bypassUntilStarted: true },
+  ));
+
 test('with notify_dev requests go there, and a checkpoint taken there releases', async () => {
   const notifyDev = new MemoryChardev('notify');
   await withRig(

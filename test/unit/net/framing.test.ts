@@ -2,6 +2,10 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { FrameDecoder, MAX_FRAME_BYTES, encodeHeader } from '../../../src/net/framing.ts';
 
+const unexpected = (error: Error): never => {
+  throw error;
+};
+
 function collector(vnetHdrSupport = false) {
   const frames: { text: string; vnet: number }[] = [];
   const errors: Error[] = [];
@@ -47,7 +51,7 @@ test('inside onFrame the position already counts the frame', () => {
   const positions: number[] = [];
   const decoder: FrameDecoder = new FrameDecoder({
     onFrame: () => positions.push(decoder.consumedBytes),
-    onError: assert.fail,
+    onError: unexpected,
   });
   decoder.push(Buffer.from('\0\0\0\x01a\0\0\0\x02bc\0\0\0', 'latin1'));
   assert.deepEqual(positions, [5, 11]);
@@ -77,7 +81,7 @@ test('a reset from inside a frame ends the chunk', () => {
       count++;
       decoder.reset();
     },
-    onError: assert.fail,
+    onError: unexpected,
   });
   decoder.push(Buffer.from('\0\0\0\x01a\0\0\0\x01b', 'latin1'));
   assert.equal(count, 1);

@@ -134,6 +134,26 @@ test('a secondary discards the input that a loaded checkpoint contains, and keep
   assert.equal(filter.stats.discarded, 2);
 });
 
+test('while the first state travels its input is read and discarded', async () => {
+  const { netdev, guest } = setUp();
+  const indev = new MemoryChardev('red0');
+  const filter = redirector(netdev, 'tx', { indev });
+  await filter.start('secondary');
+  filter.stopping('secondary');
+  indev.giveFrame(frame('1'));
+  assert.equal(indev.bytesIn, 5, 'so that the mirror can go on');
+  await filter.peerMarks('secondary', [{ stream: incoming, bytes: 10 }]);
+  indev.giveFrame(frame('2'));
+  indev.giveFrame(frame('3'));
+  assert.equal(indev.bytesIn, 5);
+  await filter.commit('secondary');
+  filter.resumed('secondary');
+  assert.deepEqual(guest, ['3']);
+  filter.stopping('secondary');
+  indev.giveFrame(frame('4'));
+  assert.deepEqual(guest, ['3'], 'later checkpoints do not read on');
+});
+
 test('a checkpoint that is not loaded discards nothing: the previous state needs that input', async () => {
   for (const end of ['failover', 'resumed'] as const) {
     const { netdev, guest } = setUp();

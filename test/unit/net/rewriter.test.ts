@@ -11,7 +11,6 @@ import { hasRightChecksum, tcp, tcpToGuest, udp } from './frames.ts';
 const P = 0xfffff000;
 const S = 0x00001234;
 const C = 500;
-const OFFSET = (S - P) >>> 0;
 
 function setUp(maxFlows?: number) {
   const netdev = new Netdev({ id: 'hn0' });
@@ -189,5 +188,4 @@ test('a full table gives up the mapping that was not used for longest', () => {
   }
   assert.deepEqual([side.rewriter.flows, side.rewriter.stats.evicted], [2, 1]);
   assert.equal(side.out({ seq: S + 1, ack: C + 1 }).seq, (P + 1) >>> 0);
-  assert.equal(OFFSET, (S - P) >>> 0);
 });

@@ -304,6 +304,9 @@ test('the server waits for its first client, and its errors name the socket', as
     message: 'Failed to find an available port: Address already in use',
   });
   await assert.rejects(server.listen({ path: path.dirname(file) }), /it is not a socket/);
+  await assert.rejects(server.listen({ path: '/nonexistent/q.sock' }), {
+    message: 'Failed to bind socket to /nonexistent/q.sock: No such file or directory',
+  });
   const other = new QmpServer({ version: VERSION, dispatch: () => Promise.resolve({}) });
   t.after(() => other.close());
   await assert.rejects(

@@ -30,6 +30,11 @@ export class HostFile {
     return this.node.lengthBytes;
   }
 
+  /** The end of what is, or may be, in use. */
+  get usedEnd(): number {
+    return this.#usedEnd;
+  }
+
   async read(offset: number, target: Uint8Array): Promise<void> {
     const there = Math.max(0, Math.min(target.byteLength, this.node.lengthBytes - offset));
     if (there > 0)

@@ -12,6 +12,8 @@ import { FIELD, Qcow2Error } from './header.ts';
 import type { Qcow2Header } from './header.ts';
 import type { HostFile } from './host-file.ts';
 import { MAX_REFCOUNT_TABLE_BYTES, setUint64, viewOf } from './format.ts';
+import { fixedRanges, neededBlocks } from './metadata-ranges.ts';
+import type { ClusterRange } from './metadata-ranges.ts';
 import { decodeRefcountTable, refcountCodec } from './refcount-codec.ts';
 import type { RefcountCodec } from './refcount-codec.ts';
 
@@ -87,16 +89,9 @@ export class Refcounts {
     return this.#mutex.run(() => this.#release(Math.floor(offset / this.#clusterBytes), count));
   }
 
-  /** Sets one count (repair). */
+  /** Sets one count (repair). Blocks that are missing are put behind everything in the file. */
   set(cluster: number, count: number): Promise<void> {
-    return this.#mutex.run(async () => {
-      const index = Math.floor(cluster / this.#perBlock);
-      const block = (await this.#block(index)) ?? (count === 0 ? null : await this.#newBlock(index, cluster));
-      if (!block) return;
-      const at = cluster % this.#perBlock;
-      await this.#change(index, block, at, at, () => count);
-      if (count === 0) this.#firstFree = Math.min(this.#firstFree, cluster);
-    });
+    return this.#mutex.run(() => this.#set(cluster, count));
   }
 
   /**
@@ -106,8 +101,8 @@ export class Refcounts {
    */
   reset(): Promise<number> {
     return this.#mutex.run(async () => {
-      const fixed = this.#fixedRanges();
-      const needed = this.#neededBlocks(fixed);
+      const fixed = fixedRanges(this.#header);
+      const needed = neededBlocks(this.#table, fixed, this.#clusterBytes, this.#perBlock);
       // The table lets go of a block before the count of the block's own cluster is dropped: a kill leaks, no more.
       const table = this.#table.map((offset, index) => (needed.has(index) ? offset : 0));
       if (table.some((offset, index) => offset !== this.#table[index])) await this.#writeTable(table);
@@ -124,42 +119,7 @@ export class Refcounts {
     });
   }
 
-  #fixedRanges(): { first: number; count: number }[] {
-    const { l1Size, l1Offset, refcountTableOffset, refcountTableClusters } = this.#header;
-    const fixed = [
-      { first: 0, count: 1 },
-      { first: refcountTableOffset / this.#clusterBytes, count: refcountTableClusters },
-    ];
-    if (l1Size > 0) {
-      fixed.push({
-        first: l1Offset / this.#clusterBytes,
-        count: Math.ceil((l1Size * 8) / this.#clusterBytes),
-      });
-    }
-    return fixed;
-  }
-
-  /** The blocks that count the fixed ranges, and those that count these blocks, and so on. */
-  #neededBlocks(fixed: readonly { first: number; count: number }[]): Set<number> {
-    const needed = new Set<number>();
-    const queue: number[] = [];
-    const need = (cluster: number): void => {
-      const index = Math.floor(cluster / this.#perBlock);
-      if (needed.has(index) || !this.#table[index]) return;
-      needed.add(index);
-      queue.push(index);
-    };
-    for (const { first, count } of fixed) {
-      for (let cluster = first; cluster < first + count; cluster += this.#perBlock) need(cluster);
-      need(first + count - 1);
-    }
-    for (let index = queue.pop(); index !== undefined; index = queue.pop()) {
-      need((this.#table[index] ?? 0) / this.#clusterBytes);
-    }
-    return needed;
-  }
-
-  async #rewriteBlock(index: number, fixed: readonly { first: number; count: number }[]): Promise<void> {
+  async #rewriteBlock(index: number, fixed: readonly ClusterRange[]): Promise<void> {
     const block = newBlock(this.#clusterBytes);
     const start = index * this.#perBlock;
     for (const { first, count } of fixed) {
@@ -170,6 +130,24 @@ export class Refcounts {
     this.#blocks.delete(index);
     await this.#file.write(this.#table[index] ?? 0, block.bytes);
     this.#remember(index, block);
+  }
+
+  async #set(cluster: number, count: number): Promise<void> {
+    const index = Math.floor(cluster / this.#perBlock);
+    let block = await this.#block(index);
+    if (!block) {
+      if (count === 0) return;
+      if (index >= this.#table.length) {
+        throw new Qcow2Error('The refcount table is too small for this image; use `qemu-img check -r all`');
+      }
+      // Clusters of this range are in use although nothing counts them: the block must not land on one of them.
+      const place = Math.ceil(this.#file.usedEnd / this.#clusterBytes);
+      block = await this.#newBlock(index, place);
+      if (Math.floor(place / this.#perBlock) !== index) await this.#set(place, 1);
+    }
+    const at = cluster % this.#perBlock;
+    await this.#change(index, block, at, at, () => count);
+    if (count === 0) this.#firstFree = Math.min(this.#firstFree, cluster);
   }
 
   async #allocate(count: number, exact: boolean): Promise<Allocation> {
@@ -219,7 +197,7 @@ export class Refcounts {
   #refuseMetadata(first: number, count: number): void {
     const last = first + count - 1;
     const hit =
-      this.#fixedRanges().some((fixed) => first < fixed.first + fixed.count && fixed.first <= last) ||
+      fixedRanges(this.#header).some((fixed) => first < fixed.first + fixed.count && fixed.first <= last) ||
       Array.from({ length: count }, (_, at) => first + at).some((cluster) =>
         this.#blockClusters.has(cluster),
       );
@@ -310,11 +288,12 @@ export class Refcounts {
     }
   }
 
-  /** Makes the missing block of a range that is free as a whole; it lies in `cluster` of that range and counts itself. */
+  /** Makes the missing block of a range, in the free `cluster`; it counts itself if it lies in that range. */
   async #newBlock(index: number, cluster: number): Promise<Block> {
     const block = newBlock(this.#clusterBytes);
     const offset = cluster * this.#clusterBytes;
-    this.codec.set(block.view, cluster % this.#perBlock, 1);
+    if (Math.floor(cluster / this.#perBlock) === index)
+      this.codec.set(block.view, cluster % this.#perBlock, 1);
     await this.#file.reserve(offset + this.#clusterBytes);
     await this.#file.write(offset, block.bytes);
     const entry = new Uint8Array(8);

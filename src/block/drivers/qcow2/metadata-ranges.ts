@@ -1,0 +1,44 @@
+/** Where an image's own tables lie, in cluster indexes, as pure functions of the header and the refcount table. */
+import type { Qcow2Header } from './header.ts';
+
+export interface ClusterRange {
+  readonly first: number;
+  readonly count: number;
+}
+
+/** Header, refcount table and L1 table. */
+export function fixedRanges(header: Readonly<Qcow2Header>): ClusterRange[] {
+  const { l1Size, l1Offset, refcountTableOffset, refcountTableClusters } = header;
+  const clusterBytes = 2 ** header.clusterBits;
+  const fixed = [
+    { first: 0, count: 1 },
+    { first: refcountTableOffset / clusterBytes, count: refcountTableClusters },
+  ];
+  if (l1Size > 0)
+    fixed.push({ first: l1Offset / clusterBytes, count: Math.ceil((l1Size * 8) / clusterBytes) });
+  return fixed;
+}
+
+/** The refcount blocks (by index) that count `ranges`, and those that count these blocks, and so on. */
+export function neededBlocks(
+  table: readonly number[],
+  ranges: readonly ClusterRange[],
+  clusterBytes: number,
+  perBlock: number,
+): Set<number> {
+  const needed = new Set<number>();
+  const queue: number[] = [];
+  const need = (cluster: number): void => {
+    const index = Math.floor(cluster / perBlock);
+    if (needed.has(index) || !table[index]) return;
+    needed.add(index);
+    queue.push(index);
+  };
+  for (const { first, count } of ranges) {
+    for (let cluster = first; cluster < first + count; cluster += perBlock) need(cluster);
+    need(first + count - 1);
+  }
+  for (let index = queue.pop(); index !== undefined; index = queue.pop())
+    need((table[index] ?? 0) / clusterBytes);
+  return needed;
+}

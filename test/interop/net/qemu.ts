@@ -1,0 +1,94 @@
+/** A QEMU without a guest (`-machine none`) that hosts network objects, and frame sockets to talk to it. */
+import { spawn, spawnSync } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import net from 'node:net';
+import { Deferred, withDeadline } from '../../../src/base/async.ts';
+import { FrameDecoder, encodeHeader } from '../../../src/net/framing.ts';
+
+const QEMU = 'qemu-system-x86_64';
+const PATIENCE_MS = 15_000;
+
+export function whyNoQemu(): string | false {
+  return spawnSync(QEMU, ['--version']).status === 0 ? false : `${QEMU} is not installed`;
+}
+
+export class Qemu {
+  readonly #process: ChildProcess;
+  stderr = '';
+
+  private constructor(child: ChildProcess) {
+    this.#process = child;
+    child.stderr?.on('data', (chunk: Buffer) => {
+      this.stderr += chunk.toString();
+    });
+  }
+
+  /** Resolves when its monitor has greeted: every socket is bound then. */
+  static async start(args: readonly string[]): Promise<Qemu> {
+    const common = ['-machine', 'none', '-nodefaults', '-display', 'none', '-qmp', 'stdio'];
+    const child = spawn(QEMU, [...common, ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
+    const qemu = new Qemu(child);
+    const greeted = new Deferred<void>();
+    child.stdout.on('data', () => greeted.resolve());
+    child.on('exit', () => greeted.reject(new Error(`QEMU has ended: ${qemu.stderr}`)));
+    await withDeadline(greeted.promise, PATIENCE_MS, 'QEMU');
+    return qemu;
+  }
+
+  async stop(): Promise<void> {
+    if (this.#process.exitCode !== null || this.#process.signalCode !== null) return;
+    this.#process.kill('SIGKILL');
+    await once(this.#process, 'exit');
+  }
+}
+
+/** One end of a framed stream socket. */
+export class FrameSocket {
+  readonly frames: Uint8Array[] = [];
+  /** Resolves when the other end has gone. */
+  readonly closed: Promise<void>;
+  readonly #socket: net.Socket;
+  #changed = new Deferred<void>();
+
+  private constructor(socket: net.Socket, vnetHdrSupport: boolean) {
+    this.#socket = socket;
+    this.closed = new Promise((resolve) => socket.once('close', () => resolve()));
+    const decoder = new FrameDecoder({
+      vnetHdrSupport,
+      onFrame: (frame) => this.frames.push(new Uint8Array(frame)),
+      onError: (error) => {
+        throw error;
+      },
+    });
+    socket.on('error', () => undefined);
+    socket.on('data', (chunk: Buffer) => {
+      decoder.push(chunk);
+      const changed = this.#changed;
+      this.#changed = new Deferred<void>();
+      changed.resolve();
+    });
+  }
+
+  static async connect(path: string, vnetHdrSupport = false): Promise<FrameSocket> {
+    const socket = net.connect(path);
+    await once(socket, 'connect');
+    return new FrameSocket(socket, vnetHdrSupport);
+  }
+
+  send(frame: Uint8Array, vnetHdrLen: number | null = null): void {
+    this.#socket.write(encodeHeader(new Uint8Array(8), frame.length, vnetHdrLen));
+    this.#socket.write(frame);
+  }
+
+  async until(isTrue: (frames: readonly Uint8Array[]) => boolean, what: string): Promise<void> {
+    const wait = async (): Promise<void> => {
+      while (!isTrue(this.frames)) await this.#changed.promise;
+    };
+    await withDeadline(wait(), PATIENCE_MS, what);
+  }
+
+  close(): void {
+    this.#socket.destroy();
+  }
+}
