@@ -6,7 +6,7 @@
  * backend, anything else for exports and jobs. A node made by `addNode` also belongs to the monitor and stays without
  * users. Whoever adds a user outside of an opener (quorum's children, exports) calls `attach` and `detach`.
  *
- * Sources: QEMU blockdev.c, block.c (texts, lookup order); protocols.md 5.7, 7.2. It knows no driver but `file`, whose
+ * Sources: QEMU blockdev.c, block.c (texts, lookup order); docs/qemu-behaviour.md 5.7, 7.2. It knows no driver but `file`, whose
  * identity tells a backing file that is its own ancestor.
  */
 import { ColoError, DeviceNotFoundError, ParameterError, messageOf } from '../base/errors.ts';

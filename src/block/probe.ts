@@ -1,7 +1,7 @@
 /**
  * What a file name or a file's first bytes say about the driver to use: protocol prefixes (`nbd://…`, `nbd+unix://…`,
  * `nbd:host:port:exportname=x`, `file:…`), `json:{…}` pseudo-protocol names, and the format's magic number.
- * Source: QEMU docs/system/device-url-syntax.rst.inc, protocols.md 9.1. It opens nothing.
+ * Source: QEMU docs/system/device-url-syntax.rst.inc, docs/qemu-behaviour.md 9.1. It opens nothing.
  */
 import { ParameterError } from '../base/errors.ts';
 import type { OptionTree, OptionValue } from './options.ts';

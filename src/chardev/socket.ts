@@ -1,6 +1,6 @@
 /**
  * The socket chardev: one peer at a time over TCP or a unix socket, as a server or as a client that may reconnect
- * (QEMU chardev/char-socket.c for the behaviour; reference 1.3 and 7.2).
+ * (QEMU chardev/char-socket.c for the behaviour; docs/qemu-behaviour.md 1.3 and 7.2).
  *
  * - A server serves one client. Others that connect meanwhile are held unread, as if they were still in the kernel's
  *   backlog, and are served in turn; beyond a few they are refused.

@@ -54,7 +54,9 @@ export class CheckpointChannel {
       if (this.#queuedBytes > READ_AHEAD_BYTES) socket.pause();
       this.#wake?.resolve();
     });
-    socket.on('error', (cause) => this.#fail(new ClosedError(`checkpoint channel: ${cause.message}`, { cause })));
+    socket.on('error', (cause) =>
+      this.#fail(new ClosedError(`checkpoint channel: ${cause.message}`, { cause })),
+    );
     socket.on('end', () => this.#fail(new ClosedError('checkpoint channel: the peer closed the connection')));
     socket.on('close', () => this.#fail(new ClosedError('checkpoint channel: the connection is closed')));
   }
@@ -174,7 +176,9 @@ export class CheckpointChannel {
   async #readText(what: string): Promise<string> {
     const length = (await this.#read(4, what)).readUInt32BE(0);
     if (length > MAX_TEXT_BYTES) {
-      throw new ProtocolError(`checkpoint channel: ${what} of ${length} bytes, at most ${MAX_TEXT_BYTES} allowed`);
+      throw new ProtocolError(
+        `checkpoint channel: ${what} of ${length} bytes, at most ${MAX_TEXT_BYTES} allowed`,
+      );
     }
     return (await this.#read(length, what)).toString('utf8');
   }
@@ -233,7 +237,9 @@ export class CheckpointChannel {
     if (this.#error) throw this.#error;
     const sent = new Deferred<void>();
     const timer = setTimeout(() => {
-      sent.reject(new TimeoutError(`checkpoint channel: the peer takes no data since ${this.#patienceMs} ms`));
+      sent.reject(
+        new TimeoutError(`checkpoint channel: the peer takes no data since ${this.#patienceMs} ms`),
+      );
     }, this.#patienceMs);
     this.#unsent.add(sent);
     this.#socket.write(piece, (error) => {

@@ -63,9 +63,9 @@ const helloSchema = z.object({
 /** What both sides must agree on before a byte of state is sent. */
 export type Hello = z.infer<typeof helloSchema>;
 
-const marksSchema = z.array(
-  z.object({ stream: z.string().max(256), bytes: z.number().int().nonnegative() }),
-).max(256);
+const marksSchema = z
+  .array(z.object({ stream: z.string().max(256), bytes: z.number().int().nonnegative() }))
+  .max(256);
 
 export function encodeHello(hello: Hello): Buffer {
   return Buffer.concat([HELLO_MAGIC, encodeText(JSON.stringify(hello))]);
@@ -119,7 +119,8 @@ export function incompatibility(ours: Hello, theirs: Hello): string | null {
       return `disk '${other.id}' of ${other.lengthBytes} bytes does not match '${disk.id}' of ${disk.lengthBytes}`;
     }
   }
-  if (ours.nics.length !== theirs.nics.length) return `${theirs.nics.length} NIC(s) do not match ${ours.nics.length}`;
+  if (ours.nics.length !== theirs.nics.length)
+    return `${theirs.nics.length} NIC(s) do not match ${ours.nics.length}`;
   if (ours.buildId !== theirs.buildId) {
     return 'the machines are built differently (engine version, firmware or devices); start both with the same options';
   }
@@ -145,7 +146,9 @@ export function encodeSectionHeader(body: Uint8Array, pages: number): Buffer {
 export function parseSectionHeader(header: Buffer, maxBytes: number, what: string): SectionHeader {
   const lengthBytes = header.readUInt32BE(0) * 2 ** 32 + header.readUInt32BE(4);
   if (lengthBytes > maxBytes) {
-    throw new ProtocolError(`checkpoint channel: ${what} of ${lengthBytes} bytes, at most ${maxBytes} expected`);
+    throw new ProtocolError(
+      `checkpoint channel: ${what} of ${lengthBytes} bytes, at most ${maxBytes} expected`,
+    );
   }
   return { lengthBytes, pages: header.readUInt32BE(8), crc: header.readUInt32BE(12) };
 }
@@ -153,6 +156,8 @@ export function parseSectionHeader(header: Buffer, maxBytes: number, what: strin
 /** Throws ProtocolError when the body is not the one that the header was made for. */
 export function checkSection(header: SectionHeader, body: Uint8Array, what: string): void {
   if (crc32(body) !== header.crc) {
-    throw new ProtocolError(`checkpoint channel: checksum of ${what} does not match; it was damaged on its way`);
+    throw new ProtocolError(
+      `checkpoint channel: checksum of ${what} does not match; it was damaged on its way`,
+    );
   }
 }

@@ -88,7 +88,9 @@ export async function receiveMachine(
     const code = await channel.receive();
     if (code === COLO_MESSAGE.VMSTATE_SEND) break;
     if (code !== COLO_MESSAGE.RAM_ROUND || snapshots.length >= MAX_ROUNDS) {
-      throw new ProtocolError(`checkpoint channel: unexpected message ${nameOfMessage(code)} before the first state`);
+      throw new ProtocolError(
+        `checkpoint channel: unexpected message ${nameOfMessage(code)} before the first state`,
+      );
     }
     snapshots.push(await channel.receiveRamRound(guest.engine.ramBytes));
   }

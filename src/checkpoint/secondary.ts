@@ -50,7 +50,9 @@ export class ColoSecondary {
     await this.#ended.promise;
     if (this.#torn) {
       const why = this.#torn instanceof Error ? this.#torn.message : 'protection had not begun';
-      throw new ColoError(`This secondary has no whole state to take over from: ${why}`, { cause: this.#torn });
+      throw new ColoError(`This secondary has no whole state to take over from: ${why}`, {
+        cause: this.#torn,
+      });
     }
     await this.#guest.pause();
     for (const disk of this.#disks) await disk.stop('secondary', true);

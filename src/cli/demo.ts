@@ -24,7 +24,9 @@ interface DemoFlags {
 export function registerDemo(program: Command): void {
   program
     .command('demo')
-    .description('two hosts on loopback, a real guest, and a client that must not notice when either copy dies')
+    .description(
+      'two hosts on loopback, a real guest, and a client that must not notice when either copy dies',
+    )
     .option('--json', 'one JSON object at the end instead of the story')
     .option('--image FILE', 'a guest image made by colo guest (default: built once and cached)')
     .option('--memory MIB', "the guest's RAM", integer(64, 2047), 128)

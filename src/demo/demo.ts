@@ -8,20 +8,12 @@ import { copyFile, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { ColoError } from '../base/errors.ts';
-import type { PairAddresses } from '../ha/procedure.ts';
-import {
-  addPrimaryChardevs,
-  exportSecondaryDisk,
-  failoverPrimary,
-  failoverSecondary,
-  resumeReplication,
-  startResync,
-} from '../ha/procedure.ts';
-import type { QmpClient } from '../qmp/client.ts';
+import { addPrimaryChardevs, failoverPrimary, failoverSecondary } from '../ha/procedure.ts';
 import { startSwitch } from '../switch/index.ts';
 import { freePorts } from './free-ports.ts';
 import { createSecondaryDisks, firstPrimaryArguments, imageSize, secondaryArguments } from './hosts.ts';
 import type { DemoMachine } from './hosts.ts';
+import { HOSTS, pairAddresses, protect } from './pair.ts';
 import { waitForGuest } from './guest-ready.ts';
 import type { DemoReport, Failover, Teller } from './report.ts';
 import { VmProcess } from './vm-process.ts';
@@ -39,10 +31,7 @@ export interface DemoOptions {
   readonly signal?: AbortSignal;
 }
 
-const HOSTS = ['127.0.0.1', '127.0.0.2'] as const;
-const CHECKPOINT_DELAY_MS = 2_000;
 const BOOT_MS = 300_000;
-const RESYNC_MS = 300_000;
 const CLIENT_PATIENCE_MS = 60_000;
 
 /** Runs the story and tells it. Throws ColoError when it cannot be carried on; everything is torn down either way. */
@@ -122,15 +111,19 @@ async function story(
 
   for (let generation = 1; generation <= options.generations + 1; generation++) {
     signal?.throwIfAborted();
-    const at = await addresses(primary.host);
+    const at = await pairAddresses(primary.host);
     const disks = await createSecondaryDisks(path.join(folder, `host${generation}`), sizeBytes);
+    // The primary's servers first: the secondary's chardevs connect to them when it starts.
+    await addPrimaryChardevs(primary.qmp, at);
     const secondary = await start(
       `secondary-${generation}`,
       at.secondaryHost,
-      await secondaryArgumentsFor(primary, machine, disks, at),
+      secondaryArguments(machine, disks, at),
     );
     await protect(primary, secondary, at, generation > 1, tell);
-    tell.step(`generation ${generation}: protected by ${secondary.name} (pid ${secondary.pid}) on ${secondary.host}`);
+    tell.step(
+      `generation ${generation}: protected by ${secondary.name} (pid ${secondary.pid}) on ${secondary.host}`,
+    );
     await delay(options.protectedSec * 1000, signal);
     await collect(primary);
 
@@ -141,7 +134,9 @@ async function story(
       await failoverSecondary(secondary.qmp);
       const ms = (await withinPatience(answered)) - killed;
       failovers.push({ killed: 'primary', ms });
-      tell.step(`generation ${generation}: killed the primary (SIGKILL); ${secondary.name} answered after ${ms.toFixed(0)} ms`);
+      tell.step(
+        `generation ${generation}: killed the primary (SIGKILL); ${secondary.name} answered after ${ms.toFixed(0)} ms`,
+      );
       primary = secondary;
     } else {
       const killed = performance.now();
@@ -150,95 +145,15 @@ async function story(
       await failoverPrimary(primary.qmp);
       const ms = (await withinPatience(answered)) - killed;
       failovers.push({ killed: 'secondary', ms });
-      tell.step(`generation ${generation}: killed the secondary (SIGKILL); the primary answered alone after ${ms.toFixed(0)} ms`);
+      tell.step(
+        `generation ${generation}: killed the secondary (SIGKILL); the primary answered alone after ${ms.toFixed(0)} ms`,
+      );
     }
   }
 
   await delay(1000, signal);
   const client = await workload.stop();
   return { checkpoints, pausesMs: pauses, failovers, ...client };
-}
-
-/** A pair's ports, fresh for every generation, so that a dying process's sockets are in nobody's way. */
-async function addresses(primaryHost: string): Promise<PairAddresses> {
-  const secondaryHost = primaryHost === HOSTS[0] ? HOSTS[1] : HOSTS[0];
-  const ports = await freePorts(6, HOSTS);
-  return {
-    primaryHost,
-    secondaryHost,
-    mirrorPort: ports[0]!,
-    compareSecondaryPort: ports[1]!,
-    comparePrimaryPort: ports[2]!,
-    compareOutPort: ports[3]!,
-    nbdPort: ports[4]!,
-    migrationPort: ports[5]!,
-  };
-}
-
-/** The primary's servers first: the secondary's chardevs connect to them when it starts. */
-async function secondaryArgumentsFor(
-  primary: VmProcess,
-  machine: DemoMachine,
-  disks: Awaited<ReturnType<typeof createSecondaryDisks>>,
-  at: PairAddresses,
-): Promise<string[]> {
-  await addPrimaryChardevs(primary.qmp, at);
-  return secondaryArguments(machine, disks, at);
-}
-
-/** Resync while the guest runs, then COLO; ends with both copies running. */
-async function protect(
-  primary: VmProcess,
-  secondary: VmProcess,
-  at: PairAddresses,
-  formerSecondary: boolean,
-  tell: Teller,
-): Promise<void> {
-  await exportSecondaryDisk(secondary.qmp, at);
-  const ready = primary.qmp.waitFor('BLOCK_JOB_READY', () => true, RESYNC_MS);
-  const failed = primary.qmp.waitFor('BLOCK_JOB_COMPLETED', () => true, RESYNC_MS);
-  await startResync(primary.qmp, at);
-  const bar = tell.progress('resync');
-  const poll = setInterval(() => {
-    void primary.qmp.execute('query-block-jobs').then(
-      (jobs) => {
-        const [job] = jobs as { len: number; offset: number }[];
-        if (job && job.len > 0) bar.update(job.offset / job.len);
-      },
-      () => undefined,
-    );
-  }, 100);
-  try {
-    await Promise.race([
-      ready,
-      failed.then((event) => {
-        throw new ColoError(`resync failed: ${JSON.stringify(event.data)}`);
-      }),
-    ]);
-  } finally {
-    clearInterval(poll);
-  }
-  bar.done();
-  failed.catch(() => undefined);
-  const running = secondary.qmp.waitFor('RESUME', () => true, RESYNC_MS);
-  const resumed = primary.qmp.waitFor('RESUME', () => true, RESYNC_MS);
-  await primary.qmp.execute('migrate-set-parameters', { 'x-checkpoint-delay': CHECKPOINT_DELAY_MS });
-  await resumeReplication(primary.qmp, at, formerSecondary);
-  await Promise.all([running, resumed]);
-  await firstCheckpoint(primary.qmp);
-}
-
-/** Protected is who has taken a checkpoint. Throws ColoError when the pair fell apart before. */
-async function firstCheckpoint(qmp: QmpClient): Promise<void> {
-  await qmp.execute('x-colo-checkpoint');
-  for (;;) {
-    const { count } = (await qmp.execute('query-colo-checkpoints')) as { count: number };
-    if (count > 0) return;
-    const { mode } = (await qmp.execute('query-colo-status')) as { mode: string };
-    const { status, 'error-desc': why } = (await qmp.execute('query-migrate')) as Record<string, string>;
-    if (mode !== 'primary' || status !== 'colo') throw new ColoError(`protection failed: ${why ?? status ?? mode}`);
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
 }
 
 async function withinPatience(answered: Promise<number>): Promise<number> {

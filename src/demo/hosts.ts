@@ -7,8 +7,6 @@ import path from 'node:path';
 import { BlockGraph } from '../block/graph.ts';
 import { createQcow2 } from '../block/drivers/qcow2/create.ts';
 import type { PairAddresses } from '../ha/procedure.ts';
-import { addPrimaryChardevs } from '../ha/procedure.ts';
-import type { Qmp } from '../ha/procedure.ts';
 
 export interface DemoMachine {
   readonly memoryMiB: number;
@@ -82,9 +80,4 @@ export async function imageSize(file: string): Promise<number> {
   } finally {
     await graph.closeImage(node);
   }
-}
-
-/** Gives a running, unprotected VM the primary's packet sockets. */
-export async function prepareUnprotected(qmp: Qmp, at: PairAddresses): Promise<void> {
-  await addPrimaryChardevs(qmp, at);
 }

@@ -17,7 +17,9 @@ export class LineConnection {
     socket.setNoDelay(true);
     socket.setEncoding('latin1');
     socket.on('data', (chunk: string) => this.#take(chunk));
-    socket.on('error', (cause) => this.#lose(new ClosedError(`connection lost: ${cause.message}`, { cause })));
+    socket.on('error', (cause) =>
+      this.#lose(new ClosedError(`connection lost: ${cause.message}`, { cause })),
+    );
     socket.on('close', () => this.#lose(new ClosedError('connection closed by the guest')));
   }
 

@@ -78,7 +78,10 @@ export function closingTable(report: DemoReport): string {
   const rows: [string, string][] = [
     ['checkpoints', String(report.checkpoints)],
     ['pause of each (ms)', spread(pausesMs)],
-    ['failover as the client saw it (ms)', failovers.map(({ ms, killed }) => `${ms.toFixed(0)} (${killed})`).join(', ')],
+    [
+      'failover as the client saw it (ms)',
+      failovers.map(({ ms, killed }) => `${ms.toFixed(0)} (${killed})`).join(', '),
+    ],
     ['requests made', String(report.requests)],
     ['connections lost', String(report.connectionsLost)],
     ['ledger lines acknowledged', String(report.ledgerLines)],
@@ -91,6 +94,7 @@ export function closingTable(report: DemoReport): string {
 function spread(values: readonly number[]): string {
   if (values.length === 0) return '-';
   const sorted = [...values].sort((a, b) => a - b);
-  const pick = (share: number): string => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))]!.toFixed(1);
+  const pick = (share: number): string =>
+    sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))]!.toFixed(1);
   return `median ${pick(0.5)}, 95 % ${pick(0.95)}, longest ${pick(1)}`;
 }

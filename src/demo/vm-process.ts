@@ -12,11 +12,16 @@ import { QmpClient } from '../qmp/client.ts';
 const KEPT_STDERR_CHARS = 16 * 1024;
 const QMP_READY_MS = 60_000;
 
-/** How to run this program again: works from source and from dist/. */
+/** How to run this program again, from source or from dist/. `COLO_PROGRAM` names another build of it. */
 export function coloCommand(...args: string[]): { command: string; args: string[] } {
-  const main = new URL(import.meta.url.endsWith('.ts') ? '../cli/main.ts' : '../cli/main.js', import.meta.url);
-  const loader = import.meta.url.endsWith('.ts') ? ['--import', 'tsx'] : [];
-  return { command: process.execPath, args: [...loader, main.pathname, ...args] };
+  const given = process.env['COLO_PROGRAM'];
+  if (given !== undefined) return { command: process.execPath, args: [given, ...args] };
+  const isSource = import.meta.url.endsWith('.ts');
+  const main = new URL(isSource ? '../cli/main.ts' : '../cli/main.js', import.meta.url);
+  return {
+    command: process.execPath,
+    args: [...(isSource ? ['--import', 'tsx'] : []), main.pathname, ...args],
+  };
 }
 
 export class VmProcess {
@@ -35,9 +40,21 @@ export class VmProcess {
   }
 
   /** Starts the process and waits for its monitor. Throws ColoError with its last words when it ends first. */
-  static async start(name: string, host: string, folder: string, args: readonly string[]): Promise<VmProcess> {
+  static async start(
+    name: string,
+    host: string,
+    folder: string,
+    args: readonly string[],
+  ): Promise<VmProcess> {
     const socket = path.join(folder, `${name}.qmp`);
-    const { command, args: all } = coloCommand('vm', '-name', name, '-qmp', `unix:${socket},server=on,wait=off`, ...args);
+    const { command, args: all } = coloCommand(
+      'vm',
+      '-name',
+      name,
+      '-qmp',
+      `unix:${socket},server=on,wait=off`,
+      ...args,
+    );
     const child = spawn(command, all, { stdio: ['ignore', 'ignore', 'pipe'] });
     let text = '';
     child.stderr.setEncoding('utf8');

@@ -55,7 +55,8 @@ export async function startColo(qmp: Qmp, at: PairAddresses): Promise<void> {
 export async function failoverPrimary(qmp: Qmp): Promise<void> {
   await qmp.execute('x-blockdev-change', { parent: DISK, child: 'children.1' });
   await qmp.execute('human-monitor-command', { 'command-line': 'drive_del replication0' });
-  for (const id of ['comp0', 'iothread1', 'm0', 'redire0', 'redire1']) await qmp.execute('object-del', { id });
+  for (const id of ['comp0', 'iothread1', 'm0', 'redire0', 'redire1'])
+    await qmp.execute('object-del', { id });
   await qmp.execute('x-colo-lost-heartbeat');
 }
 
@@ -110,7 +111,14 @@ export async function resumeReplication(qmp: Qmp, at: PairAddresses, afterRewrit
 export async function addPacketPath(qmp: Qmp, afterRewriter: boolean): Promise<void> {
   const place = afterRewriter ? { insert: 'before', position: 'id=rew0' } : {};
   const add = (args: Record<string, unknown>): Promise<unknown> => qmp.execute('object-add', args);
-  await add({ 'qom-type': 'filter-mirror', id: 'm0', ...place, netdev: 'hn0', queue: 'tx', outdev: 'mirror0' });
+  await add({
+    'qom-type': 'filter-mirror',
+    id: 'm0',
+    ...place,
+    netdev: 'hn0',
+    queue: 'tx',
+    outdev: 'mirror0',
+  });
   await add({
     'qom-type': 'filter-redirector',
     id: 'redire0',

@@ -1,7 +1,7 @@
 /**
  * The ordered list of filters on one netdev: where a new one goes, and how a packet walks it. A tx packet walks
  * head → tail, an rx packet tail → head; filters of the other direction and disabled ones are skipped.
- * Facts: colo-protocols.md 2.1-2.3 (QEMU net/filter.c, netfilter_complete and qemu_netfilter_pass_to_next).
+ * Facts: docs/qemu-behaviour.md 2.1-2.3 (QEMU net/filter.c, netfilter_complete and qemu_netfilter_pass_to_next).
  */
 import { ParameterError } from '../base/errors.ts';
 import type { Direction, NetFilter } from './filter.ts';

@@ -1,6 +1,6 @@
 /**
  * A bounded table of IPv4 flows that remembers the order of use. Lookup allocates nothing. What a full table does is
- * its owner's decision: `oldest` is the flow that was not used for longest. Key: colo-protocols.md 3.2.
+ * its owner's decision: `oldest` is the flow that was not used for longest. Key: docs/qemu-behaviour.md 3.2.
  */
 import { randomInt } from 'node:crypto';
 import { ipv4Text } from './packet.ts';

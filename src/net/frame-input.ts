@@ -2,7 +2,7 @@
  * Frames read from a chardev, each with its position on the connection, so that a checkpoint can cut the stream at an
  * exact byte (base/participant.ts, StreamMark). A peer that sends a frame above the limit is disconnected, and its bytes
  * are ignored until the next connect. Reader state never survives a connection.
- * Facts: colo-protocols.md 1.2, 1.3 (QEMU keeps half a frame over a reconnect and stays deaf after a bad length; we
+ * Facts: docs/qemu-behaviour.md 1.2, 1.3 (QEMU keeps half a frame over a reconnect and stays deaf after a bad length; we
  * do neither).
  */
 import type { StreamMark } from '../base/participant.ts';

@@ -1,7 +1,7 @@
 /**
  * Frames written to a chardev: header and frame as one unit or not at all, so that a slow or absent peer loses whole
  * frames and the stream stays readable. A lost frame is counted and warned of once in a while; it never harms the
- * sender. Facts: colo-protocols.md 1.1, 2.4.
+ * sender. Facts: docs/qemu-behaviour.md 1.1, 2.4.
  */
 import type { Logger } from '../base/logger.ts';
 import type { StreamMark } from '../base/participant.ts';

@@ -1,7 +1,7 @@
 /**
  * Frames on a byte stream, as QEMU's netdev sockets, filters and colo-compare exchange them: `u32 len`, then (only when
  * both ends have vnet_hdr_support) `u32 vnet_hdr_len`, then `len` bytes of Ethernet frame without FCS, which begin with
- * the virtio-net header if there is one. All integers are big-endian. Facts: colo-protocols.md 1.1 and 1.2.
+ * the virtio-net header if there is one. All integers are big-endian. Facts: docs/qemu-behaviour.md 1.1 and 1.2.
  *
  * The decoder cuts a stream into frames and judges nothing inside them. It assumes in-order bytes of one connection and
  * leaves closing that connection after a bad length to its owner.

@@ -2,11 +2,11 @@
  * One network backend of a VM: the filter chain between the guest's NIC (`guest`) and the outside (`wire`), and the
  * two switches COLO needs on it. It moves frames synchronously and keeps none, but for the bounded queue of `hold`.
  *
- * `wireEnabled = false` makes a secondary silent (design.md, rule 1): nothing it says leaves, and nothing from outside
+ * `wireEnabled = false` makes a secondary silent (docs/architecture.md, rule 1): nothing it says leaves, and nothing from outside
  * reaches it but what its filters inject. `hold()` keeps frames from the wire in front of the chain, so that a mirror
  * behind it stands still while a checkpoint is cut.
  *
- * The backends that carry `wire` are in netdevs/; who calls hold and release is the VM. Facts: colo-protocols.md 2.
+ * The backends that carry `wire` are in netdevs/; who calls hold and release is the VM. Facts: docs/qemu-behaviour.md 2.
  */
 import { announceFrame } from './announce.ts';
 import { FilterChain } from './chain.ts';

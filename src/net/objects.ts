@@ -1,7 +1,7 @@
 /**
  * Makes the network objects of `-object` and `object-add` from their properties: the filters, put into their netdev's
  * chain, and colo-compare. What a name stands for comes through NetObjectContext, so that this file knows no VM.
- * Property names, defaults and error texts: colo-protocols.md 2.3-2.5 and 3.1. An object that cannot be made leaves
+ * Property names, defaults and error texts: docs/qemu-behaviour.md 2.3-2.5 and 3.1. An object that cannot be made leaves
  * nothing behind.
  */
 import { DeviceNotFoundError, ParameterError } from '../base/errors.ts';

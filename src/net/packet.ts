@@ -4,7 +4,7 @@
  *
  * Bounds are strict: a field is set only when its header lies wholly within the frame and, for what follows an IP
  * header, within the IP total length (so Ethernet padding is never taken for payload). No checksum is verified.
- * Source of facts: RFC 791, 793, 8200, 792, 768; IEEE 802.1Q; classification rules in colo-protocols.md 3.3.
+ * Source of facts: RFC 791, 793, 8200, 792, 768; IEEE 802.1Q; classification rules in docs/qemu-behaviour.md 3.3.
  */
 
 export const ETHERTYPE = {
@@ -79,7 +79,7 @@ export class PacketView {
   payloadAt = 0;
   payloadBytes = 0;
 
-  /** IPv4 without a VLAN tag: what the COLO proxy compares. Everything else passes by (colo-protocols.md 3.3). */
+  /** IPv4 without a VLAN tag: what the COLO proxy compares. Everything else passes by (docs/qemu-behaviour.md 3.3). */
   get isComparable(): boolean {
     return this.network === 'ipv4' && this.vlanTags === 0;
   }

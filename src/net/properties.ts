@@ -1,6 +1,6 @@
 /**
  * Reads an object's properties, given as strings (command line) or as JSON values (QMP object-add), with QEMU's error
- * texts (colo-protocols.md 2.3-2.5, 3.1). Unknown properties are refused.
+ * texts (docs/qemu-behaviour.md 2.3-2.5, 3.1). Unknown properties are refused.
  */
 import { ParameterError } from '../base/errors.ts';
 

@@ -1,4 +1,4 @@
-/** The shapes of QMP (QEMU docs/interop/qmp-spec; reference 7.1) that client and server share. */
+/** The shapes of QMP (QEMU docs/interop/qmp-spec; docs/qemu-behaviour.md 7.1) that client and server share. */
 import type { QmpErrorClass } from '../base/errors.ts';
 import type { JsonObject, JsonValue } from './json-stream.ts';
 

@@ -107,8 +107,8 @@ export function loadSlirp(path?: string): SlirpLibrary {
     library = koffi.load(name);
   } catch (error) {
     throw new ColoError(
-      `NAT needs libslirp, and ${name} cannot be loaded (${messageOf(error)}); install it (Debian, Ubuntu: apt install ` +
-        'libslirp0; Fedora: dnf install libslirp), or name the file with --libslirp or COLO_LIBSLIRP',
+      `NAT needs libslirp, and ${name} cannot be loaded (${messageOf(error)}); install it ` +
+        '(Debian, Ubuntu: apt install libslirp0; Fedora: dnf install libslirp), or name the file with --libslirp or COLO_LIBSLIRP',
       { cause: error },
     );
   }

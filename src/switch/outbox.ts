@@ -6,7 +6,7 @@
  * nothing: a slab is never rewound, so the last batches stay readable for as long as somebody keeps them.
  *
  * Bounded as a real switch's queue is: when the socket's backlog is full, frames are dropped and counted; the sender is
- * never slowed down, so one client that does not read harms nobody else. Wire format: colo-protocols.md 1.1.
+ * never slowed down, so one client that does not read harms nobody else. Wire format: docs/qemu-behaviour.md 1.1.
  */
 const SLAB_BYTES = 64 * 1024;
 const LENGTH_BYTES = 4;

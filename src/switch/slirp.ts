@@ -147,7 +147,8 @@ export class Slirp {
     for (let i = 0; i < this.#pollSet.size; i++) {
       const fd = this.#pollSet.fdAt(i);
       if (known.has(fd)) continue;
-      // libslirp listens with a backlog of 1: of a browser's six connections, some would wait a second for a second SYN.
+      // libslirp listens with a backlog of 1: some of a browser's six connections would wait a second for a SYN
+      // to be sent again.
       if (forward.protocol === 'tcp') listen(fd, BACKLOG);
       // It does not tell which port it got either, but its socket does.
       const address = new Uint8Array(SOCKADDR_IN_BYTES);

@@ -1,6 +1,6 @@
 /**
  * A switch port on a socket, as QEMU's `-netdev stream` (and `-netdev socket`) speaks it: u32 length, frame
- * (net/framing.ts; colo-protocols.md 1.1-1.3). The port lives as long as the connection does; whoever made the
+ * (net/framing.ts; docs/qemu-behaviour.md 1.1-1.3). The port lives as long as the connection does; whoever made the
  * connection (links.ts) makes the next one.
  *
  * A peer that sends a bad length is disconnected, a peer that does not read loses frames (outbox.ts), and neither is

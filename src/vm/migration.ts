@@ -58,6 +58,8 @@ export interface CheckpointStats {
   readonly byCause: Record<CheckpointCause, number>;
   /** The newest records, oldest first; at most KEPT_RECORDS. */
   readonly records: CheckpointRecord[];
+  /** On a secondary: how long each load took, in milliseconds; the newest last, at most KEPT_RECORDS. */
+  readonly loadsMs: number[];
 }
 
 const KEPT_RECORDS = 1024;
@@ -70,6 +72,7 @@ export class VmMigration {
     last: null,
     byCause: { timer: 0, mismatch: 0, parameter: 0, request: 0 },
     records: [],
+    loadsMs: [],
   };
   readonly #host: MigrationHost;
   #status: MigrationStatus = 'none';
@@ -307,6 +310,7 @@ export class VmMigration {
       this.#failover = 'none';
       this.#secondary = new ColoSecondary(guest, channel, {
         onExit: (reason, error) => this.#onExit('secondary', reason, error),
+        onLoaded: ({ loadMs }) => keep(this.stats.loadsMs, loadMs),
       });
       this.#setStatus('colo');
       await this.#secondary.run();
@@ -330,14 +334,19 @@ export class VmMigration {
     stats.count++;
     stats.last = record;
     stats.byCause[record.cause]++;
-    stats.records.push(record);
-    if (stats.records.length > KEPT_RECORDS) stats.records.shift();
+    keep(stats.records, record);
   }
 
   #setStatus(status: MigrationStatus): void {
     this.#status = status;
     if (this.capabilities.get('events')) this.#host.emit('MIGRATION', { status });
   }
+}
+
+/** Appends, and forgets the oldest beyond the bound. */
+function keep<T>(list: T[], entry: T): void {
+  list.push(entry);
+  if (list.length > KEPT_RECORDS) list.shift();
 }
 
 /** The part of a connect error that QEMU prints behind the address. */

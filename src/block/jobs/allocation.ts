@@ -1,6 +1,6 @@
 /**
  * Which parts of a backing chain hold data of their own: the walk from a top image down to (not including) a base.
- * It reads block status only. Facts: colo-protocols.md 5.4 (commit copies what active and hidden have allocated).
+ * It reads block status only. Facts: docs/qemu-behaviour.md 5.4 (commit copies what active and hidden have allocated).
  */
 import type { BlockExtent } from '../driver.ts';
 import type { BlockNode } from '../node.ts';

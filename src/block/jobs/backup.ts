@@ -1,7 +1,7 @@
 /**
  * The internal backup job of block replication (QEMU: sync=none, no id, no events): before a write reaches the source,
  * the old content of every cluster it touches is copied to the target, once per cluster and epoch. `beginEpoch` marks
- * all clusters as not yet copied. Facts: colo-protocols.md 5.2.
+ * all clusters as not yet copied. Facts: docs/qemu-behaviour.md 5.2.
  *
  * Why it is safe while somebody reads the chain target → source (the secondary VM): such a read may find a cluster
  * missing in the target and be about to fetch it from the source. `readersPassed` lets the write wait for the reads

@@ -1,7 +1,7 @@
 /**
  * What all visible block jobs share: identity, QEMU's states and the events of their changes, progress, speed, pause,
  * and the end. A concrete job (mirror, commit) writes `run` as straight-line code and calls `ready`, `finishing`…;
- * this class owns the order of events. Facts: colo-protocols.md 5.8, and qemu-system-x86_64 7.2 asked over QMP.
+ * this class owns the order of events. Facts: docs/qemu-behaviour.md 5.8, and qemu-system-x86_64 7.2 asked over QMP.
  *
  * Every state change is JOB_STATUS_CHANGE {status, id}. Orders:
  *   start     created, running

@@ -1,6 +1,6 @@
 /**
  * The visible block jobs of one VM by id, with QEMU's refusals: what QMP's drive-mirror, block-job-* and query-*jobs
- * act on. It does not open targets and does not know QMP. Facts: colo-protocols.md 5.8, asked of QEMU 7.2.
+ * act on. It does not open targets and does not know QMP. Facts: docs/qemu-behaviour.md 5.8, asked of QEMU 7.2.
  */
 import { ColoError, DeviceNotActiveError } from '../../base/errors.ts';
 import type { BlockNode } from '../node.ts';

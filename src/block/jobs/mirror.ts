@@ -1,7 +1,7 @@
 /**
  * drive-mirror: makes the target a copy of the source while the source is in use, and keeps it one until the job is
  * cancelled (the target is then a consistent copy of that moment: the success path of a COLO resync) or completed.
- * Facts: colo-protocols.md 5.8.
+ * Facts: docs/qemu-behaviour.md 5.8.
  *
  * The end: new writes of the source wait, those in flight end, the rest is copied, the target is flushed, `whenQuiet`
  * runs (the place to attach the copy to a quorum without losing a write), and writes go on.

@@ -52,7 +52,7 @@ export const migrationCommands = [
   command('x-colo-lost-heartbeat', noArguments, (vm) => vm.migration.lostHeartbeat()),
   command('x-colo-checkpoint', noArguments, (vm) => vm.migration.requestCheckpoint('request')),
   command('query-colo-checkpoints', noArguments, (vm) => {
-    const { count, byCause, records } = vm.migration.stats;
-    return { count, 'by-cause': byCause, records };
+    const { count, byCause, records, loadsMs } = vm.migration.stats;
+    return { count, 'by-cause': byCause, records, 'loads-ms': loadsMs };
   }),
 ];

@@ -1,7 +1,7 @@
 /**
  * colo-compare: holds each packet of the primary guest until the secondary has said the same, or a checkpoint covers it
- * (design.md, rule 1). Reads both guests' output from chardevs, writes what is released to a third, and asks for a
- * checkpoint where the two differ or one is late. Facts on QEMU's: colo-protocols.md 3. What is compared, and how, is
+ * (docs/architecture.md, rule 1). Reads both guests' output from chardevs, writes what is released to a third, and asks for a
+ * checkpoint where the two differ or one is late. Facts on QEMU's: docs/qemu-behaviour.md 3. What is compared, and how, is
  * in tcp.ts and datagram.ts; the properties are in options.ts.
  *
  * Not held, as in QEMU: ARP, IPv6, VLAN-tagged and malformed frames of the primary leave at once, uncompared. In

@@ -1,7 +1,7 @@
 /**
  * The connections in comparison, bounded: a full table forgets the idle connection that was not used for longest, and
  * refuses when there is none (QEMU drops them all, with every packet they hold). Also counts the bytes held of the
- * secondary, for the bound over all connections. Key: colo-protocols.md 3.2.
+ * secondary, for the bound over all connections. Key: docs/qemu-behaviour.md 3.2.
  */
 import { FlowTable, packPorts } from '../flow-table.ts';
 import { PROTOCOL } from '../packet.ts';

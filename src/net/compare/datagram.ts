@@ -2,7 +2,7 @@
  * Compares flows without a stream: UDP, ICMP, fragments and all other IP protocols, one packet with one packet. Equal
  * means: the same bytes behind the IP header and the same fragment offset; identification, TTL, TOS and header checksum
  * differ by nature. Primary packets go out in their own order (QEMU reverses them), the secondary's may come in any.
- * Facts: colo-protocols.md 3.6.
+ * Facts: docs/qemu-behaviour.md 3.6.
  */
 import { sameBytes } from './byte-store.ts';
 import type { CheckpointCause, FlowComparer, Verdict } from './comparer.ts';

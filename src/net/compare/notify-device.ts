@@ -1,6 +1,6 @@
 /**
  * `notify_dev`: colo-compare's connection to a COLO frame in another program (Xen's). Frames written here never carry
- * the vnet word, frames read here do when vnet_hdr_support is on. Facts: colo-protocols.md 1.1, 3.9.
+ * the vnet word, frames read here do when vnet_hdr_support is on. Facts: docs/qemu-behaviour.md 1.1, 3.9.
  */
 import { loggerFor } from '../../base/logger.ts';
 import type { Chardev } from '../../chardev/chardev.ts';

@@ -1,4 +1,4 @@
-/** colo-compare's properties: types, defaults and limits (colo-protocols.md 3.1). */
+/** colo-compare's properties: types, defaults and limits (docs/qemu-behaviour.md 3.1). */
 import type { Chardev } from '../../chardev/chardev.ts';
 import type { CheckpointCause } from './comparer.ts';
 

@@ -1,7 +1,7 @@
 /**
  * The way out of the comparer: first in, first out, to `outdev`. When the chardev's own bound is reached the packets
  * wait here, bounded, and are tried again shortly (a chardev tells nobody when it has room); without a peer they are
- * lost, as on a cable that is not plugged in. QEMU empties its queue from the wrong end (colo-protocols.md 3.7).
+ * lost, as on a cable that is not plugged in. QEMU empties its queue from the wrong end (docs/qemu-behaviour.md 3.7).
  */
 import { loggerFor } from '../../base/logger.ts';
 import type { Chardev } from '../../chardev/chardev.ts';

@@ -1,5 +1,5 @@
 /**
- * Compares one TCP connection as two byte streams. Facts on QEMU's rules: colo-protocols.md 3.5; the sequence
+ * Compares one TCP connection as two byte streams. Facts on QEMU's rules: docs/qemu-behaviour.md 3.5; the sequence
  * arithmetic is RFC 793's. How the two sides cut their streams into segments, what they send twice, windows, options,
  * time stamps and IP header fields are held against nobody. A primary packet is released when
  *

@@ -2,7 +2,7 @@
  * filter-mirror: copies each packet to `outdev` and lets the original pass. A peer that is slow or absent loses
  * copies and never holds up the guest (QEMU's writes synchronously and stalls its main loop). On the primary, its
  * mark says how much of the guest's input the secondary has been sent when the guest stood still.
- * Facts: colo-protocols.md 2.4 (QEMU net/filter-mirror.c).
+ * Facts: docs/qemu-behaviour.md 2.4 (QEMU net/filter-mirror.c).
  */
 import { loggerFor } from '../../base/logger.ts';
 import type { CheckpointParticipant, Role, StreamMark } from '../../base/participant.ts';

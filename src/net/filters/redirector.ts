@@ -1,6 +1,6 @@
 /**
  * filter-redirector: takes packets out of the chain and writes them to `outdev`; injects what comes from `indev` behind
- * its own place in the chain. Facts: colo-protocols.md 2.5, 2.7 (QEMU net/filter-mirror.c), with one fault mended:
+ * its own place in the chain. Facts: docs/qemu-behaviour.md 2.5, 2.7 (QEMU net/filter-mirror.c), with one fault mended:
  * after a reconnect `indev` is read again.
  *
  * On a secondary it also cuts its streams at checkpoints. While the guest stands still `indev` is not read. Of what

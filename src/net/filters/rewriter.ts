@@ -1,7 +1,7 @@
 /**
  * filter-rewriter: makes a secondary guest's TCP sequence numbers those that the client knows from the primary, in both
  * directions, so that its packets can be compared with the primary's and its connections survive a failover.
- * Facts: colo-protocols.md 4 (QEMU net/filter-rewriter.c). Mended here: SACK blocks are rewritten, connections that
+ * Facts: docs/qemu-behaviour.md 4 (QEMU net/filter-rewriter.c). Mended here: SACK blocks are rewritten, connections that
  * the guest opens are mapped too, the end of a connection is followed in the right numbers, a full table gives up its
  * oldest entry instead of all, checksums are updated where the TCP header really is.
  *

@@ -1,7 +1,7 @@
 /**
  * One TCP connection of a secondary guest whose sequence numbers differ from those the client knows (the primary's).
  * `offset` = secondary's initial sequence number − primary's, mod 2^32. Pure bookkeeping on header fields: reads a
- * PacketView, answers which offset to apply, and when both directions have been closed. Facts: colo-protocols.md 4;
+ * PacketView, answers which offset to apply, and when both directions have been closed. Facts: docs/qemu-behaviour.md 4;
  * RFC 793 3.2. Beyond QEMU it maps active opens, and it follows FINs in the guest's own numbers.
  *
  * Directions are named from the guest: `in` is client → guest, `out` is guest → client.

@@ -2,7 +2,7 @@
  * `-netdev stream` and `-netdev socket` (listen, connect, fd): a netdev's wire over one stream socket, framed by length
  * (../framing.ts, never with a vnet word). One peer at a time; a server takes the next one when a peer has gone, a
  * client with `reconnect` tries again. A frame that the peer does not take is lost, as on a wire. Facts:
- * colo-protocols.md 1.1-1.3 (QEMU net/stream.c, net/socket.c).
+ * docs/qemu-behaviour.md 1.1-1.3 (QEMU net/stream.c, net/socket.c).
  */
 import net from 'node:net';
 import { ClosedError, messageOf } from '../../base/errors.ts';

@@ -81,12 +81,18 @@ void describe('V86Engine', { skip: skipReason }, () => {
     assert.throws(() => new V86Engine({ ...base, nics: [{ ...nic, mac: Uint8Array.of(1) }] }), /six bytes/);
   });
 
-  it('fails to start when the first sector of a disk cannot be read', async () => {
+  it('starts with a disk that cannot be read yet, and takes over another’s state', async () => {
     const disk = memoryDisk();
     disk.beforeRequest = () => {
       throw ioError();
     };
-    await assert.rejects(miniMachine({ disks: [disk] }), /first sector/);
+    await using a = await bootedMachine();
+    await using b = await miniMachine({ disks: [disk] });
+    await a.engine.pause();
+    await b.engine.load([await a.engine.capture({ full: true })]);
+    disk.beforeRequest = null;
+    await b.engine.resume();
+    assert.equal(await b.console.ask('r', /[@E]/), '@');
   });
 
   it('announces a halt for good as guest-shutdown and stands still', async () => {

@@ -1,7 +1,7 @@
 /**
  * The consistency check: counts the references to every cluster (header, tables, L2, data) and compares them with the
  * refcounts in the file and with the COPIED flags. Words and meaning as `qemu-img check` (QEMU block/qcow2-refcount.c;
- * protocols.md 9.3): too low a count or a false flag is an error, too high a count is a leak. Reading only.
+ * docs/qemu-behaviour.md 9.3): too low a count or a false flag is an error, too high a count is a leak. Reading only.
  */
 import type { BlockNode } from '../../node.ts';
 import { clusterKind, compressedPlace, entryOffset, isCopied, viewOf } from './format.ts';

@@ -1,6 +1,6 @@
 /**
  * Makes an empty qcow2 image in a file: header, refcount table, refcount blocks, L1 table, in this order, as
- * `qemu-img create` lays them out (protocols.md 9.1). The header is written last: a kill leaves no half image.
+ * `qemu-img create` lays them out (docs/qemu-behaviour.md 9.1). The header is written last: a kill leaves no half image.
  */
 import { open } from 'node:fs/promises';
 import { BlockNode } from '../../node.ts';

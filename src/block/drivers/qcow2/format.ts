@@ -1,7 +1,7 @@
 /**
  * Numbers of the qcow2 format and the meaning of its table entries, as pure functions. Everything is big-endian.
  * Entries are handled as two 32-bit halves, because a 64-bit offset is a safe integer in every image we accept.
- * Source: QEMU docs/interop/qcow2.rst; protocols.md 9.1 to 9.3.
+ * Source: QEMU docs/interop/qcow2.rst; docs/qemu-behaviour.md 9.1 to 9.3.
  */
 
 export const MAGIC = 0x514649fb;

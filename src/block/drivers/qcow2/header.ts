@@ -1,6 +1,6 @@
 /**
  * The qcow2 header: decoded, checked and encoded. All numbers are checked before anything is allocated by them; texts
- * follow QEMU 7.2 (block/qcow2.c; protocols.md 9.4). Unknown extensions are kept. It does no I/O.
+ * follow QEMU 7.2 (block/qcow2.c; docs/qemu-behaviour.md 9.4). Unknown extensions are kept. It does no I/O.
  */
 import { ColoError } from '../../../base/errors.ts';
 import {

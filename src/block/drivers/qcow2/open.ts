@@ -1,7 +1,7 @@
 /**
  * Opens a qcow2 node: header checked, backing file found (options first, then the header's name relative to the image),
  * tables loaded, and an image that was not closed (dirty bit) repaired before it is written.
- * Sources: QEMU qapi/block-core.json (BlockdevOptionsQcow2), block/qcow2.c; protocols.md 9.2, 9.4.
+ * Sources: QEMU qapi/block-core.json (BlockdevOptionsQcow2), block/qcow2.c; docs/qemu-behaviour.md 9.2, 9.4.
  */
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { ColoError, ParameterError } from '../../../base/errors.ts';

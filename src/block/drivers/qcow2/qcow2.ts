@@ -7,7 +7,7 @@
  * put data and metadata on stable storage together; between two flushes the host decides the order.
  *
  * Requests overlap. Those that find every cluster in place (allocated, referred to once) share the range lock; those
- * that change a mapping hold their clusters alone. Sources: QEMU docs/interop/qcow2.rst; protocols.md 9.
+ * that change a mapping hold their clusters alone. Sources: QEMU docs/interop/qcow2.rst; docs/qemu-behaviour.md 9.
  */
 import { ColoError, IoError } from '../../../base/errors.ts';
 import type { BlockDriver, BlockExtent, WriteFlags } from '../../driver.ts';

@@ -2,7 +2,7 @@
  * The `quorum` driver: one disk kept on several children. Writes go to all of them and succeed when enough children
  * succeed; reads are voted on or taken from the first child that answers (`read-pattern=fifo`, which COLO uses).
  * Children come and go while requests run: one that is taken away no longer counts in requests it has not answered,
- * so a dead peer can be dropped although it never answers. Facts: colo-protocols.md 5.6, 5.7; QEMU 7.2 asked.
+ * so a dead peer can be dropped although it never answers. Facts: docs/qemu-behaviour.md 5.6, 5.7; QEMU 7.2 asked.
  *
  * On purpose not as in QEMU: a child of another length is refused (QEMU 7.2 takes it and aborts at the first write
  * behind its end); a mismatch under blkverify is EIO, not the end of the process; flush asks all children at once.

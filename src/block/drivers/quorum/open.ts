@@ -1,4 +1,4 @@
-/** Options of the `quorum` driver. Texts: colo-protocols.md 5.6 and QEMU 7.2, asked over QMP. */
+/** Options of the `quorum` driver. Texts: docs/qemu-behaviour.md 5.6 and QEMU 7.2, asked over QMP. */
 import { ParameterError } from '../../../base/errors.ts';
 import type { BlockNode } from '../../node.ts';
 import type { OptionReader, OptionValue } from '../../options.ts';

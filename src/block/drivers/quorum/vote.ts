@@ -1,6 +1,6 @@
 /**
  * How quorum decides: the count of one fanned-out request, and the vote over contents. No node is touched here.
- * Facts: colo-protocols.md 5.6. Among candidates with equal counts QEMU takes the one that was first seen last.
+ * Facts: docs/qemu-behaviour.md 5.6. Among candidates with equal counts QEMU takes the one that was first seen last.
  */
 import { createHash } from 'node:crypto';
 import { Deferred } from '../../../base/async.ts';

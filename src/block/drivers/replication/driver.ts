@@ -3,7 +3,7 @@
  * the other host; on the secondary it gives the VM a view that a checkpoint can throw back. The stages and the routes
  * of requests are a table in routing.ts; the two halves are forwarder.ts and secondary-chain.ts.
  *
- * Facts: colo-protocols.md 5.1 to 5.5. Where QEMU errs or is silent and this differs on purpose:
+ * Facts: docs/qemu-behaviour.md 5.1 to 5.5. Where QEMU errs or is silent and this differs on purpose:
  * - a stop without failover on the secondary does empty the overlays (QEMU has dropped its backup job by then);
  * - after the first failed forward the primary sends no more (the other disk is worthless already);
  * - read-only hidden or secondary disks are refused at start: the opener has the hidden disk opened read-write.

@@ -1,4 +1,4 @@
-/** Options of the `replication` driver: mode, top-id, file. Texts: colo-protocols.md 5.1. */
+/** Options of the `replication` driver: mode, top-id, file. Texts: docs/qemu-behaviour.md 5.1. */
 import { ParameterError } from '../../../base/errors.ts';
 import type { EmitEvent } from '../../jobs/job.ts';
 import type { OptionReader, OptionTree, OptionValue } from '../../options.ts';

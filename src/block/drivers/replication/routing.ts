@@ -1,6 +1,6 @@
 /**
  * Block replication's states, and where a request goes in each: the one table that the driver obeys.
- * Facts: colo-protocols.md 5.1 (stages) and 5.3 (I/O routing).
+ * Facts: docs/qemu-behaviour.md 5.1 (stages) and 5.3 (I/O routing).
  *
  * Stages: none → running → failover → done | failover-failed, and running → done without failover.
  * A node that is done, or on its way there, ignores start, checkpoint and stop, so that a promoted secondary can be

@@ -1,6 +1,6 @@
 /**
  * The node that `top-id` names: the root of the tree that a replication node sits in (a quorum, say). Its operations
- * are blocked while replication runs. Facts: colo-protocols.md 5.1.
+ * are blocked while replication runs. Facts: docs/qemu-behaviour.md 5.1.
  */
 import { ColoError } from '../../../base/errors.ts';
 import type { BlockDriver } from '../../driver.ts';
