@@ -18,6 +18,12 @@ export interface StreamMark {
   readonly bytes: number;
 }
 
+/** A frame that the primary's guest has said and that has not left yet, and the netdev that it is for. */
+export interface HeldFrame {
+  readonly netdev: string;
+  readonly frame: Uint8Array;
+}
+
 export interface CheckpointParticipant {
   readonly participantName: string;
   /** Protection begins. Throws when this participant cannot take part; nothing is changed then. */
@@ -31,6 +37,13 @@ export interface CheckpointParticipant {
   stopped(role: Role): StreamMark[];
   /** The other side's marks have arrived: drop or wait for what lies before them. */
   peerMarks?(role: Role, marks: readonly StreamMark[]): Promise<void>;
+  /**
+   * Primary, after `stopped`: what of the closed epoch has not left. It travels with the checkpoint: a guest that goes on
+   * from that state believes that it has been said, and would wait for its retransmission timer.
+   */
+  heldOutput?(): Promise<HeldFrame[]>;
+  /** Secondary, before `commit`: the primary's held output, to be said at failover; the next `commit` replaces it. */
+  peerHeldOutput?(frames: readonly HeldFrame[]): void;
   /** The guest runs again on this side (on the primary possibly before `commit`). */
   resumed?(role: Role): void;
   /** Primary: the secondary holds the checkpoint. Secondary: the checkpoint is loaded (RAM and devices). */

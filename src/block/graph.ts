@@ -6,12 +6,13 @@
  * backend, anything else for exports and jobs. A node made by `addNode` also belongs to the monitor and stays without
  * users. Whoever adds a user outside of an opener (quorum's children, exports) calls `attach` and `detach`.
  *
- * Sources: QEMU blockdev.c, block.c (texts, lookup order); docs/qemu-behaviour.md 5.7, 7.2. It knows no driver but `file`, whose
- * identity tells a backing file that is its own ancestor.
+ * Sources: QEMU blockdev.c, block.c (texts, lookup order); docs/qemu-behaviour.md 5.7, 7.2. It knows no driver but
+ * `file`, whose identity tells a backing file that is its own ancestor, and `replication`, whose peer may be dead.
  */
 import { ColoError, DeviceNotFoundError, ParameterError, messageOf } from '../base/errors.ts';
 import { FileDriver } from './drivers/file.ts';
 import { blockDrivers } from './drivers/index.ts';
+import { isReplication } from './drivers/replication.ts';
 import { mergeDefaults, stripDriveOptions, takeGenericOptions } from './generic-options.ts';
 import type { GenericOptions, InheritedOptions } from './generic-options.ts';
 import { BlockNode } from './node.ts';
@@ -153,6 +154,8 @@ export class BlockGraph {
     if (!this.#monitorOwned.has(node)) throw new ColoError(`Node ${name} is not owned by the monitor`);
     if (node.users.size > 0) throw new ColoError(`Block device ${name} is in use`);
     this.#monitorOwned.delete(node);
+    // Whoever gives a replication target up does not wait for the host that it is on.
+    if (isReplication(node.driver)) node.driver.breakOff();
     await this.#closeNode(node);
   }
 

@@ -1,6 +1,7 @@
 /**
  * Opens the sockets of a chardev: one outgoing connection with a deadline, or one listening server. The errors carry
- * QEMU's texts (docs/qemu-behaviour.md 7.2: "Failed to connect to '…': Connection refused"). Who serves whom is socket.ts's affair.
+ * QEMU's texts (docs/qemu-behaviour.md 7.2: "Failed to connect to '…': Connection refused"). Who serves whom is
+ * socket.ts's affair.
  */
 import { access, lstat, unlink } from 'node:fs/promises';
 import net from 'node:net';

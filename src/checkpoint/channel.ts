@@ -1,25 +1,29 @@
 /**
  * The checkpoint channel: one TCP or unix connection that carries the dialogue of messages.ts. Every read has a
  * deadline that is counted from the last byte that came, so that a dead or frozen peer ends the dialogue and nothing
- * else. A loss of the connection is noticed at once, also between checkpoints (`closed`).
+ * else. A loss of the connection is noticed at once, also between checkpoints (`closed`). When a deadline passes while
+ * this process itself was held up, what has come in the meantime is read before the peer is accused.
  */
 import type { Socket } from 'node:net';
 import { Deferred } from '../base/async.ts';
 import { ClosedError, ProtocolError, TimeoutError } from '../base/errors.ts';
-import type { StreamMark } from '../base/participant.ts';
+import type { HeldFrame, StreamMark } from '../base/participant.ts';
 import type { Snapshot } from '../engine/engine.ts';
 import type { ColoMessage, Hello } from './messages.ts';
 import {
   COLO_MESSAGE,
   HELLO_MAGIC,
   MAX_DEVICE_BYTES,
+  MAX_HELD_BYTES,
   MAX_TEXT_BYTES,
   SECTION_HEADER_BYTES,
   checkSection,
+  encodeHeldOutput,
   encodeHello,
   encodeSectionHeader,
   encodeText,
   nameOfMessage,
+  parseHeldOutput,
   parseHello,
   parseMarks,
   parseSectionHeader,
@@ -108,6 +112,17 @@ export class CheckpointChannel {
   async sendRamRound(snapshot: Snapshot): Promise<void> {
     await this.send(COLO_MESSAGE.RAM_ROUND);
     await this.#sendSection(snapshot.ram, snapshot.pages);
+  }
+
+  async sendHeldOutput(frames: readonly HeldFrame[]): Promise<void> {
+    await this.send(COLO_MESSAGE.HELD_OUTPUT);
+    await this.#sendSection(encodeHeldOutput(frames), 0);
+  }
+
+  async receiveHeldOutput(): Promise<HeldFrame[]> {
+    await this.expect(COLO_MESSAGE.HELD_OUTPUT);
+    const { body } = await this.#receiveSection(MAX_HELD_BYTES, 'held output');
+    return parseHeldOutput(body);
   }
 
   /** VMSTATE_SEND with the pages, then VMSTATE_SIZE with the device state. */
@@ -213,15 +228,15 @@ export class CheckpointChannel {
     const wake = (this.#wake = new Deferred<void>());
     const timer = idle
       ? null
-      : setTimeout(() => {
+      : afterPatience(this.#patienceMs, () => {
           wake.reject(
             new TimeoutError(`checkpoint channel: no ${what} from the peer within ${this.#patienceMs} ms`),
           );
-        }, this.#patienceMs);
+        });
     try {
       await wake.promise;
     } finally {
-      if (timer) clearTimeout(timer);
+      timer?.cancel();
       this.#wake = null;
     }
   }
@@ -236,11 +251,11 @@ export class CheckpointChannel {
   async #writePiece(piece: Uint8Array): Promise<void> {
     if (this.#error) throw this.#error;
     const sent = new Deferred<void>();
-    const timer = setTimeout(() => {
+    const timer = afterPatience(this.#patienceMs, () => {
       sent.reject(
         new TimeoutError(`checkpoint channel: the peer takes no data since ${this.#patienceMs} ms`),
       );
-    }, this.#patienceMs);
+    });
     this.#unsent.add(sent);
     this.#socket.write(piece, (error) => {
       if (error) sent.reject(this.#error ?? error);
@@ -249,7 +264,7 @@ export class CheckpointChannel {
     try {
       await sent.promise;
     } finally {
-      clearTimeout(timer);
+      timer.cancel();
       this.#unsent.delete(sent);
     }
   }
@@ -261,6 +276,26 @@ export class CheckpointChannel {
     for (const sent of this.#unsent) sent.reject(reason);
     this.#closed.resolve(reason);
   }
+}
+
+/**
+ * A timer whose `act` runs only after the event loop has looked at its sockets once more. In a process that stood still
+ * (SIGSTOP, a suspended host) every timer is due at once, before what the peer has sent meanwhile has been read.
+ */
+function afterPatience(ms: number, act: () => void): { cancel(): void } {
+  let lastLook: NodeJS.Immediate | null = null;
+  const timer = setTimeout(() => {
+    // The first comes after the sockets of this turn; reading may take a turn more.
+    lastLook = setImmediate(() => {
+      lastLook = setImmediate(act);
+    });
+  }, ms);
+  return {
+    cancel: () => {
+      clearTimeout(timer);
+      if (lastLook) clearImmediate(lastLook);
+    },
+  };
 }
 
 /** Pages with four bytes of index each, and an engine's own header. */

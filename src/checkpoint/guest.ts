@@ -7,9 +7,15 @@ import type { Engine } from '../engine/engine.ts';
 
 export interface ProtectedGuest {
   readonly engine: Engine;
-  /** Stops the guest: frames from outside wait, no vCPU runs, no disk request is in flight. Emits STOP if it ran. */
+  /**
+   * Freezes the guest: frames from outside wait, no vCPU runs, no disk request is in flight, and a user's `cont` does
+   * not let it run. Emits STOP if it ran.
+   */
   pause(): Promise<void>;
-  /** Lets the guest run and the waiting frames in. Emits RESUME if it stood. */
+  /**
+   * Lets a frozen guest run and the waiting frames in, whether it ran before `pause` or not. Emits RESUME. Nothing for a
+   * guest that was not frozen, or that has ended.
+   */
   resume(): Promise<void>;
   /** Taken at the start of protection: the disks' replication nodes. */
   disks(): readonly CheckpointParticipant[];

@@ -12,7 +12,7 @@
 import { crc32 } from 'node:zlib';
 import { z } from 'zod';
 import { ProtocolError } from '../base/errors.ts';
-import type { StreamMark } from '../base/participant.ts';
+import type { HeldFrame, StreamMark } from '../base/participant.ts';
 
 export const COLO_MESSAGE = {
   CHECKPOINT_READY: 0,
@@ -28,6 +28,10 @@ export const COLO_MESSAGE = {
   STREAM_MARKS: 0x101,
   /** u32 length and a sentence: the sender gives up, and why. */
   FAILED: 0x102,
+  /** A section of frames (see encodeHeldOutput): what the primary's guest has said and what has not left yet. */
+  HELD_OUTPUT: 0x103,
+  /** The end of a plain migration: the sender will not let its guest run any more, the receiver may. */
+  HANDOVER: 0x104,
 } as const;
 
 export type ColoMessage = (typeof COLO_MESSAGE)[keyof typeof COLO_MESSAGE];
@@ -45,10 +49,13 @@ export function nameOfMessage(code: number): string {
 export const HELLO_MAGIC = Uint8Array.from([0x43, 0x4f, 0x4c, 0x4f, 0x46, 0x54, 0x00, 0x01]);
 
 /** Longest JSON in a hello, in marks or in a refusal. */
-export const MAX_TEXT_BYTES = 64 * 1024;
+export const MAX_TEXT_BYTES = 512 * 1024;
+const MAX_MARKS = 1024;
 /** Longest device state: VGA memory of 64 MiB and the rest. */
 export const MAX_DEVICE_BYTES = 96 * 1024 * 1024;
 export const SECTION_HEADER_BYTES = 16;
+/** Most held output that goes with a checkpoint; what is beyond is left to the guest's retransmission. */
+export const MAX_HELD_BYTES = 4 * 1024 * 1024;
 
 const helloSchema = z.object({
   engine: z.string().max(64),
@@ -65,7 +72,7 @@ export type Hello = z.infer<typeof helloSchema>;
 
 const marksSchema = z
   .array(z.object({ stream: z.string().max(256), bytes: z.number().int().nonnegative() }))
-  .max(256);
+  .max(MAX_MARKS);
 
 export function encodeHello(hello: Hello): Buffer {
   return Buffer.concat([HELLO_MAGIC, encodeText(JSON.stringify(hello))]);
@@ -125,6 +132,41 @@ export function incompatibility(ours: Hello, theirs: Hello): string | null {
     return 'the machines are built differently (engine version, firmware or devices); start both with the same options';
   }
   return null;
+}
+
+/** Per frame: u16 length of the netdev's id, the id, u32 length of the frame, the frame. Cut to MAX_HELD_BYTES. */
+export function encodeHeldOutput(frames: readonly HeldFrame[]): Buffer {
+  const parts: Uint8Array[] = [];
+  let total = 0;
+  for (const { netdev, frame } of frames) {
+    const name = Buffer.from(netdev, 'utf8');
+    const head = Buffer.allocUnsafe(6 + name.byteLength);
+    head.writeUInt16BE(name.byteLength, 0);
+    name.copy(head, 2);
+    head.writeUInt32BE(frame.byteLength, 2 + name.byteLength);
+    total += head.byteLength + frame.byteLength;
+    if (total > MAX_HELD_BYTES) break;
+    parts.push(head, frame);
+  }
+  return Buffer.concat(parts);
+}
+
+/** Views on `body`. Throws ProtocolError when the lengths in it do not add up. */
+export function parseHeldOutput(body: Uint8Array): HeldFrame[] {
+  const bytes = Buffer.from(body.buffer, body.byteOffset, body.byteLength);
+  const frames: HeldFrame[] = [];
+  let at = 0;
+  const take = (length: number): Buffer => {
+    if (at + length > bytes.byteLength)
+      throw new ProtocolError('checkpoint channel: held output is cut short');
+    at += length;
+    return bytes.subarray(at - length, at);
+  };
+  while (at < bytes.byteLength) {
+    const netdev = take(take(2).readUInt16BE(0)).toString('utf8');
+    frames.push({ netdev, frame: take(take(4).readUInt32BE(0)) });
+  }
+  return frames;
 }
 
 export interface SectionHeader {

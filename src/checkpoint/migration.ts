@@ -22,10 +22,13 @@ export interface MigrationProgress {
 /** The two machines cannot be a pair. */
 export class IncompatiblePeerError extends ColoError {}
 
+/** The connection broke while the guest was handed over: it may run there, so it must not go on here by itself. */
+export class HandoverError extends ColoError {}
+
 /**
- * Sends the guest. Ends with it standing still here and loaded there; the caller lets it run where it should.
+ * Sends the guest. Ends with it standing still here and loaded there; a plain migration has then been handed over.
  * Throws when the peer refuses, lies or falls silent; the guest is as it was then, or paused if it had been stopped
- * for the last round (the caller resumes it).
+ * for the last round (the caller resumes it, unless it is a HandoverError).
  */
 export async function sendMachine(
   guest: ProtectedGuest,
@@ -63,6 +66,14 @@ export async function sendMachine(
   await channel.expect(COLO_MESSAGE.VMSTATE_RECEIVED);
   for (const net of networks) await net.commit('primary');
   await channel.expect(COLO_MESSAGE.VMSTATE_LOADED);
+  if (hello.colo) return;
+  if (channel.failure) throw channel.failure;
+  await channel.send(COLO_MESSAGE.HANDOVER).catch((cause: unknown) => {
+    throw new HandoverError(
+      'The destination may have taken the guest over; if it has not, let it go on here with cont',
+      { cause },
+    );
+  });
 }
 
 /**
@@ -98,9 +109,10 @@ export async function receiveMachine(
   const marks = await channel.receiveMarks();
   await channel.send(COLO_MESSAGE.VMSTATE_RECEIVED);
   for (const net of networks) net.stopped('secondary');
-  await Promise.all(networks.map((net) => net.peerMarks?.('secondary', marks)));
+  await Promise.all(networks.map(async (net) => net.peerMarks?.('secondary', marks)));
   await guest.engine.load(snapshots);
   for (const net of networks) await net.commit('secondary');
   await channel.send(COLO_MESSAGE.VMSTATE_LOADED);
+  if (!theirs.colo) await channel.expect(COLO_MESSAGE.HANDOVER);
   return theirs;
 }

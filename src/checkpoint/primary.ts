@@ -6,7 +6,9 @@
  * epoch is compared with one of another.
  *
  * Any failure ends the loop with an error; the guest goes on, its output stays held: going on alone is for the
- * manager to decide (x-colo-lost-heartbeat → `failover`).
+ * manager to decide (x-colo-lost-heartbeat → `failover`). Not a frame leaves then, nor after this process stood still
+ * for a while, until the secondary has answered: it may have taken over, and a frame from here, even one that it has
+ * said too, would draw its clients' packets to this side.
  */
 import { Deferred } from '../base/async.ts';
 import { ClosedError, ColoError } from '../base/errors.ts';
@@ -19,7 +21,16 @@ export interface PrimaryHooks {
   /** Emitted once, when the loop ends. */
   onExit(reason: ColoExitReason, error: Error | null): void;
   onCheckpoint?(record: CheckpointRecord): void;
+  /** False: from now on nothing of the guest's may leave; what it says waits until true. */
+  onHeard?(isHeard: boolean): void;
 }
+
+/** How often this process looks whether it stood still, and from how long on it counts. */
+const LOOK_MS = 100;
+const STOOD_STILL_MS = 1_000;
+
+/** Node's timers count in 32 bits and fire at once beyond. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 export class ColoPrimary {
   readonly #guest: ProtectedGuest;
@@ -31,7 +42,12 @@ export class ColoPrimary {
   /** Requests coalesce into one, as in QEMU. */
   #wanted: CheckpointCause | null = null;
   #wake: Deferred<void> | null = null;
-  #failover: Deferred<void> | null = null;
+  #watch: NodeJS.Timeout | null = null;
+  #isFailover = false;
+  #hasEnded = false;
+  /** How often this process stood still, and up to which time the secondary has answered since. */
+  #standstills = 0;
+  #answeredFor = 0;
   #sequence = 0;
   readonly #ended = new Deferred<void>();
 
@@ -52,23 +68,34 @@ export class ColoPrimary {
   /** As in QEMU a change asks for a checkpoint at once (colo_checkpoint_delay_set). */
   setDelay(ms: number): void {
     this.#delayMs = ms;
+    if (this.#hasEnded) return;
+    this.#armTimer();
     this.request('parameter');
   }
 
   /** Asks for a checkpoint. Cheap; may be called for every packet. */
   request(cause: CheckpointCause): void {
-    if (this.#wanted !== null) return;
+    if (this.#wanted !== null || this.#hasEnded) return;
     this.#wanted = cause;
     this.#armTimer();
     this.#wake?.resolve();
   }
 
-  /** Ends the loop because this side goes on alone. Resolves when the loop has ended. */
+  /**
+   * This side goes on alone: ends the loop if it has not ended, lets go of what is held, and lets the guest run. Waits
+   * for no peer: the channel is broken off first, so whatever the loop was waiting for ends.
+   */
   async failover(): Promise<void> {
-    this.#failover ??= new Deferred<void>();
+    this.#isFailover = true;
     this.#channel.destroy(new ClosedError('checkpoint channel: failover was requested'));
     this.#wake?.resolve();
+    const hasEnded = this.#hasEnded;
     await this.#ended.promise;
+    if (!hasEnded) return;
+    // The loop had given up before: its output has been held since.
+    await this.#guest.pause();
+    await this.#stopNetworks();
+    await this.#guest.resume();
   }
 
   /**
@@ -86,16 +113,26 @@ export class ColoPrimary {
     } catch (cause) {
       error = cause instanceof Error ? cause : new ColoError(String(cause));
     }
+    this.#hasEnded = true;
+    if (!this.#isFailover) this.#hooks.onHeard?.(false);
     if (this.#timer) clearTimeout(this.#timer);
     this.#timer = null;
-    const requested = this.#failover !== null;
+    if (this.#watch) clearInterval(this.#watch);
     this.#channel.destroy(error);
-    // Nothing may be forwarded any more: the secondary may hold either state, and its disk must fit it.
+    // Nothing may be forwarded any more: the secondary may hold either state, and its disk must fit it. Writes that
+    // wait at the gate go on, so that the guest can be stopped.
     for (const disk of this.#disks) await quietly(() => disk.stop('primary', true));
-    for (const net of this.#guest.networks()) await quietly(() => net.stop('primary', requested));
+    if (this.#isFailover) await quietly(() => this.#guest.pause());
+    await this.#stopNetworks();
+    const requested = this.#isFailover;
     this.#hooks.onExit(requested ? 'request' : 'error', requested ? null : error);
     await quietly(() => this.#guest.resume());
     this.#ended.resolve();
+  }
+
+  async #stopNetworks(): Promise<void> {
+    if (this.#isFailover) this.#hooks.onHeard?.(true);
+    for (const net of this.#guest.networks()) await quietly(() => net.stop('primary', this.#isFailover));
   }
 
   async #start(): Promise<void> {
@@ -105,10 +142,28 @@ export class ColoPrimary {
     await this.#guest.resume();
     for (const net of this.#guest.networks()) net.resumed?.('primary');
     this.#armTimer();
+    this.#watchOneself();
+  }
+
+  /**
+   * Timers come before sockets when a stopped process goes on, so this is known before anything that came meanwhile can
+   * make a packet leave.
+   */
+  #watchOneself(): void {
+    let last = performance.now();
+    this.#watch = setInterval(() => {
+      const now = performance.now();
+      if (now - last > STOOD_STILL_MS) {
+        this.#hooks.onHeard?.(false);
+        this.#standstills++;
+        this.request('request');
+      }
+      last = now;
+    }, LOOK_MS);
   }
 
   async #nextCause(): Promise<CheckpointCause> {
-    while (this.#wanted === null && !this.#channel.failure && !this.#failover) {
+    while (this.#wanted === null && !this.#channel.failure && !this.#isFailover) {
       const wake = (this.#wake = new Deferred<void>());
       await wake.promise;
     }
@@ -123,8 +178,10 @@ export class ColoPrimary {
     const guest = this.#guest;
     const asked = performance.now();
 
+    const standstills = this.#standstills;
     await channel.send(COLO_MESSAGE.CHECKPOINT_REQUEST);
     await channel.expect(COLO_MESSAGE.CHECKPOINT_REPLY);
+    this.#answered(standstills);
     const peerMarks = await channel.receiveMarks();
     this.#checkFailover();
 
@@ -141,7 +198,7 @@ export class ColoPrimary {
     const marks = participants.flatMap((participant) => participant.stopped('primary'));
     const [snapshot] = await Promise.all([
       guest.engine.capture({ full: false }),
-      ...networks.map((net) => net.peerMarks?.('primary', peerMarks)),
+      ...networks.map(async (net) => net.peerMarks?.('primary', peerMarks)),
     ]);
     this.#checkFailover();
     await guest.resume();
@@ -149,10 +206,14 @@ export class ColoPrimary {
     const resumed = performance.now();
 
     // Requests up to here are answered by this checkpoint; what differs from now on needs another one.
-    this.#wanted = null;
+    this.#wanted = this.#standstills === this.#answeredFor ? null : 'request';
+    // A timer that ran out meanwhile found a request already made.
+    if (this.#timer === null) this.#armTimer();
     const bytes = snapshot.ram.byteLength + snapshot.device.byteLength;
     await channel.sendState(snapshot);
     await channel.sendMarks(marks);
+    const held = await Promise.all(networks.map(async (net) => (await net.heldOutput?.()) ?? []));
+    await channel.sendHeldOutput(held.flat());
     await channel.expect(COLO_MESSAGE.VMSTATE_RECEIVED);
     // The output commit point: the secondary holds the cause of every packet of the closed epoch.
     for (const net of networks) await net.commit('primary');
@@ -172,14 +233,27 @@ export class ColoPrimary {
     });
   }
 
+  /** It answered a request that was made after so many standstills: it had not taken over in the last of them. */
+  #answered(standstills: number): void {
+    if (standstills === this.#answeredFor || standstills !== this.#standstills) return;
+    this.#answeredFor = standstills;
+    this.#hooks.onHeard?.(true);
+  }
+
   #checkFailover(): void {
-    if (this.#failover) throw new ClosedError('failover was requested');
+    if (this.#isFailover) throw new ClosedError('failover was requested');
   }
 
   /** Measured from the last request, as in QEMU. */
   #armTimer(): void {
     if (this.#timer) clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.request('timer'), this.#delayMs);
+    this.#timer = setTimeout(
+      () => {
+        this.#timer = null;
+        this.request('timer');
+      },
+      Math.min(this.#delayMs, LONGEST_TIMER_MS),
+    );
   }
 }
 

@@ -40,6 +40,11 @@ export class ColoSecondary {
     return this.#ended.promise;
   }
 
+  /** True when a checkpoint was being loaded and could not be: the guest must not run any more. */
+  get isTorn(): boolean {
+    return this.#torn instanceof Error;
+  }
+
   /**
    * This side goes on alone: the dialogue is broken off, a load that has begun is finished first, the disks start
    * their commit. Resolves with the guest standing still; throws when a load failed and there is no whole state.
@@ -61,7 +66,7 @@ export class ColoSecondary {
 
   /** From the loaded first state to the end of protection. Never rejects. */
   async run(): Promise<void> {
-    let error: Error | null = null;
+    let error: Error;
     try {
       await this.#start();
       for (;;) {
@@ -74,7 +79,7 @@ export class ColoSecondary {
     } catch (cause) {
       error = cause instanceof Error ? cause : new ColoError(String(cause));
     }
-    if (error && this.#torn === 'starting') {
+    if (this.#torn === 'starting') {
       this.#torn = error;
       await this.#channel.sendFailure(error.message).catch(() => undefined);
     }
@@ -107,6 +112,7 @@ export class ColoSecondary {
     const snapshot = await channel.receiveState(guest.engine.ramBytes);
     const bytes = snapshot.ram.byteLength + snapshot.device.byteLength;
     const peerMarks = await channel.receiveMarks();
+    const heldOutput = await channel.receiveHeldOutput();
 
     // A disk that lost something cannot carry this checkpoint; the previous state is still whole, say no in time.
     for (const disk of this.#disks) {
@@ -121,7 +127,8 @@ export class ColoSecondary {
     const told = channel.send(COLO_MESSAGE.VMSTATE_RECEIVED).catch(() => undefined);
     this.#torn = 'loading';
     try {
-      await Promise.all(networks.map((net) => net.peerMarks?.('secondary', peerMarks)));
+      await Promise.all(networks.map(async (net) => net.peerMarks?.('secondary', peerMarks)));
+      for (const net of networks) net.peerHeldOutput?.(heldOutput);
       await guest.engine.load([snapshot]);
       for (const disk of this.#disks) await disk.commit('secondary');
       for (const net of networks) await net.commit('secondary');

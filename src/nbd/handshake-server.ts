@@ -1,7 +1,7 @@
 /**
  * The server's side of the fixed newstyle handshake (proto.md "Fixed newstyle negotiation"), as a straight dialogue:
- * greeting, then options until one of them starts the transmission phase. Answers and texts are QEMU 7.2's where the
- * project's protocol notes (section 8.1) have captures of them.
+ * greeting, then options until one of them starts the transmission phase. Answers and texts are QEMU 7.2's where
+ * docs/qemu-behaviour.md 8.1 has captures of them.
  *
  * Every reply is awaited until the kernel took it, so that a client that floods options without reading stops itself.
  * The deadline over all of it is the caller's.

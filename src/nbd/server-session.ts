@@ -4,7 +4,7 @@
  *
  * A request is in flight until its reply has been taken by the kernel. At most 16 are (and 64 MiB of payload), then
  * reading stops: so a client that sends without reading replies is slowed down by TCP and holds a bounded amount of
- * memory. Facts: proto.md "Transmission phase"; refusals as QEMU 7.2 answers them (protocol notes, section 8.3).
+ * memory. Facts: proto.md "Transmission phase"; refusals as QEMU 7.2 answers them (docs/qemu-behaviour.md 8.3).
  */
 import type { Socket } from 'node:net';
 import { InFlight, withDeadline } from '../base/async.ts';

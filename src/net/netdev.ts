@@ -2,9 +2,11 @@
  * One network backend of a VM: the filter chain between the guest's NIC (`guest`) and the outside (`wire`), and the
  * two switches COLO needs on it. It moves frames synchronously and keeps none, but for the bounded queue of `hold`.
  *
- * `wireEnabled = false` makes a secondary silent (docs/architecture.md, rule 1): nothing it says leaves, and nothing from outside
- * reaches it but what its filters inject. `hold()` keeps frames from the wire in front of the chain, so that a mirror
- * behind it stands still while a checkpoint is cut.
+ * `wireEnabled = false` makes a secondary silent (docs/architecture.md, rule 1): nothing it says leaves, and nothing
+ * from outside reaches it but what its filters inject. `hold()` keeps frames from the wire in front of the chain, so
+ * that a mirror behind it stands still while a checkpoint is cut. `holdOutput()` keeps frames to the wire, of whatever
+ * kind: a primary that has lost its secondary must not be heard, not even by ARP, or the switches send it what is meant
+ * for the secondary that may have taken over.
  *
  * The backends that carry `wire` are in netdevs/; who calls hold and release is the VM. Facts: docs/qemu-behaviour.md 2.
  */
@@ -30,7 +32,7 @@ export interface NetdevStats {
   toWire: number;
   fromGuest: number;
   toGuest: number;
-  /** Frames that lost their place in the hold queue to newer ones. */
+  /** Frames that lost their place in a hold queue to newer ones. */
   holdDropped: number;
   /** Frames that met a disabled wire, a link that is down, or nobody at the other end. */
   discarded: number;
@@ -60,6 +62,8 @@ export class Netdev implements FilterHost {
   #held: Uint8Array[] = [];
   #heldBytes = 0;
   #holding = false;
+  #output: Uint8Array[] | null = null;
+  #outputBytes = 0;
   #draining = false;
 
   constructor(options: NetdevOptions) {
@@ -163,6 +167,19 @@ export class Netdev implements FilterHost {
     }
   }
 
+  /** From now on frames to the wire wait, in order; the oldest are dropped past the limit. Idempotent. */
+  holdOutput(): void {
+    this.#output ??= [];
+  }
+
+  /** Lets them go. Idempotent. */
+  releaseOutput(): void {
+    const waiting = this.#output;
+    this.#output = null;
+    this.#outputBytes = 0;
+    for (const frame of waiting ?? []) this.#deliverToWire(frame);
+  }
+
   /** Tells every filter, head first. */
   notify(event: FilterEvent): void {
     for (const filter of [...this.#chain.filters]) filter.handleEvent(event);
@@ -195,8 +212,21 @@ export class Netdev implements FilterHost {
       this.stats.discarded++;
       return;
     }
+    if (this.#output !== null) {
+      this.#keepOutput(this.#output, frame);
+      return;
+    }
     this.stats.toWire++;
     this.wire(frame);
+  }
+
+  #keepOutput(queue: Uint8Array[], frame: Uint8Array): void {
+    queue.push(new Uint8Array(frame));
+    this.#outputBytes += frame.length;
+    while (queue.length > this.#holdLimitFrames || this.#outputBytes > this.#holdLimitBytes) {
+      this.#outputBytes -= queue.shift()?.length ?? 0;
+      this.stats.holdDropped++;
+    }
   }
 
   #keep(frame: Uint8Array): void {

@@ -40,6 +40,8 @@ export interface NetObjectContext {
   hasIothread?(id: string): boolean;
   /** See ColoCompareOptions. */
   findSender?(incomingStream: string): Chardev | null;
+  /** The netdev that what is written to `outdev` ends up on. */
+  findOutputNetdev?(outdev: Chardev): string | null;
   readonly bypassUntilStarted?: boolean;
 }
 
@@ -199,10 +201,12 @@ export function createColoCompare(
   );
   const maxQueueSize = reader.positive('max_queue_size', DEFAULT_MAX_QUEUE_SIZE, 'colo-compare');
   const findSender = context.findSender?.bind(context);
+  const outputChardev = findChardev(context, outdev);
   return new ColoCompare(id, {
     primaryIn: findChardev(context, primaryIn),
     secondaryIn: findChardev(context, secondaryIn),
-    outdev: findChardev(context, outdev),
+    outdev: outputChardev,
+    findOutputNetdev: () => context.findOutputNetdev?.(outputChardev) ?? null,
     notifyDev: notifyDev === '' ? null : findChardev(context, notifyDev),
     iothread,
     vnetHdrSupport: reader.bool('vnet_hdr_support', false),

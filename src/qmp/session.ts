@@ -1,7 +1,7 @@
 /**
  * The server's side of one QMP connection: greeting, capabilities negotiation, requests executed one after the other
- * and answered in that order, out-of-band ones at once, events in between (docs/qemu-behaviour.md 7.1). What a command does is
- * `dispatch`'s affair; the bytes are the transport's.
+ * and answered in that order, out-of-band ones at once, events in between (docs/qemu-behaviour.md 7.1). What a command
+ * does is `dispatch`'s affair; the bytes are the transport's.
  *
  * Bounds: beyond 8 waiting requests, or 1 MiB of replies that the client has not taken, nothing more is read (what came in
  * the same chunk is still queued). Events cannot be held back like that: a client with 16 MiB unread is disconnected.

@@ -34,7 +34,8 @@ export const DEFAULT_HOLD_LIMITS: HoldLimits = {
   windowMs: 2000,
   bytesPerMac: 1024 * 1024,
   bytesTotal: 64 * 1024 * 1024,
-  recordMs: 250,
+  // A process that is starved for a while before it dies leaves frames of that while unread.
+  recordMs: 1000,
   recordBytes: 256 * 1024,
 };
 

@@ -8,23 +8,22 @@ import { Deferred, withDeadline } from '../base/async.ts';
 import { ColoError, ParameterError, messageOf } from '../base/errors.ts';
 import { loggerFor } from '../base/logger.ts';
 import { CheckpointChannel } from '../checkpoint/channel.ts';
-import type { CheckpointCause, CheckpointRecord, ColoExitReason, ProtectedGuest } from '../checkpoint/guest.ts';
+import type {
+  CheckpointCause,
+  CheckpointRecord,
+  ColoExitReason,
+  ProtectedGuest,
+} from '../checkpoint/guest.ts';
 import type { Hello } from '../checkpoint/messages.ts';
-import { receiveMachine, sendMachine } from '../checkpoint/migration.ts';
+import { HandoverError, receiveMachine, sendMachine } from '../checkpoint/migration.ts';
 import { ColoPrimary } from '../checkpoint/primary.ts';
 import { ColoSecondary } from '../checkpoint/secondary.ts';
 import { connectOptions, formatAddress, parseMigrationUri } from './address.ts';
+import type { MigrationAddress } from './address.ts';
 import type { RunControl } from './run-control.ts';
 
 export type MigrationStatus =
-  | 'none'
-  | 'setup'
-  | 'active'
-  | 'colo'
-  | 'completed'
-  | 'failed'
-  | 'cancelling'
-  | 'cancelled';
+  'none' | 'setup' | 'active' | 'colo' | 'completed' | 'failed' | 'cancelling' | 'cancelled';
 
 export type ColoMode = 'none' | 'primary' | 'secondary';
 
@@ -33,6 +32,7 @@ export const CAPABILITIES = ['x-colo', 'return-path', 'events', 'x-ignore-shared
 export type Capability = (typeof CAPABILITIES)[number];
 
 const CONNECT_MS = 5_000;
+const SETTLE_MS = 30_000;
 
 export interface MigrationHost {
   readonly guest: ProtectedGuest;
@@ -86,6 +86,8 @@ export class VmMigration {
   #listener: net.Server | null = null;
   #channel: CheckpointChannel | null = null;
   #incoming: { host: string; port: number } | string | null = null;
+  /** Ends an outgoing migration's waiting. */
+  #breakOff: AbortController | null = null;
 
   constructor(host: MigrationHost) {
     this.#host = host;
@@ -123,41 +125,23 @@ export class VmMigration {
     if (['setup', 'active', 'colo', 'cancelling'].includes(this.#status)) {
       throw new ColoError("There's a migration process in progress");
     }
-    if (this.#host.run.state === 'inmigrate') throw new ColoError('Guest is waiting for an incoming migration');
+    if (this.#host.run.state === 'inmigrate')
+      throw new ColoError('Guest is waiting for an incoming migration');
     if (this.#host.run.state === 'postmigrate') {
       throw new ColoError("Can't migrate the vm that was paused due to previous migration");
     }
-    const wasRunning = this.#host.run.isRunning;
     this.#setStatus('setup');
     this.#errorText = null;
-    const socket = net.connect(connectOptions(address));
-    const connected = new Deferred<void>();
-    socket.once('connect', () => connected.resolve());
-    socket.once('error', connected.reject);
-    const where = formatAddress(address);
-    void (async () => {
-      try {
-        await withDeadline(connected.promise, CONNECT_MS, `Failed to connect to '${where}'`).catch(
-          (cause: unknown) => {
-            throw new ColoError(`Failed to connect to '${where}': ${connectFailure(cause)}`, { cause });
-          },
-        );
-        await this.#outgoing(socket);
-      } catch (cause) {
-        socket.destroy();
-        this.#errorText = messageOf(cause);
-        log.warn({ err: cause }, 'migration failed');
-        this.#setStatus(this.#status === 'cancelling' ? 'cancelled' : 'failed');
-        if (wasRunning) await this.#host.guest.resume().catch((error: unknown) => log.error({ err: error }));
-      }
-    })();
+    void this.#migrate(address, (this.#breakOff = new AbortController()).signal);
   }
 
   /** Breaks an outgoing migration off. As in QEMU it is no way out of COLO: x-colo-lost-heartbeat is. */
   cancel(): void {
     if (this.#status !== 'setup' && this.#status !== 'active') return;
     this.#setStatus('cancelling');
-    this.#channel?.destroy(new ColoError('migration was cancelled'));
+    const reason = new ColoError('migration was cancelled');
+    this.#breakOff?.abort(reason);
+    this.#channel?.destroy(reason);
   }
 
   /** Listens for the source; one at a time. What is not a source is turned away and the listener stays. */
@@ -174,7 +158,8 @@ export class VmMigration {
       else server.listen(address.port, address.host, resolve);
     });
     const bound = server.address();
-    this.#incoming = typeof bound === 'string' || bound === null ? bound : { host: bound.address, port: bound.port };
+    this.#incoming =
+      typeof bound === 'string' || bound === null ? bound : { host: bound.address, port: bound.port };
     this.#listener = server;
     this.#setStatus('setup');
     this.#host.setSilent(true);
@@ -198,9 +183,7 @@ export class VmMigration {
     const { guest } = this.#host;
     try {
       if (this.#primary) {
-        await guest.pause();
         await this.#primary.failover();
-        await guest.resume();
       } else if (this.#secondary) {
         await this.#secondary.failover();
         // First the switches learn where the guest is now, then what the primary may have kept is said again.
@@ -251,30 +234,57 @@ export class VmMigration {
     return this.#incoming;
   }
 
-  close(): void {
-    this.#listener?.close();
-    this.#channel?.destroy(new ColoError('the VM is ending'));
+  /** Why the last migration failed or was refused, or null. */
+  get errorText(): string | null {
+    return this.#errorText;
   }
 
-  async #outgoing(socket: net.Socket): Promise<void> {
+  close(): void {
+    const reason = new ColoError('the VM is ending');
+    this.#listener?.close();
+    this.#breakOff?.abort(reason);
+    this.#channel?.destroy(reason);
+  }
+
+  async #migrate(address: MigrationAddress, signal: AbortSignal): Promise<void> {
+    const { run } = this.#host;
+    let socket: net.Socket | null = null;
+    try {
+      // A mirror that is being cut has to be whole before a secondary is built on its target; and before the
+      // destination is spoken to, whose patience is short.
+      await withDeadline(this.#host.settleJobs(), SETTLE_MS, 'a block job that is ending', signal);
+      socket = await connectTo(address, signal);
+      await this.#outgoing(socket, signal);
+    } catch (cause) {
+      socket?.destroy();
+      const isCancelled = this.#status === 'cancelling';
+      this.#errorText = messageOf(cause);
+      log.warn({ err: cause }, isCancelled ? 'migration was cancelled' : 'migration failed');
+      const putBack = cause instanceof HandoverError ? run.settle('paused') : run.restore();
+      await putBack.catch((error: unknown) => log.error({ err: error }, 'the guest cannot go on'));
+      this.#setStatus(isCancelled ? 'cancelled' : 'failed');
+    }
+  }
+
+  async #outgoing(socket: net.Socket, signal: AbortSignal): Promise<void> {
     const colo = this.capabilities.get('x-colo') === true;
     const channel = (this.#channel = new CheckpointChannel(socket));
     const { guest, run } = this.#host;
     this.#setStatus('active');
     try {
-      // A mirror that is being cut has to be whole before a secondary is built on its target.
-      await this.#host.settleJobs();
       await sendMachine(guest, channel, this.#host.describe(colo));
+      if (colo) signal.throwIfAborted();
     } catch (error) {
       this.#channel = null;
       channel.destroy(null);
-      if (colo) for (const net of guest.networks()) await net.stop('primary', false).catch(() => undefined);
+      // There is no pair, and no x-colo-lost-heartbeat will ask: what was held leaves.
+      if (colo) for (const net of guest.networks()) await net.stop('primary', true).catch(() => undefined);
       throw error;
     }
     if (!colo) {
       this.#channel = null;
       channel.end();
-      await run.stop('postmigrate');
+      await run.settle('postmigrate');
       this.#setStatus('completed');
       return;
     }
@@ -283,6 +293,7 @@ export class VmMigration {
     const primary = (this.#primary = new ColoPrimary(guest, channel, this.#checkpointDelayMs, {
       onExit: (reason, error) => this.#onExit('primary', reason, error),
       onCheckpoint: (record) => this.#record(record),
+      onHeard: (isHeard) => run.setHeard(isHeard),
     }));
     this.#setStatus('colo');
     await primary.run();
@@ -299,7 +310,11 @@ export class VmMigration {
         this.#channel = null;
         this.#setStatus('completed');
         this.#host.setSilent(false);
-        if (this.#host.startPaused) await run.stop('paused');
+        if (
+          run.wantedAfterMigration === 'stop' ||
+          (this.#host.startPaused && run.wantedAfterMigration === null)
+        )
+          await run.settle('paused');
         else {
           await guest.resume();
           this.#host.announce();
@@ -308,12 +323,14 @@ export class VmMigration {
       }
       this.#mode = 'secondary';
       this.#failover = 'none';
-      this.#secondary = new ColoSecondary(guest, channel, {
+      const secondary = (this.#secondary = new ColoSecondary(guest, channel, {
         onExit: (reason, error) => this.#onExit('secondary', reason, error),
         onLoaded: ({ loadMs }) => keep(this.stats.loadsMs, loadMs),
-      });
+      }));
       this.#setStatus('colo');
-      await this.#secondary.run();
+      await secondary.run();
+      // Half of one state and half of another: nobody may let it run.
+      if (secondary.isTorn && run.state === 'colo') run.mark('internal-error');
     } catch (cause) {
       // Garbage, a wrong machine, a source that died: the listener stays for another try.
       log.warn({ err: cause }, 'incoming migration refused');
@@ -347,6 +364,22 @@ export class VmMigration {
 function keep<T>(list: T[], entry: T): void {
   list.push(entry);
   if (list.length > KEPT_RECORDS) list.shift();
+}
+
+/** Throws ColoError with QEMU's text; the socket is gone then. */
+async function connectTo(address: MigrationAddress, signal: AbortSignal): Promise<net.Socket> {
+  const socket = net.connect(connectOptions(address));
+  const connected = new Deferred<void>();
+  socket.once('connect', () => connected.resolve());
+  socket.on('error', connected.reject);
+  const what = `Failed to connect to '${formatAddress(address)}'`;
+  try {
+    await withDeadline(connected.promise, CONNECT_MS, what, signal);
+    return socket;
+  } catch (cause) {
+    socket.destroy();
+    throw new ColoError(`${what}: ${connectFailure(cause)}`, { cause });
+  }
 }
 
 /** The part of a connect error that QEMU prints behind the address. */

@@ -165,12 +165,23 @@ export class VmObjects {
       netdevOfFilter: (id) => this.#filterNetdevs.get(id) ?? null,
       hasIothread: (id) => this.#objects.get(id)?.typeName === 'iothread',
       findSender: (incoming) => this.#findSender(incoming),
+      findOutputNetdev: (outdev) => this.#findOutputNetdev(outdev),
       bypassUntilStarted: hasGuest,
     };
   }
 
   #findSender(incoming: string): Chardev | null {
     return this.#host.chardevs.all().find(({ connection }) => connection?.outgoing === incoming) ?? null;
+  }
+
+  /** Where a redirector injects what comes out at the other end of `outdev`. */
+  #findOutputNetdev(outdev: Chardev): string | null {
+    const stream = outdev.connection?.outgoing;
+    const reader = stream === undefined ? null : this.#findReader(stream);
+    for (const [id, netdev] of this.#filterNetdevs) {
+      if (reader && this.#objects.get(id)?.properties()['indev'] === reader.id) return netdev.id;
+    }
+    return null;
   }
 
   #findReader(outgoing: string): Chardev | null {

@@ -20,11 +20,11 @@ export class VmGuest implements ProtectedGuest {
   }
 
   pause(): Promise<void> {
-    return this.#run.stop('colo');
+    return this.#run.freeze();
   }
 
   resume(): Promise<void> {
-    return this.#run.resume();
+    return this.#run.thaw();
   }
 
   disks(): readonly CheckpointParticipant[] {

@@ -1,6 +1,11 @@
 /**
  * Whether the guest runs, and the only place that changes it: stop, cont, checkpoints and failover all come through
  * here, one at a time, so that STOP and RESUME always tell the truth.
+ *
+ * Two owners. The user stops and continues (`stop`, `resume`); the checkpoint frame freezes and thaws (`freeze`,
+ * `thaw`). While the guest is frozen a user's `cont` does nothing: a machine whose state is being taken or loaded must
+ * not run, and the frame lets it run soon anyway. As in QEMU a thaw does not ask whether the user had stopped the guest
+ * before (colo.c, vm_start).
  */
 import { Mutex } from '../base/async.ts';
 import type { Engine } from '../engine/engine.ts';
@@ -29,6 +34,8 @@ export class RunControl {
   readonly #listener: RunListener;
   readonly #mutex = new Mutex();
   #state: RunState;
+  #frozenFrom: RunState = 'paused';
+  #wantedAfterMigration: 'stop' | 'run' | null = null;
 
   /** `engine` is null under `-machine none`: the run state is then only a word. */
   constructor(
@@ -51,33 +58,98 @@ export class RunControl {
     return this.#state === 'running';
   }
 
-  /** Ends with no vCPU running and no request in flight. A guest that stands already only changes its state's name. */
+  /** What the user said about an incoming guest before it came; overrides -S, except for a secondary. */
+  get wantedAfterMigration(): 'stop' | 'run' | null {
+    return this.#wantedAfterMigration;
+  }
+
+  /** The user's stop. Ends with no vCPU running and no request in flight; a guest that stands is left as it is. */
   async stop(state: RunState): Promise<void> {
     await this.#mutex.run(async () => {
-      if (this.#state !== 'running') {
-        if (this.#state !== 'prelaunch' || state !== 'paused') this.#state = state;
-        return;
-      }
-      // First the network: what is mirrored from now on is not part of the state that stands.
-      for (const netdev of this.#netdevs.values()) netdev.hold();
-      await this.#engine?.pause();
-      this.#state = state;
-      this.#listener.onStop();
+      if (this.#state === 'running') await this.#halt(state);
+      else if (this.#state === 'inmigrate') this.#wantedAfterMigration = 'stop';
     });
   }
 
+  /** The user's cont. */
   async resume(): Promise<void> {
     await this.#mutex.run(async () => {
-      if (this.#state === 'running') return;
-      await this.#engine?.resume();
-      this.#state = 'running';
-      this.#listener.onResume();
-      for (const netdev of this.#netdevs.values()) netdev.release();
+      if (this.#state === 'inmigrate') this.#wantedAfterMigration = 'run';
+      else if (this.#state !== 'colo') await this.#go();
     });
+  }
+
+  /** For a checkpoint, a migration or a failover: the guest stands, as `colo`, until one of the following. */
+  async freeze(): Promise<void> {
+    await this.#mutex.run(async () => {
+      if (this.#isOver || this.#state === 'colo') return;
+      this.#frozenFrom = this.#state;
+      if (this.#state === 'running') await this.#halt('colo');
+      else this.#state = 'colo';
+    });
+  }
+
+  /** Lets a frozen guest run, or one that has just come. One that the user stopped meanwhile stays stopped. */
+  async thaw(): Promise<void> {
+    await this.#mutex.run(async () => {
+      if (this.#state === 'colo' || this.#state === 'inmigrate') await this.#go();
+    });
+  }
+
+  /** Undoes a freeze: the guest runs if it ran before, and stands if it stood. */
+  async restore(): Promise<void> {
+    await this.#mutex.run(async () => {
+      if (this.#state !== 'colo') return;
+      if (this.#frozenFrom === 'running') await this.#go();
+      else this.#state = this.#frozenFrom;
+    });
+  }
+
+  /** Ends with the guest standing by that name, whatever it did before. */
+  async settle(state: RunState): Promise<void> {
+    await this.#mutex.run(async () => {
+      if (this.#state === 'running') await this.#halt(state);
+      else if (!this.#isOver) this.#state = state;
+    });
+  }
+
+  /** False: what the guest says waits in front of the wire (bounded) until it may be heard. */
+  setHeard(isHeard: boolean): void {
+    for (const netdev of this.#netdevs.values()) {
+      if (isHeard) netdev.releaseOutput();
+      else netdev.holdOutput();
+    }
   }
 
   /** The machine ended by itself or was told to: no way back but `system_reset` or `quit`. */
   mark(state: RunState): void {
     this.#state = state;
+  }
+
+  get #isOver(): boolean {
+    return this.#state === 'shutdown' || this.#state === 'internal-error';
+  }
+
+  async #halt(state: RunState): Promise<void> {
+    // First the network: what is mirrored from now on is not part of the state that stands.
+    for (const netdev of this.#netdevs.values()) netdev.hold();
+    try {
+      await this.#engine?.pause();
+    } catch (error) {
+      for (const netdev of this.#netdevs.values()) netdev.release();
+      throw error;
+    }
+    // The guest may have shut itself down while it was being stopped.
+    if (this.#isOver) return;
+    this.#state = state;
+    this.#listener.onStop();
+  }
+
+  async #go(): Promise<void> {
+    if (this.#state === 'running') return;
+    await this.#engine?.resume();
+    this.#state = 'running';
+    this.#listener.onResume();
+    for (const netdev of this.#netdevs.values()) netdev.release();
   }
 }

@@ -23,7 +23,7 @@ import type {
   V86Pci,
   V86VirtioNet,
 } from './internals.ts';
-import { NetPort, ne2kHasRoom, virtioHasRoom, virtioTakesFrames } from './net-port.ts';
+import { Ne2kRing, NetPort, virtioHasRoom, virtioTakesFrames } from './net-port.ts';
 import type { V86Shape } from './options.ts';
 import { SerialPort } from './serial-port.ts';
 
@@ -290,7 +290,12 @@ export class Machine {
       };
       return new NetPort(inject, virtioHasRoom(nic), onFrameDropped);
     }
-    return new NetPort((frame) => bus.send(`net${at}-receive`, frame), ne2kHasRoom(nic), onFrameDropped);
+    const ring = new Ne2kRing(nic);
+    const inject = (frame: Uint8Array): void => {
+      ring.gave();
+      bus.send(`net${at}-receive`, frame);
+    };
+    return new NetPort(inject, ring.hasRoom, onFrameDropped, () => ring.restored());
   }
 }
 

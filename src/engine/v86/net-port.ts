@@ -8,15 +8,41 @@ import type { V86Ne2k, V86VirtioNet } from './internals.ts';
 /** Whether the NIC can take a frame of `bytes` bytes now. */
 export type HasRoom = (bytes: number) => boolean;
 
-export function ne2kHasRoom(nic: V86Ne2k): HasRoom {
-  return (bytes) => {
-    if ((nic.cr & 1) !== 0 || nic.boundary === 0) return true; // stopped: it drops the frame, as the real one does
-    const { boundary, curpg, pstart, pstop } = nic;
+/**
+ * Linux's 8390 driver takes nine frames an interrupt and then acknowledges them all (lib8390.c, ei_receive); what else is
+ * in the ring waits until one more frame comes. So the ring never holds more than it takes at once.
+ */
+const NE2K_FRAMES_AT_ONCE = 8;
+
+/** An ne2k's receive ring: whether it has room, and how many frames it has been given since it was last empty. */
+export class Ne2kRing {
+  readonly #nic: V86Ne2k;
+  #given = NE2K_FRAMES_AT_ONCE;
+
+  constructor(nic: V86Ne2k) {
+    this.#nic = nic;
+  }
+
+  readonly hasRoom: HasRoom = (bytes) => {
+    const { cr, boundary, curpg, pstart, pstop } = this.#nic;
+    if ((cr & 1) !== 0 || boundary === 0) return true; // stopped: it drops the frame, as the real one does
     const needed = 1 + ((Math.max(60, bytes) + 4) >> 8);
     const available = boundary > curpg ? boundary - curpg : pstop - curpg + boundary - pstart;
+    // Linux keeps the boundary one page behind what it has read.
+    if (available >= pstop - pstart - 1) this.#given = 0;
     // One page stays free: a full ring looks like an empty one (write page equals boundary).
-    return available > needed;
+    return available > needed && this.#given < NE2K_FRAMES_AT_ONCE;
   };
+
+  /** A frame was put into it. */
+  gave(): void {
+    this.#given++;
+  }
+
+  /** A state was loaded: how many frames are in its ring is not known, so it has to become empty first. */
+  restored(): void {
+    this.#given = NE2K_FRAMES_AT_ONCE;
+  }
 }
 
 export function virtioHasRoom(nic: V86VirtioNet): HasRoom {
@@ -39,12 +65,19 @@ export class NetPort {
   readonly #inject: (frame: Uint8Array) => void;
   readonly #hasRoom: HasRoom;
   readonly #onDropped: () => void;
+  readonly #onRestored: () => void;
   isOpen = false;
 
-  constructor(inject: (frame: Uint8Array) => void, hasRoom: HasRoom, onDropped: () => void) {
+  constructor(
+    inject: (frame: Uint8Array) => void,
+    hasRoom: HasRoom,
+    onDropped: () => void,
+    onRestored: () => void = () => undefined,
+  ) {
     this.#inject = inject;
     this.#hasRoom = hasRoom;
     this.#onDropped = onDropped;
+    this.#onRestored = onRestored;
   }
 
   /** Frames could be handed over right now. */
@@ -98,6 +131,7 @@ export class NetPort {
 
   /** Replaces them by another machine's; what arrived during the pause still comes after. */
   restoreFrames(frames: readonly Uint8Array[]): void {
+    this.#onRestored();
     this.#waiting = [...frames, ...this.#waiting.slice(this.#waitingAtPause)];
     this.#waitingAtPause = frames.length;
     this.#waitingBytes = this.#waiting.reduce((sum, frame) => sum + frame.length, 0);

@@ -1,8 +1,8 @@
 /**
- * colo-compare: holds each packet of the primary guest until the secondary has said the same, or a checkpoint covers it
- * (docs/architecture.md, rule 1). Reads both guests' output from chardevs, writes what is released to a third, and asks for a
- * checkpoint where the two differ or one is late. Facts on QEMU's: docs/qemu-behaviour.md 3. What is compared, and how, is
- * in tcp.ts and datagram.ts; the properties are in options.ts.
+ * colo-compare: holds each packet of the primary guest until the secondary has said the same, or a checkpoint covers
+ * it (docs/architecture.md, rule 1). Reads both guests' output from chardevs, writes what is released to a third, and
+ * asks for a checkpoint where the two differ or one is late. Facts on QEMU's: docs/qemu-behaviour.md 3. What is
+ * compared, and how, is in tcp.ts and datagram.ts; the properties are in options.ts.
  *
  * Not held, as in QEMU: ARP, IPv6, VLAN-tagged and malformed frames of the primary leave at once, uncompared. In
  * theory that breaks rule 1; in practice they carry no connection that is protected (IPv6 is not).
@@ -15,7 +15,7 @@
 import { Deferred, withDeadline } from '../../base/async.ts';
 import { messageOf } from '../../base/errors.ts';
 import { loggerFor } from '../../base/logger.ts';
-import type { CheckpointParticipant, Role, StreamMark } from '../../base/participant.ts';
+import type { CheckpointParticipant, HeldFrame, Role, StreamMark } from '../../base/participant.ts';
 import { MAX_FLOWS } from '../flow-table.ts';
 import { FrameInput } from '../frame-input.ts';
 import { RateLimitedWarning } from '../frame-output.ts';
@@ -235,6 +235,19 @@ export class ColoCompare implements CheckpointParticipant {
       this.#secondaryCut.expect(marks);
     }
     return Promise.resolve();
+  }
+
+  /** The closed epoch's packets, once the last of them has come through the loopback. */
+  async heldOutput(): Promise<HeldFrame[]> {
+    const netdev = this.#options.findOutputNetdev?.();
+    if (this.#mode !== 'closing' || netdev === undefined || netdev === null) return [];
+    // A packet that is late is only lost to a failover, and comes back by retransmission.
+    await this.drainPrimary().catch(() => undefined);
+    const frames: HeldFrame[] = [];
+    for (const connection of this.#table.all()) {
+      for (const { frame } of connection.closed) frames.push({ netdev, frame });
+    }
+    return frames;
   }
 
   resumed(role: Role): void {

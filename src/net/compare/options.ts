@@ -24,6 +24,8 @@ export interface ColoCompareOptions {
   readonly maxFlows?: number;
   /** The chardev of this process whose connection is called `incomingStream` by its sender, or null. */
   readonly findSender?: (incomingStream: string) => Chardev | null;
+  /** The netdev that what goes to `outdev` ends up on, or null when that is not in this process. */
+  readonly findOutputNetdev?: () => string | null;
   /**
    * Until protection has begun, let the primary's packets pass. QEMU (false) holds them, so that a guest's network
    * stands still while its first copy is made.

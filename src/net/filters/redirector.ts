@@ -16,7 +16,7 @@
  * netdev's wire must be enabled before the event.
  */
 import { loggerFor } from '../../base/logger.ts';
-import type { CheckpointParticipant, Role, StreamMark } from '../../base/participant.ts';
+import type { CheckpointParticipant, HeldFrame, Role, StreamMark } from '../../base/participant.ts';
 import type { Chardev } from '../../chardev/chardev.ts';
 import type { Direction, FilterEvent, FilterHost, FilterQueue, NetFilter } from '../filter.ts';
 import { FrameInput } from '../frame-input.ts';
@@ -55,6 +55,9 @@ export class RedirectorFilter implements NetFilter, CheckpointParticipant {
   readonly #logger = loggerFor('filter-redirector');
   readonly #warning = new RateLimitedWarning(this.#logger);
   readonly #replay = new ReplayRing();
+  /** The primary's held output of the checkpoint that is being loaded, and of the one that has been. */
+  #pendingHeld: readonly HeldFrame[] = [];
+  #held: readonly HeldFrame[] = [];
   #host: FilterHost | null = null;
   /** Set while this side is a protected secondary: only then is there something to replay. */
   #isSecondary = false;
@@ -120,7 +123,10 @@ export class RedirectorFilter implements NetFilter, CheckpointParticipant {
     if (event !== 'failover') return;
     this.enabled = false;
     this.#isSecondary = false;
-    for (const frame of this.#replay.take(this.#now())) {
+    // First what the loaded state believes to have said, then what this side has said since.
+    const inherited = this.#held.filter(({ netdev }) => netdev === this.#host?.netdevId);
+    this.#held = [];
+    for (const frame of [...inherited.map(({ frame }) => frame), ...this.#replay.take(this.#now())]) {
       this.stats.replayed++;
       this.#host?.passOn(this, frame, 'rx');
     }
@@ -172,9 +178,15 @@ export class RedirectorFilter implements NetFilter, CheckpointParticipant {
     return Promise.resolve();
   }
 
+  peerHeldOutput(frames: readonly HeldFrame[]): void {
+    if (this.#output) this.#pendingHeld = frames;
+  }
+
   commit(role: Role): Promise<void> {
     if (role !== 'secondary') return Promise.resolve();
     this.#replay.clear();
+    this.#held = this.#pendingHeld;
+    this.#pendingHeld = [];
     const mark = this.#pendingMark;
     this.#pendingMark = null;
     // The connection may be another one by now; its frames are all newer than the mark.

@@ -1,7 +1,7 @@
 /**
  * The same frames given to QEMU's colo-compare and to ours: where QEMU is right the two release the same packets at
- * the same step, and ask for a checkpoint in the same cases. Where QEMU is at fault (docs/qemu-behaviour.md 11) or ours is
- * stricter, the differences are listed and tested as such.
+ * the same step, and ask for a checkpoint in the same cases. Where QEMU is at fault (docs/qemu-behaviour.md 11) or
+ * ours is stricter, the differences are listed and tested as such.
  *
  * Steps are kept apart by a pair of probes on a flow of their own behind each step: when QEMU has released the probe,
  * it has read all that came before it on both sockets.

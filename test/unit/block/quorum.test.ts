@@ -1,4 +1,7 @@
-/** Quorum: voting, reports, children that come and go, and the texts of its refusals (docs/qemu-behaviour.md 5.6, 5.7). */
+/**
+ * Quorum: voting, reports, children that come and go, and the texts of its refusals
+ * (docs/qemu-behaviour.md 5.6, 5.7).
+ */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { IoError } from '../../../src/base/errors.ts';

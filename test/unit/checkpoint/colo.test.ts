@@ -1,135 +1,9 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import type { CheckpointParticipant } from '../../../src/base/participant.ts';
 import { CheckpointChannel } from '../../../src/checkpoint/channel.ts';
-import type { CheckpointRecord, ProtectedGuest } from '../../../src/checkpoint/guest.ts';
-import type { Hello } from '../../../src/checkpoint/messages.ts';
 import { receiveMachine, sendMachine } from '../../../src/checkpoint/migration.ts';
-import { ColoPrimary } from '../../../src/checkpoint/primary.ts';
-import { ColoSecondary } from '../../../src/checkpoint/secondary.ts';
-import { MemoryEngine } from '../../helpers/memory-engine.ts';
 import { socketPair, tappedPair } from '../../helpers/socket-pair.ts';
-
-/** A participant that writes what it is told into a journal shared by both sides. */
-class Journal implements CheckpointParticipant {
-  readonly participantName: string;
-  readonly lines: string[];
-  failure: Error | null = null;
-
-  constructor(name: string, lines: string[]) {
-    this.participantName = name;
-    this.lines = lines;
-  }
-
-  start = (role: string) => this.#log(role, 'start');
-  stopped(role: string) {
-    this.lines.push(`${role} ${this.participantName} stopped`);
-    return [{ stream: `${role}-stream`, bytes: 7 }];
-  }
-  peerMarks = (role: string, marks: readonly { stream: string }[]) =>
-    this.#log(role, `marks ${marks.map((mark) => mark.stream).join()}`);
-  commit = (role: string) => this.#log(role, 'commit');
-  stop = (role: string, failover: boolean) => this.#log(role, `stop ${failover ? 'failover' : 'error'}`);
-  error = () => this.failure;
-
-  #log(role: string, what: string): Promise<void> {
-    this.lines.push(`${role} ${this.participantName} ${what}`);
-    return Promise.resolve();
-  }
-}
-
-interface Side {
-  engine: MemoryEngine;
-  guest: ProtectedGuest;
-  disk: Journal;
-  net: Journal;
-}
-
-function side(lines: string[], pages = 16): Side {
-  const engine = new MemoryEngine(pages);
-  const disk = new Journal('disk', lines);
-  const net = new Journal('net', lines);
-  const guest: ProtectedGuest = {
-    engine,
-    pause: () => engine.pause(),
-    resume: () => engine.resume(),
-    disks: () => [disk],
-    networks: () => [net],
-  };
-  return { engine, guest, disk, net };
-}
-
-function hello(engine: MemoryEngine, colo = true): Hello {
-  return {
-    engine: 'memory',
-    buildId: engine.buildId,
-    ramBytes: engine.ramBytes,
-    colo,
-    disks: [{ id: 'd0', lengthBytes: 1 << 20 }],
-    nics: [{ id: 'n0' }],
-  };
-}
-
-interface Pair {
-  p: Side;
-  s: Side;
-  lines: string[];
-  primary: ColoPrimary;
-  secondary: ColoSecondary;
-  records: CheckpointRecord[];
-  exits: string[];
-  checkpoint(): Promise<void>;
-  close(): void;
-}
-
-async function protect(sockets: { left: import('node:net').Socket; right: import('node:net').Socket; close(): void }, patienceMs = 2000): Promise<Pair> {
-  const lines: string[] = [];
-  const p = side(lines);
-  const s = side(lines);
-  p.engine.ram[5000] = 42;
-  p.engine.device = 1;
-  p.engine.state = 'running';
-  const pc = new CheckpointChannel(sockets.left, patienceMs);
-  const sc = new CheckpointChannel(sockets.right, patienceMs);
-  await Promise.all([
-    sendMachine(p.guest, pc, hello(p.engine)),
-    receiveMachine(s.guest, sc, () => hello(s.engine)),
-  ]);
-  const records: CheckpointRecord[] = [];
-  const exits: string[] = [];
-  let wake: (() => void) | null = null;
-  const loaded: (() => void)[] = [];
-  const primary = new ColoPrimary(p.guest, pc, 3_600_000, {
-    onExit: (reason) => exits.push(`primary ${reason}`),
-    onCheckpoint: (record) => {
-      records.push(record);
-      wake?.();
-    },
-  });
-  const secondary = new ColoSecondary(s.guest, sc, {
-    onExit: (reason) => exits.push(`secondary ${reason}`),
-    onLoaded: () => loaded.shift()?.(),
-  });
-  const running = new Promise<void>((resolve) => {
-    const resume = p.guest.resume.bind(p.guest);
-    p.guest.resume = async () => {
-      await resume();
-      resolve();
-    };
-  });
-  void secondary.run();
-  void primary.run();
-  await running;
-  return {
-    p, s, lines, primary, secondary, records, exits,
-    checkpoint: () =>
-      new Promise((resolve) => {
-        wake = resolve;
-        primary.request('mismatch');
-      }),
-    close: () => sockets.close(),
-  };
-}
+import { hello, protect, side } from './frame-pair.ts';
 
 describe('COLO frame', () => {
   it('carries the first state and every later one, and both guests run on', async () => {
@@ -272,7 +146,9 @@ describe('COLO frame', () => {
 
   it('ends with an error when the peer freezes, and the guest goes on', async () => {
     let frozen = false;
-    const pair = await protect(await tappedPair((chunk) => (frozen ? Buffer.alloc(0) : chunk)), 150);
+    const pair = await protect(await tappedPair((chunk) => (frozen ? Buffer.alloc(0) : chunk)), {
+      patienceMs: 150,
+    });
     frozen = true;
     pair.primary.request('mismatch');
     await pair.primary.ended;

@@ -3,7 +3,8 @@
  *
  * Write-through: a count is in the file before the caller goes on, so a killed process leaves at worst clusters that
  * are counted but not referred to (leaks). One mutex guards everything; sections are short. Blocks are cached within a
- * bound and are never dirty. Ordering against L2 and L1 is the driver's business (qcow2.ts). Source: docs/qemu-behaviour.md 9.3.
+ * bound and are never dirty. Ordering against L2 and L1 is the driver's business (qcow2.ts). Source:
+ * docs/qemu-behaviour.md 9.3.
  */
 import { Mutex } from '../../../base/async.ts';
 import { IoError } from '../../../base/errors.ts';

@@ -17,6 +17,7 @@ import { statusAbove } from '../../jobs/allocation.ts';
 import type { CommitJob } from '../../jobs/commit.ts';
 import type { EmitEvent } from '../../jobs/job.ts';
 import type { BlockNode } from '../../node.ts';
+import { NbdDriver } from '../nbd.ts';
 import { Forwarder } from './forwarder.ts';
 import { MODE_NUMBER, ROUTES, VERBS } from './routing.ts';
 import type { ReplicationMode, Stage } from './routing.ts';
@@ -200,6 +201,13 @@ export class ReplicationDriver implements BlockDriver {
     if (route === 'overlay' && this.#chain) return this.#chain.status(offset, length);
     if (route === 'refuse' && this.mode === 'secondary') throw this.#refusal('read');
     return statusAbove(this.#file, null, offset, length);
+  }
+
+  /** Primary: ends what waits for the other host, at once and for good; the node is of no use but to be closed. */
+  breakOff(): void {
+    if (this.mode !== 'primary') return;
+    this.#forwarder.stop();
+    if (this.#file.driver instanceof NbdDriver) this.#file.driver.breakOff();
   }
 
   async close(): Promise<void> {

@@ -1,7 +1,7 @@
 /**
  * The secondary's half of replication: the chain active disk → hidden disk → secondary disk.
  *
- * The rule it keeps (docs: docs/qemu-behaviour.md 5.1 to 5.4): through this chain the secondary VM sees the last complete
+ * The rule it keeps (docs/qemu-behaviour.md 5.1 to 5.4): through this chain the secondary VM sees the last complete
  * checkpoint plus its own writes, whatever the NBD export writes to the secondary disk meanwhile. Its own writes go to
  * the active disk; the old content of what the export overwrites goes to the hidden disk first (BackupJob). A request
  * of the VM that is on its way through the chain is counted in `#requests`; the export's write waits for those that

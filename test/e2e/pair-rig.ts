@@ -1,0 +1,219 @@
+/**
+ * A protected pair of real processes with a real guest, a switch and a client that must not notice anything: the demo's
+ * parts in a test's hands. One boot serves many subtests: whoever survives is protected again with a new secondary.
+ * Every VM's netdev passes a relay, so that a test sees what it says.
+ */
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { mkdtemp, rm } from 'node:fs/promises';
+import os from 'node:os';
+import path from 'node:path';
+import { promisify } from 'node:util';
+import { withDeadline } from '../../src/base/async.ts';
+import { freePorts } from '../../src/demo/free-ports.ts';
+import { waitForGuest } from '../../src/demo/guest-ready.ts';
+import {
+  createSecondaryDisks,
+  firstPrimaryArguments,
+  imageSize,
+  secondaryArguments,
+} from '../../src/demo/hosts.ts';
+import { HOSTS, pairAddresses, protect } from '../../src/demo/pair.ts';
+import type { Teller } from '../../src/demo/report.ts';
+import { VmProcess } from '../../src/demo/vm-process.ts';
+import { Workload } from '../../src/demo/workload.ts';
+import type { PairAddresses } from '../../src/ha/procedure.ts';
+import { addPrimaryChardevs, failoverPrimary, failoverSecondary } from '../../src/ha/procedure.ts';
+import { startSwitch } from '../../src/switch/index.ts';
+import type { RunningSwitch } from '../../src/switch/index.ts';
+import type { Noted } from '../helpers/frame-relay.ts';
+import { FrameRelay } from '../helpers/frame-relay.ts';
+
+const run = promisify(execFile);
+
+/** A guest image made by `colo guest`; tests without one say why they are skipped. */
+export const guestImage = process.env['COLO_GUEST_IMAGE'];
+export const skipWithoutGuest =
+  guestImage === undefined ? 'set COLO_GUEST_IMAGE to a guest made by colo guest' : false;
+
+const MEMORY_MIB = 128;
+const BOOT_MS = 300_000;
+/** Any single step; generous, as the machine may be loaded. */
+export const STEP_MS = 60_000;
+
+const quiet: Teller = {
+  step: () => undefined,
+  trouble: () => undefined,
+  progress: () => ({ update: () => undefined, done: () => undefined }),
+};
+
+/** One VM and what passed its netdev's socket, oldest first. */
+export interface Member {
+  readonly vm: VmProcess;
+  readonly frames: Noted[];
+  /** Called for each frame before it passes on. */
+  onFrame: ((noted: Noted) => void) | null;
+}
+
+/** Where each side believes the other's sockets to be: a test puts relays in between. */
+export interface PairView {
+  readonly primary: PairAddresses;
+  readonly secondary: PairAddresses;
+}
+
+export class PairRig {
+  readonly folder: string;
+  readonly network: RunningSwitch;
+  readonly troubles: string[] = [];
+  primary!: Member;
+  secondary: Member | null = null;
+  workload!: Workload;
+  readonly #sizeBytes: number;
+  readonly #cleanUp: (() => Promise<unknown>)[] = [];
+  #generation = 0;
+  /** The primary was a secondary once: it has a rewriter. */
+  #isPromoted = false;
+
+  private constructor(folder: string, network: RunningSwitch, sizeBytes: number) {
+    this.folder = folder;
+    this.network = network;
+    this.#sizeBytes = sizeBytes;
+  }
+
+  /** A guest that serves, and a client with a session and a ledger. */
+  static async boot(): Promise<PairRig> {
+    const folder = await mkdtemp(path.join(os.tmpdir(), 'colo-pair-'));
+    const [session, ledger] = (await freePorts(2, ['127.0.0.1'])) as [number, number];
+    const disk = path.join(folder, 'primary.qcow2');
+    await run('qemu-img', ['convert', '-O', 'qcow2', guestImage!, disk]);
+    const network = await startSwitch({
+      listen: [`unix:${path.join(folder, 'switch.sock')}`],
+      nat: {
+        hostForwards: [`tcp:127.0.0.1:${session}-10.0.2.15:7001`, `tcp:127.0.0.1:${ledger}-10.0.2.15:7000`],
+      },
+    });
+    const rig = new PairRig(folder, network, await imageSize(disk));
+    try {
+      rig.primary = await rig.#start('primary', HOSTS[0], (machine) => firstPrimaryArguments(machine, disk));
+      await waitForGuest(rig.primary.vm.qmp, session, BOOT_MS, quiet);
+      rig.workload = new Workload({
+        host: '127.0.0.1',
+        sessionPort: session,
+        ledgerPort: ledger,
+        intervalMs: 30,
+        patienceMs: STEP_MS,
+        onTrouble: (what) => rig.troubles.push(what),
+      });
+      rig.workload.start();
+      return rig;
+    } catch (error) {
+      await rig.close();
+      throw error;
+    }
+  }
+
+  /** A new secondary on the other host, resynced; ends when the first checkpoint has been taken. */
+  async protect(view: (at: PairAddresses) => Promise<PairView> | PairView = plain): Promise<void> {
+    const { vm } = this.primary;
+    const at = await pairAddresses(vm.host);
+    const seen = await view(at);
+    const name = `secondary-${++this.#generation}`;
+    const disks = await createSecondaryDisks(path.join(this.folder, name), this.#sizeBytes);
+    await addPrimaryChardevs(vm.qmp, at);
+    this.secondary = await this.#start(name, at.secondaryHost, (machine) =>
+      secondaryArguments(machine, disks, seen.secondary),
+    );
+    // The export is where both say it is; the relays are on the packet and checkpoint connections.
+    await protect(vm, this.secondary.vm, seen.primary, this.#isPromoted, quiet);
+  }
+
+  /** Types the lines with which the secondary takes over; it is the primary then. Returns the old primary. */
+  async takeOver(): Promise<Member> {
+    const old = this.primary;
+    const survivor = this.#requireSecondary();
+    await failoverSecondary(survivor.vm.qmp);
+    this.primary = survivor;
+    this.secondary = null;
+    this.#isPromoted = true;
+    return old;
+  }
+
+  /** Types the lines with which the primary goes on alone. Returns the old secondary. */
+  async goOnAlone(): Promise<Member> {
+    const old = this.#requireSecondary();
+    const { qmp } = this.primary.vm;
+    await failoverPrimary(qmp);
+    for (const id of ['mirror0', 'compare1', 'compare0', 'compare0-0', 'compare_out', 'compare_out0']) {
+      await qmp.execute('chardev-remove', { id });
+    }
+    this.secondary = null;
+    return old;
+  }
+
+  /** Resolves when the client has had `count` further answers to questions that it asked from now on. */
+  async answered(count = 1): Promise<void> {
+    for (let at = 0; at < count; at++) {
+      await withDeadline(
+        this.workload.firstReplyAfter(performance.now()),
+        STEP_MS,
+        'an answer from the guest',
+      );
+    }
+  }
+
+  /** The client's verdict: nothing was dropped, nothing acknowledged was lost. */
+  async assertNothingLost(): Promise<void> {
+    const report = await this.workload.stop();
+    assert.deepEqual(this.troubles, []);
+    assert.equal(report.connectionsLost, 0);
+    assert.equal(report.ledgerLinesLost, 0);
+    assert.ok(report.ledgerLines > 20, `${report.ledgerLines} ledger lines`);
+  }
+
+  async close(): Promise<void> {
+    for (const undo of this.#cleanUp.reverse()) await undo().catch(() => undefined);
+    await this.network.close();
+    await rm(this.folder, { recursive: true, force: true });
+  }
+
+  /** Done when the rig is closed. */
+  onClose(undo: () => Promise<unknown>): void {
+    this.#cleanUp.push(undo);
+  }
+
+  #requireSecondary(): Member {
+    assert.ok(this.secondary, 'there is no secondary');
+    return this.secondary;
+  }
+
+  async #start(
+    name: string,
+    host: string,
+    args: (machine: { memoryMiB: number; switchPath: string }) => string[],
+  ): Promise<Member> {
+    const switchPath = path.join(this.folder, `${name}.net`);
+    const member: { frames: Noted[]; onFrame: Member['onFrame'] } = { frames: [], onFrame: null };
+    const relay = await FrameRelay.start({
+      listen: { path: switchPath },
+      target: { path: path.join(this.folder, 'switch.sock') },
+      onFrame: (noted) => {
+        member.frames.push(noted);
+        member.onFrame?.(noted);
+      },
+    });
+    this.onClose(() => relay.close());
+    const vm = await VmProcess.start(name, host, this.folder, args({ memoryMiB: MEMORY_MIB, switchPath }));
+    this.onClose(() => vm.kill());
+    return Object.assign(member, { vm });
+  }
+}
+
+const plain = (at: PairAddresses): PairView => ({ primary: at, secondary: at });
+
+export function freeze(vm: VmProcess): void {
+  process.kill(vm.pid, 'SIGSTOP');
+}
+
+export function unfreeze(vm: VmProcess): void {
+  process.kill(vm.pid, 'SIGCONT');
+}

@@ -1,0 +1,150 @@
+/**
+ * The rules that keep a pair safe, watched from outside of the processes: relays on the primary's netdev, on the
+ * secondary's packet stream and on the checkpoint channel see what leaves, what the secondary has said, and which
+ * checkpoints it holds.
+ */
+import assert from 'node:assert/strict';
+import { after, before, describe, it } from 'node:test';
+import { freePorts } from '../../src/demo/free-ports.ts';
+import { HOSTS } from '../../src/demo/pair.ts';
+import type { PairAddresses } from '../../src/ha/procedure.ts';
+import { ETHERTYPE, PacketView } from '../../src/net/packet.ts';
+import { FrameRelay } from '../helpers/frame-relay.ts';
+import { ChannelLog } from './channel-log.ts';
+import { PairRig, STEP_MS, skipWithoutGuest } from './pair-rig.ts';
+import type { PairView } from './pair-rig.ts';
+import { Said } from './said.ts';
+
+interface Watched {
+  /** What the secondary has said. */
+  readonly said: Said;
+  readonly channel: ChannelLog;
+  /** Bytes of the primary's that still pass on the channel; then it is cut. */
+  leftOnChannel: number;
+}
+
+describe('the rules', { skip: skipWithoutGuest, timeout: 600_000 }, () => {
+  let rig: PairRig;
+  let close = (): Promise<void> => Promise.resolve();
+  let watched: Watched;
+
+  /** Relays between the two sides; each sees the other behind one. */
+  const watch = async (at: PairAddresses): Promise<PairView> => {
+    const [packets, migration] = (await freePorts(2, HOSTS)) as [number, number];
+    const now: Watched = { said: new Said(), channel: new ChannelLog(), leftOnChannel: Infinity };
+    watched = now;
+    const onPackets = await FrameRelay.start({
+      listen: { host: at.primaryHost, port: packets },
+      target: { host: at.primaryHost, port: at.compareSecondaryPort },
+      onFrame: ({ direction, frame }) => {
+        if (direction === 'out') now.said.add(frame);
+      },
+    });
+    const onChannel = await FrameRelay.start({
+      listen: { host: at.secondaryHost, port: migration },
+      target: { host: at.secondaryHost, port: at.migrationPort },
+      onBytes: (chunk) => {
+        const passed = chunk.subarray(0, Math.min(chunk.byteLength, now.leftOnChannel));
+        now.leftOnChannel -= passed.byteLength;
+        now.channel.fromPrimary(passed);
+        return passed.byteLength > 0 ? passed : null;
+      },
+      onBytesBack: (chunk) => now.channel.fromSecondary(chunk),
+    });
+    rig.onClose(() => onPackets.close());
+    rig.onClose(() => onChannel.close());
+    return {
+      primary: { ...at, migrationPort: migration },
+      secondary: { ...at, compareSecondaryPort: packets },
+    };
+  };
+
+  before(async () => {
+    if (skipWithoutGuest !== false) return;
+    rig = await PairRig.boot();
+    close = () => rig.close();
+  });
+
+  after(() => close());
+
+  it('no payload leaves the primary before its twin or its checkpoint (rule 1)', async (t) => {
+    // Judged as each frame passes: what the client asked last, and when.
+    const view = new PacketView();
+    const asked = new Map<string, { end: number; atMs: number }[]>();
+    let twins = 0;
+    let covered = 0;
+    const violations: string[] = [];
+    let isJudging = false;
+    rig.primary.onFrame = ({ direction, frame, atMs }) => {
+      view.parse(frame);
+      if (!view.isTcp || view.payloadBytes === 0) return;
+      if (direction === 'in') {
+        const flow = `${view.destinationAddress}:${view.destinationPort} ${view.sourceAddress}:${view.sourcePort}`;
+        const list = asked.get(flow) ?? [];
+        asked.set(flow, list);
+        list.push({ end: (view.sequence + view.payloadBytes) >>> 0, atMs });
+        return;
+      }
+      if (!isJudging) return;
+      if (watched.said.has(frame)) {
+        twins++;
+        return;
+      }
+      // Not said by the secondary: all that it answers must have come before the state that the secondary holds.
+      const flow = `${view.sourceAddress}:${view.sourcePort} ${view.destinationAddress}:${view.destinationPort}`;
+      const cause = (asked.get(flow) ?? []).findLast(({ end }) => ((view.acknowledgment - end) | 0) >= 0);
+      const heldSince = watched.channel.capturedBeforeLastReceived;
+      if (heldSince !== null && (cause === undefined || cause.atMs < heldSince)) covered++;
+      else {
+        violations.push(
+          `${flow} ${view.sequence}+${view.payloadBytes}: asked at ${cause?.atMs}, state of ${heldSince}, left at ${atMs}`,
+        );
+      }
+    };
+    await rig.protect(watch);
+    isJudging = true;
+    await rig.answered(60);
+    // Checkpoints without a pause: every other packet leaves by one.
+    await rig.primary.vm.qmp.execute('migrate-set-parameters', { 'x-checkpoint-delay': 0 });
+    await rig.answered(60);
+    isJudging = false;
+    rig.primary.onFrame = null;
+    t.diagnostic(
+      `${twins} frames left after their twin, ${covered} by ${watched.channel.received} checkpoints`,
+    );
+    assert.deepEqual(violations, []);
+    assert.ok(twins > 20, `${twins} twins`);
+    assert.ok(watched.channel.received > 5, `${watched.channel.received} checkpoints`);
+  });
+
+  it('a checkpoint cut in its middle is discarded, and the secondary takes over from what it had (rules 2, 3)', async () => {
+    const { qmp } = rig.primary.vm;
+    await qmp.execute('migrate-set-parameters', { 'x-checkpoint-delay': 3_600_000 });
+    await rig.answered(5);
+    const survivor = rig.secondary!;
+    const exits = [rig.primary.vm, survivor.vm].map((vm) => vm.qmp.waitFor('COLO_EXIT', () => true, STEP_MS));
+    const { received } = watched.channel;
+    // The next checkpoint's request, and some of its pages.
+    watched.leftOnChannel = 64 * 1024;
+    await qmp.execute('x-colo-checkpoint');
+    for (const exit of await Promise.all(exits)) assert.equal(exit.data['reason'], 'error');
+    assert.ok(watched.channel.pendingBytes > 0, 'the cut fell into a checkpoint');
+    assert.equal(watched.channel.received, received, 'nobody confirmed it');
+
+    // The old primary still runs and writes; whatever it does from here on is nobody's.
+    const killed = rig.primary.vm.kill();
+    await killed;
+    await rig.takeOver();
+    await rig.answered(20);
+    const said = survivor.frames.filter(({ direction }) => direction === 'out');
+    const view = new PacketView();
+    view.parse(said[0]!.frame);
+    assert.equal(view.etherType, ETHERTYPE.RARP, 'the first frame of the survivor announces its address');
+    assert.deepEqual([...said[0]!.frame.subarray(6, 12)], [0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+    assert.equal(said.length > 1, true);
+  });
+
+  it('lost nothing in all that', async () => {
+    await rig.assertNothingLost();
+  });
+});
