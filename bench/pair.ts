@@ -27,8 +27,8 @@ import { addPrimaryChardevs, failoverSecondary } from '../src/ha/procedure.ts';
 import type { QmpClient } from '../src/qmp/client.ts';
 import { startSwitch } from '../src/switch/index.ts';
 
-const CHECKPOINTS = Number(process.env["COLO_BENCH_CHECKPOINTS"] ?? 40);
-const FAILOVERS = Number(process.env["COLO_BENCH_FAILOVERS"] ?? 5);
+const CHECKPOINTS = Number(process.env['COLO_BENCH_CHECKPOINTS'] ?? 40);
+const FAILOVERS = Number(process.env['COLO_BENCH_FAILOVERS'] ?? 5);
 const MIB = 1024 * 1024;
 
 interface Records {

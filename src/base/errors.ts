@@ -7,11 +7,7 @@
 
 /** QMP's error classes (QEMU qapi/error.json, QapiErrorClass). */
 export type QmpErrorClass =
-  | 'GenericError'
-  | 'CommandNotFound'
-  | 'DeviceNotActive'
-  | 'DeviceNotFound'
-  | 'KVMMissingCap';
+  'GenericError' | 'CommandNotFound' | 'DeviceNotActive' | 'DeviceNotFound' | 'KVMMissingCap';
 
 /** Base of every expected failure. A plain `Error` that reaches a border is a bug of ours. */
 export class ColoError extends Error {

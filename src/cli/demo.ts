@@ -30,7 +30,12 @@ export function registerDemo(program: Command): void {
     .option('--json', 'one JSON object at the end instead of the story')
     .option('--image <file>', 'a guest image made by colo guest (default: built once and cached)')
     .option('--memory <MiB>', "the guest's RAM", integer(64, 2047), 128)
-    .option('--generations <n>', 'how often the primary is killed before the secondary is', integer(1, 100), 3)
+    .option(
+      '--generations <n>',
+      'how often the primary is killed before the secondary is',
+      integer(1, 100),
+      3,
+    )
     .option('--protected <seconds>', 'how long the pair stays whole between two deaths', integer(1, 3600), 6)
     .action(async (flags: DemoFlags) => {
       process.exitCode = await demo(flags);

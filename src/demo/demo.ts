@@ -106,7 +106,6 @@ async function story(
     };
     checkpoints += said.count;
     pauses.push(...said.records.map((record) => record.pauseMs));
-    await vm.qmp.execute('x-colo-reset-statistics').catch(() => undefined);
   };
 
   for (let generation = 1; generation <= options.generations + 1; generation++) {

@@ -10,23 +10,35 @@ type HmpLine = (vm: VirtualMachine, words: readonly string[]) => Promise<string>
 
 const LINES: ReadonlyMap<string, HmpLine> = new Map<string, HmpLine>([
   ['drive_add', driveAdd],
-  ['drive_del', async (vm, [id = '']) => {
-    await vm.disks.remove(id);
-    return '';
-  }],
-  ['stop', async (vm) => {
-    await vm.stop();
-    return '';
-  }],
-  ['cont', async (vm) => {
-    await vm.cont();
-    return '';
-  }],
-  ['info', (vm, [what]) => {
-    if (what === 'status') return `VM status: ${vm.run.state}\r\n`;
-    if (what === 'name') return `${vm.name ?? ''}\r\n`;
-    return `unknown command: 'info ${what ?? ''}'\r\n`;
-  }],
+  [
+    'drive_del',
+    async (vm, [id = '']) => {
+      await vm.disks.remove(id);
+      return '';
+    },
+  ],
+  [
+    'stop',
+    async (vm) => {
+      await vm.stop();
+      return '';
+    },
+  ],
+  [
+    'cont',
+    async (vm) => {
+      await vm.cont();
+      return '';
+    },
+  ],
+  [
+    'info',
+    (vm, [what]) => {
+      if (what === 'status') return `VM status: ${vm.run.state}\r\n`;
+      if (what === 'name') return `${vm.name ?? ''}\r\n`;
+      return `unknown command: 'info ${what ?? ''}'\r\n`;
+    },
+  ],
 ]);
 
 /** `drive_add [-n] BUS OPTIONS`. */

@@ -49,9 +49,12 @@ async function openMonitor(server: QmpServer, target: StreamTarget): Promise<voi
       if (options['wait'] !== 'off') await server.waitConnected();
     }
   } catch (cause) {
-    throw new ParameterError(`-qmp ${options['path'] ?? `${options['host']!}:${options['port']!}`}: ${messageOf(cause)}`, {
-      cause,
-    });
+    throw new ParameterError(
+      `-qmp ${options['path'] ?? `${options['host']!}:${options['port']!}`}: ${messageOf(cause)}`,
+      {
+        cause,
+      },
+    );
   }
 }
 

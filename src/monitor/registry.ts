@@ -63,7 +63,7 @@ function describeIssue(issue: z.core.$ZodIssue): string {
       return `Invalid parameter type for '${name || 'arguments'}', expected: ${issue.expected}`;
     case 'invalid_value':
       if (issue.input === undefined) return `Parameter '${name}' is missing`;
-      return `Parameter '${name}' does not accept value '${String(issue.input)}'`;
+      return `Parameter '${name}' does not accept value '${typeof issue.input === 'string' ? issue.input : JSON.stringify(issue.input)}'`;
     case 'too_small':
     case 'too_big':
       return `Parameter '${name}' expects a value ${issue.code === 'too_small' ? `>= ${issue.minimum}` : `<= ${issue.maximum}`}`;

@@ -39,7 +39,14 @@ const NIC_MODELS: ReadonlyMap<string, { model: NicModel; exact: boolean }> = new
 ]);
 
 /** Block devices that the guest sees as an IDE disk here. */
-const DISKS = new Set(['ide-hd', 'ide-drive', 'scsi-hd', 'virtio-blk-pci', 'virtio-blk', 'virtio-blk-device']);
+const DISKS = new Set([
+  'ide-hd',
+  'ide-drive',
+  'scsi-hd',
+  'virtio-blk-pci',
+  'virtio-blk',
+  'virtio-blk-device',
+]);
 
 /** Devices without which a guest boots and runs the same. */
 const PASSIVE = [
@@ -64,7 +71,9 @@ export function planDevices(devices: readonly DeviceOption[]): DevicePlan {
       if (netdev === undefined) throw new ParameterError(`-device ${driver}: Parameter 'netdev' is missing`);
       if (!nic.exact) {
         const instead = nic.model === 'ne2k' ? 'ne2k_pci' : 'virtio-net-pci';
-        warnings.push(`-device ${driver}: the v86 engine has no ${driver}, the guest sees an ${instead} instead`);
+        warnings.push(
+          `-device ${driver}: the v86 engine has no ${driver}, the guest sees an ${instead} instead`,
+        );
       }
       nics.push({
         id: options['id'] ?? `nic${nics.length}`,
@@ -76,7 +85,9 @@ export function planDevices(devices: readonly DeviceOption[]): DevicePlan {
       const drive = options['drive'];
       if (drive === undefined) throw new ParameterError(`-device ${driver}: drive property not set`);
       if (!driver.startsWith('ide')) {
-        warnings.push(`-device ${driver}: the v86 engine has no ${driver}, the guest sees an IDE disk instead`);
+        warnings.push(
+          `-device ${driver}: the v86 engine has no ${driver}, the guest sees an IDE disk instead`,
+        );
       }
       disks.push(drive);
     } else if (PASSIVE.some((pattern) => pattern.test(driver))) {

@@ -19,14 +19,17 @@ export function planDrives(drives: readonly Options[]): PlannedDrive[] {
   return drives.map((options) => {
     const bus = options['if'] ?? 'ide';
     if (!INTERFACES.has(bus)) throw new ParameterError(`-drive if=${bus}: unsupported bus type '${bus}'`);
-    if (options['media'] === 'cdrom') throw new ParameterError('-drive media=cdrom: the v86 engine has no CD-ROM here');
+    if (options['media'] === 'cdrom')
+      throw new ParameterError('-drive media=cdrom: the v86 engine has no CD-ROM here');
     let position: number | null = null;
     if (bus !== 'none') {
       position = 0;
       if (options['index'] !== undefined) position = Number(options['index']);
       else while (taken.has(position)) position++;
       if (!Number.isInteger(position) || position < 0 || taken.has(position)) {
-        throw new ParameterError(`-drive: drive with bus=${bus}, index=${options['index'] ?? position} exists or is out of range`);
+        throw new ParameterError(
+          `-drive: drive with bus=${bus}, index=${options['index'] ?? position} exists or is out of range`,
+        );
       }
       taken.add(position);
     }

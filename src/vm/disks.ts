@@ -127,7 +127,8 @@ export class VmDisks {
   plug(id: string): GuestDisk {
     const backend = this.#graph.findBackend(id);
     if (!backend) throw new ParameterError(`Property 'ide-hd.drive' can't find value '${id}'`);
-    if (this.#guestDisks.has(id)) throw new ParameterError(`Drive '${id}' is already in use by another device`);
+    if (this.#guestDisks.has(id))
+      throw new ParameterError(`Drive '${id}' is already in use by another device`);
     const disk = new GuestDisk(backend, this.#emit);
     this.#guestDisks.set(id, disk);
     return disk;

@@ -101,6 +101,16 @@ export class VirtualMachine {
       notifyFilters: (event) => {
         for (const netdev of this.netdevs.values()) netdev.notify(event);
       },
+      requireComparers: () => {
+        const nics = this.#networks.ofNic.size;
+        const comparers = this.objects.list().filter(({ typeName }) => typeName === 'colo-compare').length;
+        if (comparers < nics) {
+          throw new ColoError(
+            `x-colo: ${nics} NIC(s) but ${comparers} colo-compare object(s): output would leave uncompared; ` +
+              'add the filters and the comparer first (object-add)',
+          );
+        }
+      },
       settleJobs: () => this.disks.settled(),
       announce: () => this.announce(),
       startPaused: config.startPaused,
@@ -113,7 +123,9 @@ export class VirtualMachine {
    */
   static async create(config: VmConfig, host: VmHost): Promise<VirtualMachine> {
     if (config.machine === 'pc' && config.accel !== 'v86') {
-      throw new ParameterError(`-accel ${config.accel}: only the embedded engine is built in; use -accel v86`);
+      throw new ParameterError(
+        `-accel ${config.accel}: only the embedded engine is built in; use -accel v86`,
+      );
     }
     const parts = await assemble(config, host);
     const vm = new VirtualMachine(config, parts);
@@ -121,7 +133,8 @@ export class VirtualMachine {
       for (const options of config.objects) {
         await option(`-object ${options['qom-type'] ?? ''}`, () => vm.objects.add(options));
       }
-      if (config.serial && vm.engine) vm.#closers.push(await connectSerial(vm.engine, config.serial, vm.chardevs));
+      if (config.serial && vm.engine)
+        vm.#closers.push(await connectSerial(vm.engine, config.serial, vm.chardevs));
       if (config.incoming !== null && config.incoming !== 'defer') await vm.migration.listen(config.incoming);
     } catch (error) {
       await vm.close();
@@ -322,7 +335,9 @@ async function assemble(config: VmConfig, host: VmHost): Promise<Parts> {
     await engine?.stop();
     await networks?.close();
     await chardevs.closeAll();
-    await graph.closeAll().catch((cause: unknown) => log.warn({ err: cause }, 'closing after a failed start'));
+    await graph
+      .closeAll()
+      .catch((cause: unknown) => log.warn({ err: cause }, 'closing after a failed start'));
     events.close();
     throw error;
   }

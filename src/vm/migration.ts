@@ -41,6 +41,8 @@ export interface MigrationHost {
   emit(event: string, data?: Record<string, unknown>): void;
   /** The roles of the netdevs: a secondary hears nothing from the wire and is not heard on it. */
   setSilent(silent: boolean): void;
+  /** Throws ColoError when a NIC's output would leave without having been compared. */
+  requireComparers(): void;
   /** Tells every filter that this side goes on alone. */
   notifyFilters(event: 'failover'): void;
   /** Resolves when no block job is on its way to its end. */
@@ -127,6 +129,7 @@ export class VmMigration {
     }
     if (this.#host.run.state === 'inmigrate')
       throw new ColoError('Guest is waiting for an incoming migration');
+    if (this.capabilities.get('x-colo')) this.#host.requireComparers();
     if (this.#host.run.state === 'postmigrate') {
       throw new ColoError("Can't migrate the vm that was paused due to previous migration");
     }

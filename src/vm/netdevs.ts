@@ -60,7 +60,12 @@ export async function openNetdevs(
   }
 }
 
-async function openBackend(type: string, netdev: Netdev, options: Options, emit: Emit): Promise<NetdevBackend> {
+async function openBackend(
+  type: string,
+  netdev: Netdev,
+  options: Options,
+  emit: Emit,
+): Promise<NetdevBackend> {
   switch (type) {
     case 'stream':
     case 'socket':

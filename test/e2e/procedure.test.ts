@@ -140,7 +140,13 @@ const RESUME_OBJECT_LINES = [
 ];
 
 /** Of all events those that tell the story; checkpoints stop and resume the guest all the time. */
-const STORY_BUT = ['STOP', 'RESUME', 'JOB_STATUS_CHANGE', 'NETDEV_STREAM_CONNECTED', 'NETDEV_STREAM_DISCONNECTED'];
+const STORY_BUT = [
+  'STOP',
+  'RESUME',
+  'JOB_STATUS_CHANGE',
+  'NETDEV_STREAM_CONNECTED',
+  'NETDEV_STREAM_DISCONNECTED',
+];
 
 async function checkpoints(machine: Machine): Promise<number> {
   const said = (await machine.qmp.type("{'execute':'query-colo-checkpoints'}")) as { count: number };
@@ -162,9 +168,9 @@ async function ledgerOnDisk(disk: string): Promise<string[]> {
   const data = parsed.partitiontable.partitions.at(-1)!;
   const part = path.join(folder, 'check.part');
   await run('dd', [`if=${raw}`, `of=${part}`, 'bs=512', `skip=${data.start}`, `count=${data.size}`]);
-  await run('e2fsck', ['-fy', part]).catch((error: { code?: number }) => {
+  await run('e2fsck', ['-fy', part]).catch((error: unknown) => {
     // 1: errors corrected (a journal to replay); more than that is damage.
-    if (error.code !== 1) throw error;
+    if ((error as { code?: number }).code !== 1) throw error;
   });
   const { stdout } = await run('debugfs', ['-R', 'cat /ledger', part], { maxBuffer: 1 << 26 });
   return stdout.split('\n').filter((line) => line !== '');
@@ -176,9 +182,14 @@ before(async () => {
   const [session, ledger] = (await freePorts(2, ['127.0.0.1'])) as [number, number];
   ports = { session, ledger };
   network = new ColoProcess(
-    'switch', '--listen', `unix:${switchPath()}`, '--nat',
-    '--hostfwd', `tcp:127.0.0.1:${session}-10.0.2.15:7001`,
-    '--hostfwd', `tcp:127.0.0.1:${ledger}-10.0.2.15:7000`,
+    'switch',
+    '--listen',
+    `unix:${switchPath()}`,
+    '--nat',
+    '--hostfwd',
+    `tcp:127.0.0.1:${session}-10.0.2.15:7001`,
+    '--hostfwd',
+    `tcp:127.0.0.1:${ledger}-10.0.2.15:7000`,
     '--json',
   );
   await network.untilOutput(/\n/);
@@ -192,10 +203,7 @@ after(async () => {
 });
 
 async function protectedBy(primary: Machine, secondary: Machine, from: number): Promise<void> {
-  await Promise.all([
-    primary.qmp.event('RESUME', from, STEP_MS),
-    secondary.qmp.event('RESUME', 0, STEP_MS),
-  ]);
+  await Promise.all([primary.qmp.event('RESUME', from, STEP_MS), secondary.qmp.event('RESUME', 0, STEP_MS)]);
   assert.deepEqual(await primary.qmp.type("{'execute':'query-migrate'}"), { status: 'colo' });
   const status = (await secondary.qmp.type("{'execute':'query-colo-status'}")) as { mode: string };
   assert.equal(status.mode, 'secondary');
@@ -256,7 +264,10 @@ async function resumeReplication(primary: Machine, secondary: Machine): Promise<
   await primary.qmp.type(MIRROR_LINE);
   const ready = await primary.qmp.event('BLOCK_JOB_READY', from, STEP_MS);
   assert.deepEqual(Object.keys(ready.data ?? {}).sort(), ['device', 'len', 'offset', 'speed', 'type']);
-  await primary.qmp.typeAll(["{'execute':'stop'}", "{'execute':'block-job-cancel','arguments':{'device':'resync'}}"]);
+  await primary.qmp.typeAll([
+    "{'execute':'stop'}",
+    "{'execute':'block-job-cancel','arguments':{'device':'resync'}}",
+  ]);
   const completed = await primary.qmp.event('BLOCK_JOB_COMPLETED', from, STEP_MS);
   assert.equal(completed.data?.['error'], undefined);
   await sameDisk(primary.disk, secondary.disk);
@@ -271,7 +282,9 @@ test('the COLO-FT procedure through three generations', { skip, timeout: 1_200_0
   const copy = path.join(folder, 'primary-copy.qcow2');
   await run('qemu-img', ['convert', '-O', 'qcow2', image!, first]);
   await copyFile(first, copy);
-  sizeBytes = (JSON.parse(await colo('img', 'info', '--output=json', first)) as { 'virtual-size': number })['virtual-size'];
+  sizeBytes = (JSON.parse(await colo('img', 'info', '--output=json', first)) as { 'virtual-size': number })[
+    'virtual-size'
+  ];
 
   let primary = startPrimary(first);
   // The primary waits for its comparer's peer (server,wait) before it greets.
@@ -298,16 +311,21 @@ test('the COLO-FT procedure through three generations', { skip, timeout: 1_200_0
   });
 
   for (const generation of [1, 2, 3]) {
-    await t.test(`generation ${generation}: the primary dies, the guest goes on, a new secondary is made`, async () => {
-      await primaryDies(primary, secondary);
-      primary = secondary;
-      await diskIsWhole(primary);
-      await primary.qmp.typeAll(CHARDEV_LINES);
-      secondary = await newSecondary(generation + 1);
-      await resumeReplication(primary, secondary);
-      await primary.qmp.type("{'execute':'migrate-set-parameters','arguments':{'x-checkpoint-delay':2000}}");
-      await until('a few checkpoints', STEP_MS, async () => (await checkpoints(primary)) >= 2);
-    });
+    await t.test(
+      `generation ${generation}: the primary dies, the guest goes on, a new secondary is made`,
+      async () => {
+        await primaryDies(primary, secondary);
+        primary = secondary;
+        await diskIsWhole(primary);
+        await primary.qmp.typeAll(CHARDEV_LINES);
+        secondary = await newSecondary(generation + 1);
+        await resumeReplication(primary, secondary);
+        await primary.qmp.type(
+          "{'execute':'migrate-set-parameters','arguments':{'x-checkpoint-delay':2000}}",
+        );
+        await until('a few checkpoints', STEP_MS, async () => (await checkpoints(primary)) >= 2);
+      },
+    );
   }
 
   await t.test('at last the secondary dies, and the primary goes on alone', async () => {

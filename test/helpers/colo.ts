@@ -50,7 +50,11 @@ export class ColoProcess {
 }
 
 /** Polls for a condition that no event announces. Throws with `what` after `timeoutMs`. */
-export async function until(what: string, timeoutMs: number, condition: () => Promise<boolean> | boolean): Promise<void> {
+export async function until(
+  what: string,
+  timeoutMs: number,
+  condition: () => Promise<boolean> | boolean,
+): Promise<void> {
   const deadline = performance.now() + timeoutMs;
   while (!(await condition())) {
     if (performance.now() > deadline) throw new Error(`not within ${timeoutMs} ms: ${what}`);

@@ -48,7 +48,8 @@ export class MemoryEngine implements Engine {
     const changed: number[] = [];
     for (let page = 0; page * PAGE < this.ramBytes; page++) {
       const now = this.#page(this.ram, page);
-      if (full || !this.#baseline || Buffer.compare(now, this.#page(this.#baseline, page)) !== 0) changed.push(page);
+      if (full || !this.#baseline || Buffer.compare(now, this.#page(this.#baseline, page)) !== 0)
+        changed.push(page);
     }
     const ram = new Uint8Array(changed.length * (PAGE + 4));
     const view = new DataView(ram.buffer);

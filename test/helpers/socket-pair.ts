@@ -27,9 +27,7 @@ export async function socketPair(): Promise<SocketPair> {
 }
 
 /** What passes from left to right goes through `tap`; returning null cuts both connections. */
-export async function tappedPair(
-  tap: (chunk: Buffer, total: number) => Buffer | null,
-): Promise<SocketPair> {
+export async function tappedPair(tap: (chunk: Buffer, total: number) => Buffer | null): Promise<SocketPair> {
   const a = await socketPair();
   const b = await socketPair();
   let total = 0;

@@ -100,7 +100,7 @@ export class BridgeDisk {
    */
   prepare(): Promise<void> {
     return new Promise((resolve) => {
-      this.submit('read', 0, 512, null, (ok, data) => {
+      this.submit('probe', 0, 512, null, (ok, data) => {
         this.#firstSector = ok && data ? data : new Uint8Array(512);
         resolve();
       });

@@ -28,7 +28,7 @@ async function carryOut(disk: EngineDisk, request: DiskRequest): Promise<Uint8Ar
   if (offset < 0 || length < 0 || length > MAX_REQUEST_BYTES || offset + length > disk.lengthBytes) {
     throw new IoError('EINVAL', `${length} bytes at ${offset} lie outside of the disk`);
   }
-  if (op === 'read') {
+  if (op === 'read' || op === 'probe') {
     const target = new Uint8Array(length);
     await disk.read(offset, target);
     return target;
@@ -50,6 +50,7 @@ export async function serveDisk(
     return { ok: true, data: await carryOut(disk, request) };
   } catch (error) {
     const { op, offset, length } = request;
+    if (op === 'probe') return { ok: false, data: null };
     log.warn(
       { disk: disk?.id, op, offset, length },
       `disk request failed, the guest sees an I/O error: ${messageOf(error)}`,

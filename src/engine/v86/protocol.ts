@@ -65,7 +65,8 @@ export interface WireError {
   readonly isProtocolError: boolean;
 }
 
-export type DiskOp = 'read' | 'write' | 'flush';
+/** `probe`: a read before the guest runs; a disk that cannot be read yet is no error then. */
+export type DiskOp = 'read' | 'write' | 'flush' | 'probe';
 
 export type FromWorker =
   | { readonly kind: 'ready'; readonly buildId: string }

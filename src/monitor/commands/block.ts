@@ -20,11 +20,15 @@ export const blockCommands = [
       else throw new ParameterError('Either child or node must be specified');
     },
   ),
-  command('blockdev-add', z.looseObject({ driver: z.string(), 'node-name': z.string() }), async (vm, args) => {
-    const flat = Object.create(null) as Record<string, string>;
-    flatten(args, '', flat);
-    await vm.graph.addNode(nestOptions(flat));
-  }),
+  command(
+    'blockdev-add',
+    z.looseObject({ driver: z.string(), 'node-name': z.string() }),
+    async (vm, args) => {
+      const flat = Object.create(null) as Record<string, string>;
+      flatten(args, '', flat);
+      await vm.graph.addNode(nestOptions(flat));
+    },
+  ),
   command('blockdev-del', z.strictObject({ 'node-name': z.string() }), (vm, args) =>
     vm.graph.removeNode(args['node-name']),
   ),

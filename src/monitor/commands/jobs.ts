@@ -27,7 +27,9 @@ export const jobCommands = [
     }),
     async (vm, args) => {
       if (args.mode !== 'existing') {
-        throw new ColoError("drive-mirror: only mode 'existing' is supported; create the target with colo img first");
+        throw new ColoError(
+          "drive-mirror: only mode 'existing' is supported; create the target with colo img first",
+        );
       }
       const job = args['job-id'] ?? args.device;
       await vm.disks.mirror({
@@ -50,14 +52,10 @@ export const jobCommands = [
   command('block-job-complete', device, (vm, args) => vm.jobs.complete(args.device)),
   command('block-job-pause', device, (vm, args) => vm.jobs.pause(args.device)),
   command('block-job-resume', device, (vm, args) => vm.jobs.resume(args.device)),
-  command(
-    'block-job-set-speed',
-    z.strictObject({ device: z.string(), speed: z.number() }),
-    (vm, args) => {
-      if (args.speed < 0) throw new ParameterError("Parameter 'speed' expects a non-negative value");
-      vm.jobs.setSpeed(args.device, args.speed);
-    },
-  ),
+  command('block-job-set-speed', z.strictObject({ device: z.string(), speed: z.number() }), (vm, args) => {
+    if (args.speed < 0) throw new ParameterError("Parameter 'speed' expects a non-negative value");
+    vm.jobs.setSpeed(args.device, args.speed);
+  }),
   command('query-block-jobs', noArguments, (vm) => vm.jobs.list()),
   command('query-jobs', noArguments, (vm) => vm.jobs.listJobs()),
 ];

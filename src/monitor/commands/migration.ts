@@ -20,7 +20,10 @@ export const migrationCommands = [
     },
   ),
   command('query-migrate-capabilities', noArguments, (vm) =>
-    CAPABILITIES.map((capability) => ({ capability, state: vm.migration.capabilities.get(capability) === true })),
+    CAPABILITIES.map((capability) => ({
+      capability,
+      state: vm.migration.capabilities.get(capability) === true,
+    })),
   ),
   command('migrate-set-parameters', parameters, (vm, args) => {
     for (const [name, value] of Object.entries(args)) {

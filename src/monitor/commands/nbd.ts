@@ -28,7 +28,8 @@ export const nbdCommands = [
         return;
       }
       const port = /^\d{1,5}$/.test(addr.data.port) ? Number(addr.data.port) : NaN;
-      if (!(port <= 65535)) throw new ParameterError(`Parameter 'port' expects a port number, not '${addr.data.port}'`);
+      if (!(port <= 65535))
+        throw new ParameterError(`Parameter 'port' expects a port number, not '${addr.data.port}'`);
       await vm.exports.start({ host: addr.data.host, port }, maxConnections);
     },
   ),

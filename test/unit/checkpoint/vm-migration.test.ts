@@ -48,6 +48,7 @@ class Vm {
       setSilent: (silent) => this.#emit(silent ? '(silent)' : '(heard)'),
       notifyFilters: (event) => this.#emit(`(filters: ${event})`),
       settleJobs: () => this.settleJobs(),
+      requireComparers: () => undefined,
       announce: () => this.#emit('(announce)'),
       startPaused,
     });
