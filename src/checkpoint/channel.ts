@@ -6,6 +6,7 @@
  */
 import type { Socket } from 'node:net';
 import { Deferred } from '../base/async.ts';
+import { releaseBuffer } from '../base/buffers.ts';
 import { ClosedError, ProtocolError, TimeoutError } from '../base/errors.ts';
 import type { HeldFrame, StreamMark } from '../base/participant.ts';
 import type { Snapshot } from '../engine/engine.ts';
@@ -109,9 +110,11 @@ export class CheckpointChannel {
     await this.#write(encodeText(JSON.stringify(marks)));
   }
 
+  /** The snapshot is given up: its memory is freed. So is sendState's. */
   async sendRamRound(snapshot: Snapshot): Promise<void> {
     await this.send(COLO_MESSAGE.RAM_ROUND);
     await this.#sendSection(snapshot.ram, snapshot.pages);
+    releaseBuffer(snapshot.ram);
   }
 
   async sendHeldOutput(frames: readonly HeldFrame[]): Promise<void> {
@@ -129,8 +132,10 @@ export class CheckpointChannel {
   async sendState(snapshot: Snapshot): Promise<void> {
     await this.send(COLO_MESSAGE.VMSTATE_SEND);
     await this.#sendSection(snapshot.ram, snapshot.pages);
+    releaseBuffer(snapshot.ram);
     await this.send(COLO_MESSAGE.VMSTATE_SIZE);
     await this.#sendSection(snapshot.device, 0);
+    releaseBuffer(snapshot.device);
   }
 
   /**

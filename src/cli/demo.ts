@@ -10,6 +10,7 @@ import { closingTable, humanTeller, isClean, quietTeller } from '../demo/report.
 import type { Teller } from '../demo/report.ts';
 import { buildGuest } from '../guest/build.ts';
 import { ensureDebianFile } from '../guest/host-tools.ts';
+import { preloadLibraries } from '../switch/libslirp.ts';
 
 const LIBSLIRP = ['x86_64', 'aarch64'].map((arch) => `/usr/lib/${arch}-linux-gnu/libslirp.so.0`);
 
@@ -46,13 +47,15 @@ async function demo(flags: DemoFlags): Promise<number> {
   const tell = flags.json ? quietTeller : humanTeller(process.stdout);
   const interrupted = new AbortController();
   process.once('SIGINT', () => interrupted.abort()).once('SIGTERM', () => interrupted.abort());
+  const libslirp = await ensureDebianFile('libslirp0', LIBSLIRP);
+  preloadLibraries(libslirp.libraryDirs);
   const report = await runDemo(
     {
       image: flags.image ?? (await cachedGuest(tell)),
       memoryMiB: flags.memory,
       generations: flags.generations,
       protectedSec: flags.protected,
-      libslirp: (await ensureDebianFile('libslirp0', LIBSLIRP)).path,
+      libslirp: libslirp.path,
       signal: interrupted.signal,
     },
     tell,

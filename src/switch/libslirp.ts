@@ -3,6 +3,8 @@
  * Nothing here has state. Source: libslirp.h 4.7 (Debian 12: libslirp0); configuration version 1 is understood by every
  * libslirp since 4.1.
  */
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import koffi from 'koffi';
 import { ColoError, messageOf } from '../base/errors.ts';
 
@@ -97,6 +99,34 @@ export interface SlirpLibrary {
     guestPort: number,
   ) => number;
   readonly version: string;
+}
+
+/**
+ * Loads every shared library in `directories`, those that others need first. A library that was unpacked without root
+ * finds its dependencies only when they are in the process already. Returns the files that could not be loaded.
+ */
+export function preloadLibraries(directories: readonly string[]): string[] {
+  let waiting = directories.flatMap((directory) =>
+    existsSync(directory)
+      ? readdirSync(directory)
+          .filter((name) => /\.so(\.\d+)*$/.test(name))
+          .map((name) => join(directory, name))
+      : [],
+  );
+  for (;;) {
+    const failed = waiting.filter((file) => !canLoad(file));
+    if (failed.length === 0 || failed.length === waiting.length) return failed;
+    waiting = failed;
+  }
+}
+
+function canLoad(file: string): boolean {
+  try {
+    koffi.load(file);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** Opens libslirp: `path`, else COLO_LIBSLIRP, else the loader's own. Throws ColoError that says what to install. */
