@@ -10,7 +10,8 @@ const LAYERS = [
   ['checkpoint'],
   ['vm'],
   ['monitor'],
-  ['switch', 'guest'],
+  ['switch', 'guest', 'ha'],
+  ['demo'],
   ['cli'],
 ];
 
@@ -24,7 +25,13 @@ const layerRules = LAYERS.flatMap((tier, at) =>
           'error',
           {
             patterns: forbidden.map((other) => ({
-              group: [`../${other}/*`, `../../${other}/*`, `../../../${other}/*`, `../${other}/**`, `../../${other}/**`],
+              group: [
+                `../${other}/*`,
+                `../../${other}/*`,
+                `../../../${other}/*`,
+                `../${other}/**`,
+                `../../${other}/**`,
+              ],
               message: `${folder}/ may not import ${other}/ (imports point one way).`,
             })),
           },
@@ -40,13 +47,20 @@ export default tseslint.config(
   {
     languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
     rules: {
-      '@typescript-eslint/restrict-template-expressions': ['error', { allowNumber: true, allowBoolean: true }],
+      '@typescript-eslint/restrict-template-expressions': [
+        'error',
+        { allowNumber: true, allowBoolean: true },
+      ],
       '@typescript-eslint/no-non-null-assertion': 'off',
       '@typescript-eslint/no-confusing-void-expression': ['error', { ignoreArrowShorthand: true }],
       '@typescript-eslint/no-unnecessary-condition': ['error', { allowConstantLoopConditions: true }],
       '@typescript-eslint/no-floating-promises': [
         'error',
-        { allowForKnownSafeCalls: [{ from: 'package', package: 'node:test', name: ['test', 'it', 'describe', 'suite'] }] },
+        {
+          allowForKnownSafeCalls: [
+            { from: 'package', package: 'node:test', name: ['test', 'it', 'describe', 'suite'] },
+          ],
+        },
       ],
       '@typescript-eslint/consistent-type-imports': 'error',
     },

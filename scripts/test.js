@@ -5,14 +5,18 @@ import { existsSync, mkdirSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 
 const GROUPS = ['unit', 'conformance', 'interop', 'e2e'];
+/** Long runs, only when asked for: `COLO_CHAOS=50 ./colo test chaos`. */
+const ON_REQUEST = ['chaos'];
 /** Files of these groups start machines or other programs: one at a time, so that none starves another. */
-const SERIAL = new Set(['e2e']);
+const SERIAL = new Set(['e2e', 'chaos']);
 const args = process.argv.slice(2);
 const files = args.filter((arg) => arg.endsWith('.ts'));
 const wanted = args.filter((arg) => !arg.endsWith('.ts'));
-const unknown = wanted.filter((group) => ![...GROUPS, 'check'].includes(group));
+const unknown = wanted.filter((group) => ![...GROUPS, ...ON_REQUEST, 'check'].includes(group));
 if (unknown.length > 0) {
-  console.error(`colo test: no group '${unknown[0]}'; there are check, ${GROUPS.join(', ')}`);
+  console.error(
+    `colo test: no group '${unknown[0]}'; there are check, ${[...GROUPS, ...ON_REQUEST].join(', ')}`,
+  );
   process.exit(2);
 }
 const all = args.length === 0;
@@ -58,11 +62,12 @@ if (all || wanted.includes('check')) {
   run('lint', 'npx', ['eslint', 'src', 'test', 'bench']);
   run('format', 'npx', ['prettier', '--check', '--log-level=warn', 'src', 'test', 'bench', 'docs', '*.md']);
 }
-const image = all || files.length > 0 || wanted.includes('interop') || wanted.includes('e2e') ? guestImage() : '';
+const needsGuest = (name) => /(^|\/)(interop|e2e|chaos)(\/|$)/.test(name);
+const image = all || args.some(needsGuest) ? guestImage() : '';
 const env = image ? { COLO_GUEST_IMAGE: image } : {};
 const nodeTest = ['--import', 'tsx', '--test', '--test-reporter=spec'];
-for (const group of GROUPS) {
-  if (!all && !wanted.includes(group)) continue;
+for (const group of [...GROUPS, ...ON_REQUEST]) {
+  if (!wanted.includes(group) && !(all && GROUPS.includes(group))) continue;
   const list = testFiles(`test/${group}`);
   const concurrency = `--test-concurrency=${SERIAL.has(group) ? 1 : 2}`;
   if (list.length > 0) run(`${group} tests`, 'node', [...nodeTest, concurrency, ...list], env);
@@ -71,7 +76,9 @@ if (files.length > 0) run('chosen tests', 'node', [...nodeTest, '--test-concurre
 
 // What can run here has to: in CI a skipped test is a missing tool that nobody noticed.
 if (process.env.CI && totals.skipped > 0 && !process.env.COLO_ALLOW_SKIPS) {
-  console.error(`\n${totals.skipped} test(s) were skipped in CI; install what they need or say in docs/ why they cannot run`);
+  console.error(
+    `\n${totals.skipped} test(s) were skipped in CI; install what they need or say in docs/ why they cannot run`,
+  );
   failed++;
 }
 console.log(`\n${totals.pass} passed, ${totals.fail} failed, ${totals.skipped} skipped`);

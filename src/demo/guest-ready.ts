@@ -4,8 +4,9 @@ import { ColoError } from '../base/errors.ts';
 import { LineConnection } from './line-connection.ts';
 import type { Teller } from './report.ts';
 
-/** A boot reads about so much from the disk: boot loader, kernel, initramfs, then the services. For the bar only. */
-const BOOT_READ_BYTES = 16 * 1024 * 1024;
+/** For the bar only: a boot reads about so much from the disk, and takes about so long on a quiet machine. */
+const BOOT_READ_BYTES = 19 * 1024 * 1024;
+const BOOT_USUAL_MS = 15_000;
 
 /** Throws ColoError when the guest does not serve its session port within `timeoutMs`. */
 export async function waitForGuest(
@@ -16,7 +17,8 @@ export async function waitForGuest(
   signal?: AbortSignal,
 ): Promise<void> {
   const bar = tell.progress('boot');
-  const deadline = performance.now() + timeoutMs;
+  const began = performance.now();
+  const deadline = began + timeoutMs;
   for (;;) {
     signal?.throwIfAborted();
     try {
@@ -33,7 +35,9 @@ export async function waitForGuest(
       }
     }
     const stats = (await qmp.execute('query-blockstats')) as { stats: { rd_bytes: number } }[];
-    bar.update(Math.min(0.95, (stats[0]?.stats.rd_bytes ?? 0) / BOOT_READ_BYTES));
+    const read = Math.min(1, (stats[0]?.stats.rd_bytes ?? 0) / BOOT_READ_BYTES);
+    const waited = Math.min(1, (performance.now() - began) / BOOT_USUAL_MS);
+    bar.update(0.3 * read + 0.65 * waited);
     await new Promise((resolve) => setTimeout(resolve, 250));
   }
   bar.done();
