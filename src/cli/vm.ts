@@ -1,6 +1,9 @@
 /** `colo vm`: one VM from QEMU's command line until it ends. */
-import { writeFile } from 'node:fs/promises';
-import { messageOf } from '../base/errors.ts';
+import { unlink, writeFile } from 'node:fs/promises';
+import { withDeadline } from '../base/async.ts';
+import { ColoError, messageOf } from '../base/errors.ts';
+import { loggerFor } from '../base/logger.ts';
+import { systemErrorText } from '../chardev/system-errors.ts';
 import { ensureSeabios } from '../guest/host-tools.ts';
 import { startMonitors } from '../monitor/monitors.ts';
 import { QEMU_VERSION } from '../monitor/version.ts';
@@ -13,7 +16,13 @@ A VM on the embedded v86 engine (-accel v86), with QEMU's options for machine, m
 drives, -incoming and QMP. docs/command-line.md lists what is honoured.
 `;
 
-/** Returns the exit status. Errors at start-up are one line on standard error, as QEMU's. */
+/** The longest that an ending VM may take, all its parts together. */
+const CLOSE_MS = 30_000;
+/** setInterval's longest period. */
+const FOREVER_MS = 0x7fffffff;
+const SIGNALS = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
+
+/** Returns the exit status. An error at start-up is one line on standard error, as QEMU's. */
 export async function runVm(program: string, args: readonly string[]): Promise<number> {
   if (args.some((arg) => arg === '-h' || arg === '-help' || arg === '--help')) {
     process.stdout.write(HELP.replace('PROGRAM', program));
@@ -24,36 +33,125 @@ export async function runVm(program: string, args: readonly string[]): Promise<n
     process.stdout.write(`${program} (COLO), understands QEMU ${major}.${minor}.${micro}\n`);
     return 0;
   }
-  let vm: VirtualMachine;
-  const starting = new AbortController();
-  const onSignal = (): void => starting.abort();
-  process.once('SIGTERM', onSignal).once('SIGINT', onSignal);
+  guardProcess();
+  // A VM without a guest and without a client has nothing that Node would wait for.
+  const alive = setInterval(() => undefined, FOREVER_MS);
   try {
-    const config = parseCommandLine(args);
-    for (const warning of config.warnings) process.stderr.write(`${program}: warning: ${warning}\n`);
-    vm = await VirtualMachine.create(config, {
-      firmware: ensureSeabios,
-      warn: (text) => process.stderr.write(`${program}: warning: ${text}\n`),
-      signal: starting.signal,
+    return await new VmProcess(program).run(args);
+  } finally {
+    clearInterval(alive);
+  }
+}
+
+/**
+ * The last resort. A promise that nobody awaits is a bug, but one that touches a connection or a command, not the
+ * guest: it is told, and the guest runs on. After an exception that nobody caught the state is unknown: Node's default
+ * ends the process, and the other side of the pair takes over.
+ */
+function guardProcess(): void {
+  const log = loggerFor('process');
+  process.on('unhandledRejection', (reason) => log.error({ err: reason }, 'a failure that nobody handled'));
+  // Whoever read our errors may be gone; that is no reason to end.
+  process.stderr.on('error', () => undefined);
+}
+
+class VmProcess {
+  readonly #program: string;
+  readonly #starting = new AbortController();
+  /** Told once nothing can be refused any more, so that a failed start is one line. */
+  #warnings: string[] | null = [];
+  #vm: VirtualMachine | null = null;
+
+  constructor(program: string) {
+    this.#program = program;
+  }
+
+  async run(args: readonly string[]): Promise<number> {
+    // Once each: a second signal ends a process that does not come to its end.
+    for (const signal of SIGNALS) process.once(signal, () => this.#signalled());
+    let pidfile: string | null = null;
+    let monitors: { close(): Promise<void> } | null = null;
+    let status = 1;
+    try {
+      const config = parseCommandLine(args);
+      for (const warning of config.warnings) this.#warn(warning);
+      if (config.pidfile !== null) {
+        await writePidfile(config.pidfile);
+        pidfile = config.pidfile;
+      }
+      const { signal } = this.#starting;
+      const waiting = (text: string): void => this.#waiting(text);
+      const vm = await VirtualMachine.create(config, {
+        firmware: ensureSeabios,
+        warn: (text) => this.#warn(text),
+        waiting,
+        signal,
+      });
+      this.#vm = vm;
+      monitors = await startMonitors(vm, { signal, waiting });
+      signal.throwIfAborted();
+      await vm.start();
+      this.#tellWarnings();
+      status = await vm.ended;
+    } catch (error) {
+      const isWanted = this.#starting.signal.aborted;
+      this.#say(isWanted ? 'terminating on a signal before the VM was started' : messageOf(error));
+    }
+    const isClosed = await this.#close(monitors);
+    if (pidfile !== null) await unlink(pidfile).catch(() => undefined); // somebody else has removed it
+    // What did not close would keep the process.
+    if (!isClosed) process.exit(1);
+    return status;
+  }
+
+  /** False when that took too long; it is told then. */
+  async #close(monitors: { close(): Promise<void> } | null): Promise<boolean> {
+    const closing = async (): Promise<void> => {
+      await monitors?.close();
+      await this.#vm?.close();
+    };
+    try {
+      await withDeadline(closing(), CLOSE_MS, 'closing the VM');
+      return true;
+    } catch (error) {
+      this.#say(messageOf(error));
+      return false;
+    }
+  }
+
+  #signalled(): void {
+    this.#starting.abort();
+    this.#vm?.quit('host-signal');
+  }
+
+  #warn(text: string): void {
+    if (this.#warnings) this.#warnings.push(text);
+    else this.#say(`warning: ${text}`);
+  }
+
+  #waiting(text: string): void {
+    this.#tellWarnings();
+    this.#say(text);
+  }
+
+  #tellWarnings(): void {
+    const warnings = this.#warnings ?? [];
+    this.#warnings = null;
+    for (const warning of warnings) this.#warn(warning);
+  }
+
+  /** One line, whatever the text: a hint behind a line break becomes a second sentence. */
+  #say(text: string): void {
+    process.stderr.write(`${this.#program}: ${text.trim().replace(/\s*\n\s*/g, '. ')}\n`);
+  }
+}
+
+async function writePidfile(file: string): Promise<void> {
+  try {
+    await writeFile(file, `${process.pid}\n`);
+  } catch (cause) {
+    throw new ColoError(`cannot create PID file: Could not create '${file}': ${systemErrorText(cause)}`, {
+      cause,
     });
-    if (config.pidfile !== null) await writeFile(config.pidfile, `${process.pid}\n`);
-  } catch (error) {
-    process.stderr.write(`${program}: ${messageOf(error)}\n`);
-    return 1;
   }
-  process.off('SIGTERM', onSignal).off('SIGINT', onSignal);
-  process.once('SIGTERM', () => vm.quit('host-signal')).once('SIGINT', () => vm.quit('host-signal'));
-  let monitors: { close(): Promise<void> };
-  try {
-    monitors = await startMonitors(vm);
-    await vm.start();
-  } catch (error) {
-    process.stderr.write(`${program}: ${messageOf(error)}\n`);
-    await vm.close();
-    return 1;
-  }
-  const status = await vm.ended;
-  await monitors.close();
-  await vm.close();
-  return status;
 }

@@ -1,63 +1,152 @@
 /**
- * The lines of QEMU's human monitor that COLO's procedure needs, behind human-monitor-command. As in QEMU the answer
- * is always a text; a failure is a text that begins with `Error: ` (the QEMU 8 and later form).
+ * The lines of QEMU's human monitor that COLO's procedure needs, behind human-monitor-command, and a few that people
+ * type by habit. As in QEMU the answer is always a text; a command's failure is a text that begins with `Error: ` (the
+ * QEMU 8 and later form), a line that is no command has a text of its own (monitor/hmp.c).
  */
-import { messageOf } from '../base/errors.ts';
+import { ColoError, messageOf } from '../base/errors.ts';
 import { parseOptions } from '../vm/command-line/keyval.ts';
 import type { VirtualMachine } from '../vm/machine.ts';
+import { QEMU_VERSION } from './version.ts';
 
-type HmpLine = (vm: VirtualMachine, words: readonly string[]) => Promise<string> | string;
+/** One argument of a line. QEMU says `expected` when it is missing. */
+interface Parameter {
+  readonly expected: string;
+  readonly optional?: boolean;
+}
+
+interface HmpLine {
+  /** Letters of options that may stand before the arguments. */
+  readonly flags?: string;
+  readonly parameters: readonly Parameter[];
+  readonly help: string;
+  run(vm: VirtualMachine, words: readonly string[], flags: ReadonlySet<string>): Promise<string> | string;
+}
+
+const string: Parameter = { expected: 'string' };
+const optionalString: Parameter = { expected: 'string', optional: true };
 
 const LINES: ReadonlyMap<string, HmpLine> = new Map<string, HmpLine>([
-  ['drive_add', driveAdd],
+  [
+    'drive_add',
+    {
+      flags: 'n',
+      parameters: [string, string],
+      help: '[-n] bus options -- add a drive, with -n a block node; the bus means nothing',
+      run: async (vm, [, text = ''], flags) => {
+        const nodeOnly = flags.has('n');
+        await vm.disks.addFromOptions(parseOptions(text), nodeOnly);
+        return nodeOnly ? '' : 'OK\r\n';
+      },
+    },
+  ],
   [
     'drive_del',
-    async (vm, [id = '']) => {
-      await vm.disks.remove(id);
-      return '';
+    {
+      parameters: [{ expected: 'block device name' }],
+      help: 'device -- remove a drive or a block node',
+      run: (vm, [id = '']) => done(vm.disks.remove(id)),
     },
   ],
+  ['stop', { parameters: [], help: '-- stop the guest', run: (vm) => done(vm.stop()) }],
+  ['cont', { parameters: [], help: '-- let the guest run', run: (vm) => done(vm.cont()) }],
   [
-    'stop',
-    async (vm) => {
-      await vm.stop();
-      return '';
-    },
-  ],
-  [
-    'cont',
-    async (vm) => {
-      await vm.cont();
-      return '';
+    'quit',
+    {
+      parameters: [],
+      help: '-- end the VM',
+      run: (vm) => {
+        vm.quit();
+        return '';
+      },
     },
   ],
   [
     'info',
-    (vm, [what]) => {
-      if (what === 'status') return `VM status: ${vm.run.state}\r\n`;
-      if (what === 'name') return `${vm.name ?? ''}\r\n`;
-      return `unknown command: 'info ${what ?? ''}'\r\n`;
+    {
+      parameters: [optionalString],
+      help: '[subcommand] -- show what is known',
+      run: (vm, [what]) => info(vm, what),
+    },
+  ],
+  [
+    'help',
+    {
+      parameters: [optionalString],
+      help: '[command] -- show these lines',
+      run: (_vm, [name]) => help(name),
     },
   ],
 ]);
 
-/** `drive_add [-n] BUS OPTIONS`. */
-async function driveAdd(vm: VirtualMachine, words: readonly string[]): Promise<string> {
-  const nodeOnly = words[0] === '-n';
-  const [, text] = nodeOnly ? words.slice(1) : words;
-  if (text === undefined) throw new Error('drive_add: string expected');
-  await vm.disks.addFromOptions(parseOptions(text), nodeOnly);
-  return nodeOnly ? '' : 'OK\r\n';
-}
+const ALIASES: Readonly<Record<string, string>> = { s: 'stop', c: 'cont', q: 'quit', '?': 'help' };
+
+const INFO: ReadonlyMap<string, (vm: VirtualMachine) => string> = new Map([
+  ['status', (vm: VirtualMachine) => `VM status: ${statusText(vm)}\r\n`],
+  ['name', (vm: VirtualMachine) => (vm.name === null ? '' : `${vm.name}\r\n`)],
+  [
+    'version',
+    () =>
+      `${QEMU_VERSION.qemu.major}.${QEMU_VERSION.qemu.minor}.${QEMU_VERSION.qemu.micro}${QEMU_VERSION.package}\r\n`,
+  ],
+  [
+    'chardev',
+    (vm: VirtualMachine) =>
+      vm.chardevs
+        .all()
+        .map(({ id, filename }) => `${id}: filename=${filename}\r\n`)
+        .join(''),
+  ],
+]);
 
 /** Runs one line. Never throws: what went wrong is in the text. */
 export async function runHmp(vm: VirtualMachine, line: string): Promise<string> {
-  const [name = '', ...words] = line.trim().split(/\s+/);
-  const run = LINES.get(name);
-  if (!run) return `unknown command: '${name}'\r\n`;
+  const [given = '', ...words] = line.trim().split(/\s+/);
+  if (given === '') return '';
+  const name = Object.hasOwn(ALIASES, given) ? (ALIASES[given] ?? given) : given;
+  const found = LINES.get(name);
+  if (!found) return `unknown command: '${given}'\r\n`;
+  const flags = new Set<string>();
+  while (words[0] !== undefined && /^-[a-z]$/.test(words[0]) && found.flags !== undefined) {
+    const letter = words.shift()!.slice(1);
+    if (!found.flags.includes(letter)) return usage(name, `unsupported option -${letter}`);
+    flags.add(letter);
+  }
+  const missing = found.parameters.find(
+    (parameter, at) => words[at] === undefined && parameter.optional !== true,
+  );
+  if (missing) return usage(name, `${missing.expected} expected`);
+  if (words.length > found.parameters.length) return usage(name, 'extraneous characters at the end of line');
   try {
-    return await run(vm, words);
+    return await found.run(vm, words, flags);
   } catch (error) {
     return `Error: ${messageOf(error)}\r\n`;
   }
+}
+
+function usage(name: string, text: string): string {
+  return `${name}: ${text}\r\nTry "help ${name}" for more information\r\n`;
+}
+
+async function done(work: Promise<void>): Promise<string> {
+  await work;
+  return '';
+}
+
+function info(vm: VirtualMachine, what: string | undefined): string {
+  if (what === undefined) return [...INFO.keys()].map((name) => `info ${name}\r\n`).join('');
+  const show = INFO.get(what);
+  return show ? show(vm) : `unknown command: 'info ${what}'\r\n`;
+}
+
+/** QEMU's form: `running`, or `paused` with the reason in parentheses. */
+function statusText(vm: VirtualMachine): string {
+  const { state, isRunning } = vm.run;
+  if (isRunning) return 'running';
+  return state === 'paused' ? 'paused' : `paused (${state})`;
+}
+
+function help(name: string | undefined): string {
+  const shown = [...LINES].filter(([line]) => name === undefined || line === name);
+  if (shown.length === 0) throw new ColoError(`unknown command: '${name ?? ''}'`);
+  return shown.map(([line, { help: text }]) => `${line} ${text}\r\n`).join('');
 }

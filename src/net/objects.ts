@@ -59,6 +59,14 @@ const OWN: Readonly<Record<FilterType, readonly string[]>> = {
   'filter-buffer': ['interval'],
 };
 
+const REQUIRED: Readonly<Record<FilterType, readonly string[]>> = {
+  'filter-mirror': ['outdev'],
+  'filter-redirector': [],
+  'filter-rewriter': [],
+  'filter-dump': ['file'],
+  'filter-buffer': ['interval'],
+};
+
 export function isFilterType(type: string): type is FilterType {
   return (FILTER_TYPES as readonly string[]).includes(type);
 }
@@ -71,14 +79,17 @@ export function createFilter(
   context: NetObjectContext,
 ): PlacedFilter {
   const reader = new PropertyReader(properties, [...COMMON, ...OWN[type]]);
-  const netdev = context.netdev(reader.text('netdev'));
-  if (!netdev) throw new ParameterError("Parameter 'netdev' expects a network backend id");
+  // As in QEMU what is missing or malformed is told before what a name does not lead to.
+  const netdevId = reader.text('netdev');
+  for (const name of REQUIRED[type]) reader.text(name);
   const queue = reader.oneOf<FilterQueue>('queue', ['all', 'rx', 'tx'], 'all');
   const status = reader.optionalText('status') ?? 'on';
   const place = {
     position: reader.optionalText('position') ?? 'tail',
     insert: reader.oneOf('insert', ['behind', 'before'], 'behind'),
   };
+  const netdev = context.netdev(netdevId);
+  if (!netdev) throw new ParameterError("Parameter 'netdev' expects a network backend id");
   checkPosition(place.position, netdev, context);
   const filter = build(type, id, reader, { queue, enabled: parseFilterStatus(status) }, context);
   try {
@@ -182,10 +193,10 @@ export function createColoCompare(
   context: NetObjectContext,
 ): ColoCompare {
   const reader = new PropertyReader(properties, COMPARE_PROPERTIES);
-  const iothread = reader.text('iothread');
   const primaryIn = reader.text('primary_in');
   const secondaryIn = reader.text('secondary_in');
   const outdev = reader.text('outdev');
+  const iothread = reader.text('iothread');
   const notifyDev = reader.optionalText('notify_dev') ?? '';
   if (context.hasIothread && !context.hasIothread(iothread)) {
     throw new DeviceNotFoundError(`Device '${iothread}' not found`);

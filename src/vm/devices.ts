@@ -3,8 +3,9 @@
  * serial port): a device that it lacks is mapped to the nearest one with a warning, a passive one is left out with a
  * warning, and what would change the guest's meaning is an error that names it.
  */
-import { ParameterError } from '../base/errors.ts';
+import { ParameterError, messageOf } from '../base/errors.ts';
 import type { NicModel } from '../engine/v86/index.ts';
+import { originOf } from './command-line/origin.ts';
 
 /** `-device NAME,…` and `-drive if=` as the command line gives them. */
 export interface DeviceOption {
@@ -18,12 +19,19 @@ export interface NicDevice {
   readonly model: NicModel;
   /** As given with mac=, or null. */
   readonly mac: Uint8Array | null;
+  /** The option as typed. */
+  readonly origin: string;
+}
+
+export interface DiskDevice {
+  readonly drive: string;
+  readonly origin: string;
 }
 
 export interface DevicePlan {
   readonly nics: readonly NicDevice[];
-  /** Drive ids in the order of the IDE channel, from `-device ide-hd,drive=`. */
-  readonly disks: readonly string[];
+  /** In the order of the IDE channel, from `-device ide-hd,drive=`. */
+  readonly disks: readonly DiskDevice[];
   readonly warnings: readonly string[];
 }
 
@@ -59,44 +67,102 @@ const PASSIVE = [
   /^(pci-bridge|pcie-root-port|ioh3420)$/,
 ];
 
-/** Throws ParameterError with QEMU's text for an unknown device. */
-export function planDevices(devices: readonly DeviceOption[]): DevicePlan {
-  const nics: NicDevice[] = [];
-  const disks: string[] = [];
-  const warnings: string[] = [];
-  for (const { driver, options } of devices) {
-    const nic = NIC_MODELS.get(driver);
-    if (nic) {
-      const netdev = options['netdev'];
-      if (netdev === undefined) throw new ParameterError(`-device ${driver}: Parameter 'netdev' is missing`);
-      if (!nic.exact) {
-        const instead = nic.model === 'ne2k' ? 'ne2k_pci' : 'virtio-net-pci';
-        warnings.push(
-          `-device ${driver}: the v86 engine has no ${driver}, the guest sees an ${instead} instead`,
-        );
-      }
-      nics.push({
-        id: options['id'] ?? `nic${nics.length}`,
-        netdev,
-        model: nic.model,
-        mac: options['mac'] === undefined ? null : parseMac(options['mac']),
-      });
-    } else if (DISKS.has(driver)) {
-      const drive = options['drive'];
-      if (drive === undefined) throw new ParameterError(`-device ${driver}: drive property not set`);
-      if (!driver.startsWith('ide')) {
-        warnings.push(
-          `-device ${driver}: the v86 engine has no ${driver}, the guest sees an IDE disk instead`,
-        );
-      }
-      disks.push(drive);
-    } else if (PASSIVE.some((pattern) => pattern.test(driver))) {
-      warnings.push(`-device ${driver}: the v86 engine has no ${driver}, the guest runs without it`);
-    } else {
-      throw new ParameterError(`-device ${driver}: '${driver}' is not a valid device model name`);
+/** Properties that say where a device sits or what it is called there: taken, the machine's places are fixed. */
+const PLACE = ['id', 'bus', 'addr', 'bootindex', 'multifunction', 'rombar', 'romfile'];
+const NIC_PROPERTIES = new Set([...PLACE, 'netdev', 'mac']);
+const DISK_PROPERTIES = new Set([
+  ...PLACE,
+  'drive',
+  'unit',
+  'scsi-id',
+  'lun',
+  'channel',
+  'share-rw',
+  'serial',
+  'model',
+  'ver',
+  'wwn',
+]);
+
+/** The plan while it is being made. */
+interface Draft {
+  readonly nics: NicDevice[];
+  readonly disks: DiskDevice[];
+  readonly warnings: string[];
+}
+
+/**
+ * `machine` none has no bus that a device could sit on. Throws ParameterError naming the option, with QEMU's text for an
+ * unknown device.
+ */
+export function planDevices(devices: readonly DeviceOption[], machine: 'pc' | 'none' = 'pc'): DevicePlan {
+  const plan: Draft = { nics: [], disks: [], warnings: [] };
+  for (const device of devices) {
+    const origin = originOf(device, `-device ${device.driver}`);
+    try {
+      planDevice(plan, device, machine, origin);
+    } catch (cause) {
+      throw new ParameterError(`${origin}: ${messageOf(cause)}`, { cause });
     }
   }
-  return { nics, disks, warnings };
+  return plan;
+}
+
+function planDevice(plan: Draft, device: DeviceOption, machine: 'pc' | 'none', origin: string): void {
+  const { driver } = device;
+  const isDisk = DISKS.has(driver);
+  const nic = NIC_MODELS.get(driver);
+  const isPassive = PASSIVE.some((pattern) => pattern.test(driver));
+  if (!isDisk && !nic && !isPassive) throw new ParameterError(`'${driver}' is not a valid device model name`);
+  if (machine === 'none') {
+    const bus = isDisk && driver.startsWith('ide') ? 'IDE' : 'PCI';
+    throw new ParameterError(`No '${bus}' bus found for device '${driver}'`);
+  }
+  if (nic) planNic(plan, device, nic, origin);
+  else if (isDisk) planDisk(plan, device, origin);
+  else plan.warnings.push(`-device ${driver}: the v86 engine has no ${driver}, the guest runs without it`);
+}
+
+function planNic(
+  plan: Draft,
+  device: DeviceOption,
+  nic: { model: NicModel; exact: boolean },
+  origin: string,
+): void {
+  const { driver, options } = device;
+  refuseProperties(device, NIC_PROPERTIES);
+  const { netdev, mac, id } = options;
+  if (netdev === undefined) throw new ParameterError("Parameter 'netdev' is missing");
+  plan.nics.push({
+    id: id ?? `nic${plan.nics.length}`,
+    netdev,
+    model: nic.model,
+    mac: mac === undefined ? null : parseMac(mac),
+    origin,
+  });
+  if (nic.exact) return;
+  const instead = nic.model === 'ne2k' ? 'ne2k_pci' : 'virtio-net-pci';
+  plan.warnings.push(
+    `-device ${driver}: the v86 engine has no ${driver}, the guest sees an ${instead} instead`,
+  );
+}
+
+function planDisk(plan: Draft, device: DeviceOption, origin: string): void {
+  const { driver, options } = device;
+  refuseProperties(device, DISK_PROPERTIES);
+  const { drive } = options;
+  if (drive === undefined) throw new ParameterError('drive property not set');
+  plan.disks.push({ drive, origin });
+  if (driver.startsWith('ide')) return;
+  plan.warnings.push(
+    `-device ${driver}: the v86 engine has no ${driver}, the guest sees an IDE disk instead`,
+  );
+}
+
+function refuseProperties({ driver, options }: DeviceOption, known: ReadonlySet<string>): void {
+  for (const name of Object.keys(options)) {
+    if (!known.has(name)) throw new ParameterError(`Property '${driver}.${name}' not found`);
+  }
 }
 
 /** `52:54:00:12:34:56` → six bytes. Throws ParameterError. */

@@ -15,6 +15,7 @@ import { nestOptions } from '../block/options.ts';
 import type { EngineDisk } from '../engine/engine.ts';
 import { loggerFor } from '../base/logger.ts';
 import { QuorumDriver } from '../block/drivers/quorum.ts';
+import { checkDrive } from './disk-options.ts';
 
 type Emit = (event: string, data: Record<string, unknown>) => void;
 
@@ -219,9 +220,22 @@ export class VmDisks {
       await this.#graph.addNode(nestOptions(options));
       return;
     }
+    const bus = checkDrive(options, 'none');
+    if (bus !== 'none') throw new ParameterError(`Can't hot-add drive to type ${bus}; use if=none`);
     const id = options['id'];
     if (id === undefined) throw new ParameterError("Parameter 'id' is missing");
+    if (this.#graph.findBackend(id)) throw new ColoError(`Duplicate ID '${id}' for drive`);
     await this.#graph.addDrive(id, nestOptions(options));
+  }
+
+  /** blockdev-del. Throws ColoError with QEMU's texts. */
+  async removeNode(name: string): Promise<void> {
+    const node = this.#graph.findNode(name);
+    if (!node) throw new ColoError(`Failed to find node with node-name='${name}'`);
+    if ([...node.users].some((user) => user.startsWith('drive:') || user.startsWith('export:'))) {
+      throw new ColoError(`Node ${name} is in use`);
+    }
+    await this.#graph.removeNode(name);
   }
 
   /** drive_del: a device or a node of the monitor. */

@@ -1,29 +1,25 @@
 /**
- * The composition root: one VM assembled from its command line, in QEMU's order (chardevs, netdevs, drives, engine,
- * objects, -incoming). What each part does is in its own file; this one says who knows whom, and what ends a VM.
+ * The composition root: one VM of the parts that assemble.ts has opened, then its objects, its serial port and
+ * -incoming. What each part does is in its own file; this one says who knows whom, and what ends a VM.
  */
-import { readFile } from 'node:fs/promises';
-import { Deferred } from '../base/async.ts';
-import { ColoError, ParameterError, messageOf } from '../base/errors.ts';
+import { Deferred, withDeadline } from '../base/async.ts';
+import { ColoError, ParameterError } from '../base/errors.ts';
 import { loggerFor } from '../base/logger.ts';
-import { BlockGraph } from '../block/graph.ts';
-import { BlockJobs } from '../block/jobs/manager.ts';
-import { nestOptions } from '../block/options.ts';
-import { parseChardevOptions } from '../chardev/options.ts';
-import { Chardevs } from '../chardev/registry.ts';
+import type { BlockGraph } from '../block/graph.ts';
+import type { BlockJobs } from '../block/jobs/manager.ts';
+import type { Chardevs } from '../chardev/registry.ts';
 import type { Hello } from '../checkpoint/messages.ts';
 import type { ProtectedGuest } from '../checkpoint/guest.ts';
 import type { Engine } from '../engine/engine.ts';
-import { V86Engine } from '../engine/v86/index.ts';
 import type { Netdev } from '../net/netdev.ts';
+import { assemble, withOrigin } from './assemble.ts';
+import type { Parts, VmHost } from './assemble.ts';
 import type { VmConfig } from './command-line/config.ts';
-import { planDevices } from './devices.ts';
-import { planDrives } from './disk-options.ts';
-import { VmDisks } from './disks.ts';
-import { VmEvents } from './events.ts';
+import { originOf } from './command-line/origin.ts';
+import type { VmDisks } from './disks.ts';
+import type { VmEvents } from './events.ts';
 import { VmMigration } from './migration.ts';
 import { NbdExports } from './nbd-exports.ts';
-import { openNetdevs } from './netdevs.ts';
 import type { OpenNetdevs } from './netdevs.ts';
 import { VmObjects } from './objects.ts';
 import { VmGuest } from './protected-guest.ts';
@@ -32,13 +28,10 @@ import { connectSerial } from './serial.ts';
 
 const log = loggerFor('vm');
 
-export interface VmHost {
-  /** Paths of SeaBIOS and its VGA BIOS. */
-  firmware(): Promise<{ bios: string; vgaBios: string }>;
-  warn(text: string): void;
-  /** Breaks start-up off. */
-  readonly signal?: AbortSignal;
-}
+/** How long one part may take to close: an image behind a dead server must not keep the process. */
+const CLOSE_STEP_MS = 10_000;
+
+export type { VmHost } from './assemble.ts';
 
 export type QuitReason = 'host-qmp-quit' | 'host-signal' | 'guest-shutdown' | 'host-error';
 
@@ -57,6 +50,7 @@ export class VirtualMachine {
   readonly #networks: OpenNetdevs;
   readonly #ended = new Deferred<number>();
   readonly #closers: (() => Promise<void> | void)[] = [];
+  #isEnding = false;
 
   private constructor(config: VmConfig, parts: Parts) {
     this.config = config;
@@ -95,9 +89,7 @@ export class VirtualMachine {
       run: this.run,
       describe: (colo) => this.#describe(colo),
       emit,
-      setSilent: (silent) => {
-        for (const netdev of this.netdevs.values()) netdev.wireEnabled = !silent;
-      },
+      setSilent: (silent) => this.#setSilent(silent),
       notifyFilters: (event) => {
         for (const netdev of this.netdevs.values()) netdev.notify(event);
       },
@@ -123,19 +115,27 @@ export class VirtualMachine {
    */
   static async create(config: VmConfig, host: VmHost): Promise<VirtualMachine> {
     if (config.machine === 'pc' && config.accel !== 'v86') {
+      const { accel, accelOption } = config;
       throw new ParameterError(
-        `-accel ${config.accel}: only the embedded engine is built in; use -accel v86`,
+        `${accelOption}: ${accel} is not built in, the embedded engine is; use -accel v86`,
       );
     }
     const parts = await assemble(config, host);
     const vm = new VirtualMachine(config, parts);
     try {
       for (const options of config.objects) {
-        await option(`-object ${options['qom-type'] ?? ''}`, () => vm.objects.add(options));
+        const origin = originOf(options, `-object ${options['qom-type'] ?? ''}`);
+        await withOrigin(origin, () => vm.objects.add(options));
       }
-      if (config.serial && vm.engine)
-        vm.#closers.push(await connectSerial(vm.engine, config.serial, vm.chardevs));
-      if (config.incoming !== null && config.incoming !== 'defer') await vm.migration.listen(config.incoming);
+      const { serial, incoming } = config;
+      if (serial) {
+        const connect = (): Promise<() => void> => connectSerial(vm.engine, serial, vm.chardevs);
+        vm.#closers.push(await withOrigin(originOf(serial, '-serial'), connect));
+      }
+      if (incoming === 'defer') vm.#setSilent(true);
+      else if (incoming !== null) {
+        await withOrigin(`-incoming ${incoming}`, () => vm.migration.listen(incoming));
+      }
     } catch (error) {
       await vm.close();
       throw error;
@@ -162,16 +162,16 @@ export class VirtualMachine {
 
   /** Lets the guest run, unless it was told to wait (-S) or waits for another machine's state. */
   async start(): Promise<void> {
-    if (!this.config.startPaused && this.config.incoming === null && this.engine) await this.run.resume();
+    if (!this.config.startPaused && this.config.incoming === null) await this.run.resume();
   }
 
   async stop(): Promise<void> {
     await this.run.stop('paused');
   }
 
+  /** Throws ColoError for a guest that has ended. */
   async cont(): Promise<void> {
     const { state } = this.run;
-    if (state === 'inmigrate') throw new ColoError('Guest is waiting for an incoming migration');
     if (state === 'shutdown' || state === 'internal-error') {
       throw new ColoError('Resetting the Virtual Machine is required');
     }
@@ -187,8 +187,20 @@ export class VirtualMachine {
     throw new ColoError('The v86 engine has no power button; shut the guest down from within or use quit');
   }
 
-  /** Ends the VM: the event goes out at once, the reply to `quit` still gets through. */
+  /** migrate-incoming, for `-incoming defer`. Throws ColoError with QEMU's texts. */
+  async listenForMigration(uri: string): Promise<void> {
+    if (this.config.incoming === null)
+      throw new ColoError("'-incoming' was not specified on the command line");
+    if (this.config.incoming !== 'defer' || this.migration.incomingAddress !== null) {
+      throw new ColoError('The incoming migration has already been started');
+    }
+    await this.migration.listen(uri);
+  }
+
+  /** Ends the VM: the event goes out at once, the reply to `quit` still gets through. Idempotent. */
   quit(reason: QuitReason = 'host-qmp-quit'): void {
+    if (this.#isEnding) return;
+    this.#isEnding = true;
     this.emit('SHUTDOWN', { guest: reason === 'guest-shutdown', reason });
     setImmediate(() => this.#ended.resolve(reason === 'host-error' ? 1 : 0));
   }
@@ -221,11 +233,16 @@ export class VirtualMachine {
     ];
     for (const step of steps) {
       try {
-        await step();
+        await withDeadline(Promise.resolve(step()), CLOSE_STEP_MS, 'closing a part of the VM');
       } catch (error) {
         log.warn({ err: error }, 'closing the VM');
       }
     }
+  }
+
+  /** A machine that waits for a guest neither hears the wire nor speaks on it. */
+  #setSilent(silent: boolean): void {
+    for (const netdev of this.netdevs.values()) netdev.wireEnabled = !silent;
   }
 
   #guest(): ProtectedGuest {
@@ -269,92 +286,6 @@ export class VirtualMachine {
       this.quit(reason === 'failed' ? 'host-error' : 'guest-shutdown');
     };
   }
-}
-
-/** What is made before the VM itself, in QEMU's order. */
-interface Parts {
-  readonly events: VmEvents;
-  readonly chardevs: Chardevs;
-  readonly graph: BlockGraph;
-  readonly jobs: BlockJobs;
-  readonly disks: VmDisks;
-  readonly networks: OpenNetdevs;
-  readonly engine: Engine | null;
-}
-
-async function assemble(config: VmConfig, host: VmHost): Promise<Parts> {
-  const events = new VmEvents();
-  const emit = (event: string, data?: Record<string, unknown>): void => events.emit(event, data);
-  const chardevs = new Chardevs();
-  const graph = new BlockGraph({ emit });
-  const jobs = new BlockJobs(emit);
-  const disks = new VmDisks(graph, jobs, emit);
-  let networks: OpenNetdevs | null = null;
-  let engine: Engine | null = null;
-  try {
-    for (const options of config.chardevs) {
-      await option(`-chardev ${options['backend'] ?? ''},id=${options['id'] ?? ''}`, async () => {
-        const chardev = await chardevs.add(parseChardevOptions(options));
-        if ('waitConnected' in chardev && chardev.config.wait) await chardev.waitConnected(host.signal);
-      });
-    }
-    const devices = planDevices(config.devices);
-    for (const warning of devices.warnings) host.warn(warning);
-    networks = await openNetdevs(config.netdevs, devices.nics, emit);
-    for (const options of config.blockdevs) {
-      await option('-blockdev', () => graph.addNode(nestOptions(options)));
-    }
-    const plugged: { id: string; position: number }[] = [];
-    for (const drive of planDrives(config.drives)) {
-      if (drive.warning !== null) host.warn(drive.warning);
-      await option(`-drive id=${drive.id}`, () => graph.addDrive(drive.id, nestOptions(drive.options)));
-      if (drive.position !== null) plugged.push({ id: drive.id, position: drive.position });
-    }
-    const disksInOrder = [
-      ...plugged.sort((a, b) => a.position - b.position).map(({ id }) => id),
-      ...devices.disks,
-    ].map((id) => disks.plug(id));
-
-    if (config.machine === 'pc') {
-      const { bios, vgaBios } = await host.firmware();
-      engine = new V86Engine({
-        name: config.name ?? 'guest',
-        ramBytes: config.memoryBytes,
-        bios: await readFile(config.bios ?? bios),
-        vgaBios: await readFile(vgaBios),
-        disks: disksInOrder,
-        nics: devices.nics.map(({ id, model, mac }, at) => ({ id, model, mac: mac ?? defaultMac(at) })),
-        ...(config.noReboot ? { onGuestReset: 'pause' as const } : {}),
-      });
-      await engine.start();
-    } else if (disksInOrder.length > 0 && devices.disks.length > 0) {
-      throw new ParameterError("-device: No 'IDE' bus found for device 'ide-hd'");
-    }
-    return { events, chardevs, graph, jobs, disks, networks, engine };
-  } catch (error) {
-    await engine?.stop();
-    await networks?.close();
-    await chardevs.closeAll();
-    await graph
-      .closeAll()
-      .catch((cause: unknown) => log.warn({ err: cause }, 'closing after a failed start'));
-    events.close();
-    throw error;
-  }
-}
-
-/** Puts the option in front of what went wrong with it, as QEMU does. */
-async function option<T>(name: string, act: () => Promise<T> | T): Promise<T> {
-  try {
-    return await act();
-  } catch (cause) {
-    throw new ColoError(`${name}: ${messageOf(cause)}`, { cause });
-  }
-}
-
-/** QEMU's: 52:54:00:12:34:56 and following, so that both sides of a pair agree without being told. */
-function defaultMac(at: number): Uint8Array {
-  return Uint8Array.from([0x52, 0x54, 0x00, 0x12, 0x34, 0x56 + at]);
 }
 
 const NO_GUEST: ProtectedGuest = {

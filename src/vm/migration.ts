@@ -7,6 +7,7 @@ import net from 'node:net';
 import { Deferred, withDeadline } from '../base/async.ts';
 import { ColoError, ParameterError, messageOf } from '../base/errors.ts';
 import { loggerFor } from '../base/logger.ts';
+import { listenSocket } from '../chardev/dial.ts';
 import { CheckpointChannel } from '../checkpoint/channel.ts';
 import type {
   CheckpointCause,
@@ -151,15 +152,11 @@ export class VmMigration {
   async listen(uri: string): Promise<void> {
     const address = parseMigrationUri(uri);
     const server = net.createServer();
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', (cause) => {
-        reject(
-          new ColoError(`-incoming ${uri}: Failed to find an available port: ${messageOf(cause)}`, { cause }),
-        );
-      });
-      if (address.type === 'unix') server.listen(address.path, resolve);
-      else server.listen(address.port, address.host, resolve);
-    });
+    const { type } = address;
+    await listenSocket(
+      server,
+      type === 'unix' ? address : { type, host: address.host, port: `${address.port}` },
+    );
     const bound = server.address();
     this.#incoming =
       typeof bound === 'string' || bound === null ? bound : { host: bound.address, port: bound.port };

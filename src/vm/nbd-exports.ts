@@ -1,7 +1,10 @@
 /** The VM's NBD server: what nbd-server-start, -add and -stop act on (QEMU blockdev-nbd.c, block/export/export.c). */
+import { access } from 'node:fs/promises';
+import path from 'node:path';
 import { ColoError } from '../base/errors.ts';
 import type { BlockGraph } from '../block/graph.ts';
 import type { BlockNode } from '../block/node.ts';
+import { codeOf, systemErrorText } from '../chardev/system-errors.ts';
 import { NbdServer } from '../nbd/server.ts';
 import type { NbdAddress } from '../nbd/address.ts';
 
@@ -10,6 +13,7 @@ export class NbdExports {
   readonly #emit: (event: string, data: Record<string, unknown>) => void;
   readonly #exports = new Map<string, BlockNode>();
   #server: NbdServer | null = null;
+  #isStarting = false;
 
   constructor(graph: BlockGraph, emit: (event: string, data: Record<string, unknown>) => void) {
     this.#graph = graph;
@@ -18,14 +22,16 @@ export class NbdExports {
 
   /** Throws ColoError when it runs already or cannot listen. `maxConnections` 0: no limit. */
   async start(address: NbdAddress, maxConnections = 100): Promise<void> {
-    if (this.#server) throw new ColoError('NBD server already running');
+    if (this.#server || this.#isStarting) throw new ColoError('NBD server already running');
     const server = new NbdServer({ maxConnections });
-    this.#server = server;
+    this.#isStarting = true;
     try {
       await server.listen(address);
+      this.#server = server;
     } catch (error) {
-      this.#server = null;
-      throw error;
+      throw await listenError(address, error);
+    } finally {
+      this.#isStarting = false;
     }
   }
 
@@ -77,6 +83,22 @@ export class NbdExports {
     await this.#graph.detach(node, exportUser(name));
     this.#emit('BLOCK_EXPORT_DELETED', { id: name });
   }
+}
+
+/** QEMU's words for why an address cannot be had; libuv calls a missing folder "permission denied". */
+async function listenError(address: NbdAddress, error: unknown): Promise<ColoError> {
+  const cause = (error as { cause?: unknown }).cause;
+  if (codeOf(cause) === '') return error instanceof ColoError ? error : new ColoError(systemErrorText(error));
+  let text = systemErrorText(cause);
+  if ('path' in address) {
+    const folder = path.dirname(address.path);
+    if (codeOf(cause) === 'EACCES') {
+      await access(folder).catch((missing: unknown) => (text = systemErrorText(missing)));
+    }
+    return new ColoError(`Failed to bind socket to ${address.path}: ${text}`, { cause: error });
+  }
+  const what = codeOf(cause) === 'EADDRINUSE' ? 'Failed to find an available port' : 'Failed to bind socket';
+  return new ColoError(`${what}: ${text}`, { cause: error });
 }
 
 function exportUser(name: string): string {

@@ -1,8 +1,11 @@
 /** Opens the VM's network backends (`-netdev`) and says which NIC sits on which. */
 import { ParameterError, messageOf } from '../base/errors.ts';
 import { Netdev } from '../net/netdev.ts';
+import { Hubs, openHubportBackend } from '../net/netdevs/hubport.ts';
 import { openStreamBackend } from '../net/netdevs/stream.ts';
+import { openTapBackend } from '../net/netdevs/tap.ts';
 import type { Options } from './command-line/keyval.ts';
+import { originOf } from './command-line/origin.ts';
 import type { NicDevice } from './devices.ts';
 
 type Emit = (event: string, data?: Record<string, unknown>) => void;
@@ -27,8 +30,9 @@ export async function openNetdevs(
 ): Promise<OpenNetdevs> {
   const netdevs = new Map<string, Netdev>();
   const backends: NetdevBackend[] = [];
+  const hubs = new Hubs();
   const close = async (): Promise<void> => {
-    for (const backend of backends.splice(0)) await backend.close();
+    for (const backend of backends.splice(0).reverse()) await backend.close();
   };
   try {
     for (const options of all) {
@@ -38,18 +42,21 @@ export async function openNetdevs(
         if (id === undefined) throw new ParameterError("Parameter 'id' is missing");
         if (netdevs.has(id)) throw new ParameterError(`Duplicate ID '${id}' for netdev`);
         const netdev = new Netdev({ id });
-        backends.push(await openBackend(type, netdev, options, emit));
+        backends.push(await openBackend(type, netdev, options, { emit, hubs, netdevs }));
         netdevs.set(id, netdev);
       } catch (cause) {
-        throw new ParameterError(`-netdev ${type ?? ''},id=${id ?? ''}: ${messageOf(cause)}`, { cause });
+        const origin = originOf(options, `-netdev ${type ?? ''},id=${id ?? ''}`);
+        throw new ParameterError(`${origin}: ${messageOf(cause)}`, { cause });
       }
     }
     const ofNic = new Map<string, Netdev>();
     for (const nic of nics) {
       const netdev = netdevs.get(nic.netdev);
-      if (!netdev) throw new ParameterError(`Property 'netdev' can't find value '${nic.netdev}'`);
-      if ([...ofNic.values()].includes(netdev)) {
-        throw new ParameterError(`netdev '${nic.netdev}' is already in use by another device`);
+      if (!netdev)
+        throw new ParameterError(`${nic.origin}: Property 'netdev' can't find value '${nic.netdev}'`);
+      // A NIC, or a hub port with netdev=, has its other end already.
+      if (netdev.guest !== null || [...ofNic.values()].includes(netdev)) {
+        throw new ParameterError(`${nic.origin}: netdev '${nic.netdev}' is already in use by another device`);
       }
       ofNic.set(nic.id, netdev);
     }
@@ -60,19 +67,42 @@ export async function openNetdevs(
   }
 }
 
+interface Surroundings {
+  readonly emit: Emit;
+  readonly hubs: Hubs;
+  /** Those opened so far. */
+  readonly netdevs: ReadonlyMap<string, Netdev>;
+}
+
+/** QEMU's types that are not served, each with the way out. */
+const ELSEWHERE: Readonly<Record<string, string>> = {
+  user: "use 'colo switch --nat' and -netdev stream; the NAT must outlive the VM",
+  bridge: 'use -netdev tap,br=BRIDGE',
+  dgram: 'use -netdev stream',
+  vde: 'use -netdev stream',
+  l2tpv3: 'use -netdev stream or tap',
+  'vhost-user': 'its packets would pass by the filters; use -netdev stream or tap',
+  'vhost-vdpa': 'its packets would pass by the filters; use -netdev stream or tap',
+};
+
 async function openBackend(
   type: string,
   netdev: Netdev,
   options: Options,
-  emit: Emit,
+  { emit, hubs, netdevs }: Surroundings,
 ): Promise<NetdevBackend> {
   switch (type) {
     case 'stream':
     case 'socket':
       return openStreamBackend(netdev, options, emit);
-    case 'user':
-      throw new ParameterError("use 'colo switch --nat' and -netdev stream; the NAT must outlive the VM");
-    default:
+    case 'tap':
+      return openTapBackend(netdev, options);
+    case 'hubport':
+      return openHubportBackend(netdev, options, hubs, (id) => netdevs.get(id) ?? null);
+    default: {
+      const instead = Object.hasOwn(ELSEWHERE, type) ? ELSEWHERE[type] : undefined;
+      if (instead !== undefined) throw new ParameterError(`type '${type}' is not supported: ${instead}`);
       throw new ParameterError(`Parameter 'type' does not accept value '${type}'`);
+    }
   }
 }

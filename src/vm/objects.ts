@@ -2,7 +2,8 @@
  * The VM's objects by id (QEMU's /objects): iothreads, filters on their netdevs, comparers. Creation and properties
  * are net/objects.ts's; this file owns names and lifetimes.
  */
-import { ColoError, ParameterError } from '../base/errors.ts';
+import { ColoError, DeviceNotFoundError, ParameterError } from '../base/errors.ts';
+import { loggerFor } from '../base/logger.ts';
 import type { CheckpointParticipant } from '../base/participant.ts';
 import type { Chardev } from '../chardev/chardev.ts';
 import type { Chardevs } from '../chardev/registry.ts';
@@ -17,6 +18,8 @@ import {
   setCompareProperty,
 } from '../net/objects.ts';
 import type { NetObjectContext } from '../net/objects.ts';
+
+const log = loggerFor('objects');
 
 export interface ObjectsHost {
   readonly chardevs: Chardevs;
@@ -53,6 +56,8 @@ export class VmObjects {
     const { 'qom-type': type, id, ...properties } = options;
     if (type === undefined) throw new ParameterError("Parameter 'qom-type' is missing");
     if (id === undefined) throw new ParameterError("Parameter 'id' is missing");
+    if (!/^[A-Za-z][A-Za-z0-9\-._]*$/.test(id))
+      throw new ParameterError("Parameter 'id' expects an identifier");
     if (this.#objects.has(id)) {
       throw new ColoError(`attempt to add duplicate property '${id}' to object (type 'container')`);
     }
@@ -61,9 +66,6 @@ export class VmObjects {
 
   async remove(id: string): Promise<void> {
     const object = this.require(id);
-    if (object.typeName === 'iothread' && this.#usesIothread(id)) {
-      throw new ColoError(`object '${id}' is in use, can not be deleted`);
-    }
     this.#objects.delete(id);
     await object.close();
   }
@@ -72,6 +74,14 @@ export class VmObjects {
   require(id: string): VmObject {
     const object = this.#objects.get(id);
     if (!object) throw new ColoError(`object '${id}' not found`);
+    return object;
+  }
+
+  /** The object that a QOM path names: `/objects/ID`, or the bare id. Throws DeviceNotFoundError with QEMU's text. */
+  atPath(path: string): VmObject {
+    const id = path.startsWith('/objects/') ? path.slice('/objects/'.length) : path;
+    const object = this.#objects.get(id);
+    if (!object) throw new DeviceNotFoundError(`Device '${path}' not found`);
     return object;
   }
 
@@ -86,7 +96,13 @@ export class VmObjects {
   async closeAll(): Promise<void> {
     const objects = this.list().reverse();
     this.#objects.clear();
-    for (const object of objects) await object.close();
+    for (const object of objects) {
+      try {
+        await object.close();
+      } catch (error) {
+        log.warn({ err: error, object: object.id }, 'closing an object');
+      }
+    }
   }
 
   #create(type: string, id: string, properties: Record<string, string>): VmObject {
@@ -113,13 +129,18 @@ export class VmObjects {
   #comparer(id: string, properties: Record<string, string>): VmObject {
     const compare = createColoCompare(id, properties, this.#context());
     compare.onCheckpointRequest = () => this.#host.onCheckpointRequest();
+    const iothreadId = properties['iothread'] ?? '';
     const primaryIn = this.#host.chardevs.find(properties['primary_in']!);
     const outdev = this.#host.chardevs.find(properties['outdev']!);
     return {
       id,
       typeName: 'colo-compare',
-      properties: () => compare.properties(),
-      setProperty: (name, value) => setCompareProperty(compare, name, value),
+      properties: () => ({ ...compare.properties(), iothread: this.#linkTo(iothreadId) }),
+      setProperty: (name, value) => {
+        if (!(name in compare.properties()))
+          throw new ParameterError(`Property 'colo-compare.${name}' not found`);
+        setCompareProperty(compare, name, value);
+      },
       participant: compare,
       close: () => this.#retire(compare, primaryIn, outdev),
     };
@@ -157,6 +178,11 @@ export class VmObjects {
     }
   }
 
+  /** A link's value: the path of what it leads to; empty once that is deleted, which as in QEMU is allowed. */
+  #linkTo(id: string): string {
+    return this.#objects.has(id) ? `/objects/${id}` : '';
+  }
+
   #context(): NetObjectContext {
     const { chardevs, netdevs, hasGuest } = this.#host;
     return {
@@ -187,16 +213,21 @@ export class VmObjects {
   #findReader(outgoing: string): Chardev | null {
     return this.#host.chardevs.all().find(({ connection }) => connection?.incoming === outgoing) ?? null;
   }
-
-  #usesIothread(id: string): boolean {
-    return this.list().some((object) => object.properties()['iothread'] === id);
-  }
 }
+
+const IOTHREAD_PROPERTIES = [
+  'poll-max-ns',
+  'poll-grow',
+  'poll-shrink',
+  'aio-max-batch',
+  'thread-pool-min',
+  'thread-pool-max',
+];
 
 /** An iothread runs nothing here (Node has one event loop for all objects); it exists because comparers name one. */
 function iothread(id: string, properties: Record<string, string>): VmObject {
   for (const name of Object.keys(properties)) {
-    if (!['poll-max-ns', 'poll-grow', 'poll-shrink', 'aio-max-batch'].includes(name)) {
+    if (!IOTHREAD_PROPERTIES.includes(name)) {
       throw new ParameterError(`Parameter '${name}' is unexpected`);
     }
   }
@@ -205,13 +236,20 @@ function iothread(id: string, properties: Record<string, string>): VmObject {
     typeName: 'iothread',
     properties: () => ({ ...properties }),
     setProperty: (name) => {
-      throw new ParameterError(`Property 'iothread.${name}' cannot be changed`);
+      throw new ParameterError(
+        IOTHREAD_PROPERTIES.includes(name)
+          ? `Property 'iothread.${name}' cannot be changed`
+          : `Property 'iothread.${name}' not found`,
+      );
     },
     close: () => Promise.resolve(),
   };
 }
 
 function setFilterProperty(filter: NetFilter, name: string, value: unknown): void {
+  if (!(name in filter.properties())) {
+    throw new ParameterError(`Property '${filter.typeName}.${name}' not found`);
+  }
   if (name !== 'status') throw new ParameterError(`Property '${filter.typeName}.${name}' cannot be changed`);
   filter.enabled = parseFilterStatus(value);
 }

@@ -6,14 +6,17 @@ import type { Chardevs } from '../chardev/registry.ts';
 import type { Engine } from '../engine/engine.ts';
 import type { StreamTarget } from './command-line/config.ts';
 
-/** Returns the disconnection. Throws ParameterError, or as Chardevs.add. */
+/**
+ * Returns the disconnection. Without a guest (`engine` null) the stream is opened all the same: what cannot be opened is
+ * an error there too. Throws ParameterError, or as Chardevs.add.
+ */
 export async function connectSerial(
-  engine: Engine,
+  engine: Engine | null,
   target: StreamTarget,
   chardevs: Chardevs,
 ): Promise<() => void> {
   const chardev = await openStream(target, 'serial0', chardevs);
-  if (!chardev) return () => undefined;
+  if (!chardev || !engine) return () => undefined;
   const frontend = { onData: (bytes: Uint8Array) => engine.serial.write(bytes) };
   chardev.attach(frontend, 'serial0');
   engine.serial.onData = (bytes) => {
@@ -39,6 +42,8 @@ export async function openStream(
       if (!found) throw new ParameterError(`chardev "${target.id}" not found`);
       return found;
     }
+    case 'file':
+      return chardevs.add(parseChardevOptions({ backend: 'file', id, path: target.path }));
     case 'stdio':
       return chardevs.add(parseChardevOptions({ backend: 'stdio', id }));
     case 'socket':

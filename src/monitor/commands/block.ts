@@ -1,10 +1,14 @@
 /** Block nodes and devices (QEMU qapi/block-core.json), and replication as foreign managers drive it. */
 import { z } from 'zod';
 import { ColoError, ParameterError } from '../../base/errors.ts';
+import { blockDrivers } from '../../block/drivers/index.ts';
 import { nestOptions } from '../../block/options.ts';
 import { flatten } from '../../vm/command-line/keyval.ts';
 import type { VirtualMachine } from '../../vm/machine.ts';
 import { command, noArguments } from '../registry.ts';
+
+/** What every block node has; the drivers check the rest. */
+const blockdevOptions = z.looseObject({ driver: z.string(), 'node-name': z.string().optional() });
 
 export const blockCommands = [
   command(
@@ -20,17 +24,14 @@ export const blockCommands = [
       else throw new ParameterError('Either child or node must be specified');
     },
   ),
-  command(
-    'blockdev-add',
-    z.looseObject({ driver: z.string(), 'node-name': z.string() }),
-    async (vm, args) => {
-      const flat = Object.create(null) as Record<string, string>;
-      flatten(args, '', flat);
-      await vm.graph.addNode(nestOptions(flat));
-    },
-  ),
+  command('blockdev-add', blockdevOptions, async (vm, args) => {
+    checkBlockdev(args, '');
+    const flat = Object.create(null) as Record<string, string>;
+    flatten(args, '', flat);
+    await vm.graph.addNode(nestOptions(flat));
+  }),
   command('blockdev-del', z.strictObject({ 'node-name': z.string() }), (vm, args) =>
-    vm.graph.removeNode(args['node-name']),
+    vm.disks.removeNode(args['node-name']),
   ),
   command('query-block', noArguments, (vm) =>
     vm.graph.list().backends.map(({ id, root }) => ({
@@ -86,6 +87,36 @@ export const blockCommands = [
     for (const netdev of vm.netdevs.values()) netdev.notify('checkpoint');
   }),
 ];
+
+/**
+ * What QEMU's schema demands before any driver is asked, where a driver would say it in other words (the command line's).
+ * `where` is the path of this node in the arguments. Throws ParameterError.
+ */
+function checkBlockdev(options: Record<string, unknown>, where: string): void {
+  const { driver } = options;
+  if (where === '' && options['node-name'] === undefined) {
+    throw new ParameterError("'node-name' must be specified for the root node");
+  }
+  if (typeof driver === 'string' && !blockDrivers.has(driver)) {
+    throw new ParameterError(`Parameter 'driver' does not accept value '${driver}'`);
+  }
+  if (driver === 'quorum') {
+    for (const key of ['children', 'vote-threshold']) {
+      if (options[key] === undefined) throw new ParameterError(`Parameter '${where}${key}' is missing`);
+    }
+    if (!Number.isInteger(options['vote-threshold'])) {
+      throw new ParameterError(`Invalid parameter type for '${where}vote-threshold', expected: integer`);
+    }
+    const pattern = options['read-pattern'];
+    if (typeof pattern === 'string' && pattern !== 'fifo' && pattern !== 'quorum') {
+      throw new ParameterError(`Parameter 'read-pattern' does not accept value '${pattern}'`);
+    }
+  }
+  for (const [key, below] of Object.entries(options)) {
+    if (typeof below === 'object' && below !== null)
+      checkBlockdev(below as Record<string, unknown>, `${where}${key}.`);
+  }
+}
 
 function describeNode(name: string, vm: VirtualMachine): Record<string, unknown> {
   const node = vm.graph.findNode(name);

@@ -1,6 +1,6 @@
 /** Every QMP command there is. */
 import { z } from 'zod';
-import { CommandRegistry, command, noArguments } from '../registry.ts';
+import { CommandRegistry, command, int64, noArguments } from '../registry.ts';
 import { runHmp } from '../hmp.ts';
 import { QEMU_VERSION } from '../version.ts';
 import { blockCommands } from './block.ts';
@@ -13,7 +13,7 @@ import { runCommands } from './run.ts';
 const monitorCommands = [
   command(
     'human-monitor-command',
-    z.strictObject({ 'command-line': z.string(), 'cpu-index': z.number().optional() }),
+    z.strictObject({ 'command-line': z.string(), 'cpu-index': int64.optional() }),
     (vm, args) => runHmp(vm, args['command-line']),
   ),
   command('query-version', noArguments, () => QEMU_VERSION),

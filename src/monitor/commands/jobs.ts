@@ -1,9 +1,8 @@
 /** Block jobs (QEMU qapi/block-core.json, qapi/job.json). */
 import { z } from 'zod';
 import { ColoError, ParameterError } from '../../base/errors.ts';
-import { command, noArguments } from '../registry.ts';
+import { command, int64, noArguments } from '../registry.ts';
 
-const bytesPerSecond = z.number().int().min(0);
 const device = z.strictObject({ device: z.string() });
 
 export const jobCommands = [
@@ -16,16 +15,18 @@ export const jobCommands = [
       mode: z.enum(['existing', 'absolute-paths']).optional(),
       format: z.string().optional(),
       sync: z.enum(['full', 'top', 'none']),
-      speed: bytesPerSecond.optional(),
+      speed: int64.optional(),
       'node-name': z.string().optional(),
       // Accepted for QEMU's managers; the copier has its own sizes and stops at the first error.
-      granularity: z.number().optional(),
-      'buf-size': z.number().optional(),
+      granularity: int64.optional(),
+      'buf-size': int64.optional(),
       'on-source-error': z.literal('report').optional(),
       'on-target-error': z.literal('report').optional(),
       'copy-mode': z.enum(['background', 'write-blocking']).optional(),
     }),
     async (vm, args) => {
+      vm.graph.require(args.device);
+      requireSpeed(args.speed);
       if (args.mode !== 'existing') {
         throw new ColoError(
           "drive-mirror: only mode 'existing' is supported; create the target with colo img first",
@@ -52,10 +53,17 @@ export const jobCommands = [
   command('block-job-complete', device, (vm, args) => vm.jobs.complete(args.device)),
   command('block-job-pause', device, (vm, args) => vm.jobs.pause(args.device)),
   command('block-job-resume', device, (vm, args) => vm.jobs.resume(args.device)),
-  command('block-job-set-speed', z.strictObject({ device: z.string(), speed: z.number() }), (vm, args) => {
-    if (args.speed < 0) throw new ParameterError("Parameter 'speed' expects a non-negative value");
+  command('block-job-set-speed', z.strictObject({ device: z.string(), speed: int64 }), (vm, args) => {
+    vm.jobs.get(args.device);
+    requireSpeed(args.speed);
     vm.jobs.setSpeed(args.device, args.speed);
   }),
   command('query-block-jobs', noArguments, (vm) => vm.jobs.list()),
   command('query-jobs', noArguments, (vm) => vm.jobs.listJobs()),
 ];
+
+function requireSpeed(bytesPerSecond: number | undefined): void {
+  if (bytesPerSecond !== undefined && bytesPerSecond < 0) {
+    throw new ParameterError("Parameter 'speed' expects a non-negative value");
+  }
+}

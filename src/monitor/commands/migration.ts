@@ -2,10 +2,44 @@
 import { z } from 'zod';
 import { ParameterError } from '../../base/errors.ts';
 import { CAPABILITIES, requireCapability } from '../../vm/migration.ts';
-import { command, noArguments } from '../registry.ts';
+import { command, noArguments, uint32 } from '../registry.ts';
 
-const parameters = z.looseObject({ 'x-checkpoint-delay': z.unknown().optional() });
-const UINT32_MAX = 0xffffffff;
+const parameters = z.looseObject({ 'x-checkpoint-delay': uint32.optional() });
+
+/** QEMU's other parameters (7.2): known by name, so that their refusal is not taken for a typing error. */
+const FOREIGN_PARAMETERS = new Set(
+  ['announce-initial', 'announce-max', 'announce-rounds', 'announce-step', 'block-incremental'].concat(
+    [
+      'block-bitmap-mapping',
+      'compress-level',
+      'compress-threads',
+      'compress-wait-thread',
+      'cpu-throttle-increment',
+    ],
+    [
+      'cpu-throttle-initial',
+      'cpu-throttle-tailslow',
+      'decompress-threads',
+      'downtime-limit',
+      'max-bandwidth',
+    ],
+    [
+      'max-cpu-throttle',
+      'max-postcopy-bandwidth',
+      'multifd-channels',
+      'multifd-compression',
+      'multifd-zlib-level',
+    ],
+    [
+      'multifd-zstd-level',
+      'throttle-trigger-threshold',
+      'tls-authz',
+      'tls-creds',
+      'tls-hostname',
+      'xbzrle-cache-size',
+    ],
+  ),
+);
 
 export const migrationCommands = [
   command(
@@ -26,13 +60,16 @@ export const migrationCommands = [
     })),
   ),
   command('migrate-set-parameters', parameters, (vm, args) => {
-    for (const [name, value] of Object.entries(args)) {
-      if (name !== 'x-checkpoint-delay') throw new ParameterError(`Parameter '${name}' is unexpected`);
-      if (typeof value !== 'number' || !Number.isInteger(value) || value < 0 || value > UINT32_MAX) {
-        throw new ParameterError("Parameter 'x-checkpoint-delay' expects uint32_t");
-      }
-      vm.migration.checkpointDelayMs = value;
+    for (const name of Object.keys(args)) {
+      if (name === 'x-checkpoint-delay') continue;
+      throw new ParameterError(
+        FOREIGN_PARAMETERS.has(name)
+          ? `Parameter '${name}' is not supported; x-checkpoint-delay is`
+          : `Parameter '${name}' is unexpected`,
+      );
     }
+    const delayMs = args['x-checkpoint-delay'];
+    if (delayMs !== undefined) vm.migration.checkpointDelayMs = delayMs;
   }),
   command('query-migrate-parameters', noArguments, (vm) => ({
     'x-checkpoint-delay': vm.migration.checkpointDelayMs,
@@ -46,8 +83,12 @@ export const migrationCommands = [
       inc: z.literal(false).optional(),
     }),
     (vm, { uri }) => {
+      requireProtocol(uri);
       vm.migration.migrate(uri);
     },
+  ),
+  command('migrate-incoming', z.strictObject({ uri: z.string() }), (vm, { uri }) =>
+    vm.listenForMigration(uri),
   ),
   command('migrate_cancel', noArguments, (vm) => vm.migration.cancel()),
   command('query-migrate', noArguments, (vm) => vm.migration.queryMigrate()),
@@ -59,3 +100,14 @@ export const migrationCommands = [
     return { count, 'by-cause': byCause, records, 'loads-ms': loadsMs };
   }),
 ];
+
+/** Throws ParameterError, with QEMU's text for what is no protocol at all. */
+function requireProtocol(uri: string): void {
+  const protocol = /^(\w+):/.exec(uri)?.[1] ?? '';
+  if (protocol === 'tcp' || protocol === 'unix') return;
+  throw new ParameterError(
+    ['exec', 'fd', 'rdma', 'vsock'].includes(protocol)
+      ? `Migration protocol '${protocol}' is not supported; use tcp:HOST:PORT or unix:PATH`
+      : "Parameter 'uri' expects a valid migration protocol",
+  );
+}

@@ -1,7 +1,7 @@
 /** The NBD server's commands (QEMU qapi/block-export.json). */
 import { z } from 'zod';
 import { ParameterError } from '../../base/errors.ts';
-import { command, noArguments } from '../registry.ts';
+import { command, noArguments, uint32 } from '../registry.ts';
 
 const inetAddress = z.strictObject({
   type: z.literal('inet'),
@@ -20,17 +20,22 @@ export const nbdCommands = [
     'nbd-server-start',
     z.strictObject({
       addr: z.discriminatedUnion('type', [inetAddress, unixAddress]),
-      'max-connections': z.number().int().min(0).max(0xffffffff).optional(),
+      'max-connections': uint32.optional(),
     }),
     async (vm, { addr, 'max-connections': maxConnections }) => {
       if (addr.type === 'unix') {
         await vm.exports.start({ path: addr.data.path }, maxConnections);
         return;
       }
-      const port = /^\d{1,5}$/.test(addr.data.port) ? Number(addr.data.port) : NaN;
-      if (!(port <= 65535))
-        throw new ParameterError(`Parameter 'port' expects a port number, not '${addr.data.port}'`);
-      await vm.exports.start({ host: addr.data.host, port }, maxConnections);
+      const { host, port: text } = addr.data;
+      const port = /^\d{1,6}$/.test(text) ? Number(text) : NaN;
+      if (Number.isNaN(port)) {
+        throw new ParameterError(
+          `address resolution failed for ${host}:${text}: Servname not supported for ai_socktype`,
+        );
+      }
+      if (port > 65535) throw new ParameterError(`Parameter 'port' expects a port number, not '${text}'`);
+      await vm.exports.start({ host, port }, maxConnections);
     },
   ),
   command(

@@ -1,6 +1,6 @@
 /** Objects, chardevs, and properties of objects (QEMU qapi/qom.json, qapi/char.json). */
 import { z } from 'zod';
-import { DeviceNotFoundError, ParameterError } from '../../base/errors.ts';
+import { ColoError, DeviceNotFoundError, ParameterError } from '../../base/errors.ts';
 import { flatten } from '../../vm/command-line/keyval.ts';
 import { command, noArguments } from '../registry.ts';
 
@@ -35,30 +35,42 @@ export const objectCommands = [
   command('query-chardev', noArguments, (vm) =>
     vm.chardevs.all().map((chardev) => ({
       label: chardev.id,
-      filename: chardev.connection?.outgoing ?? 'disconnected',
+      filename: chardev.filename,
       'frontend-open': chardev.user !== null,
     })),
   ),
   command('qom-get', z.strictObject({ path: z.string(), property: z.string() }), (vm, { path, property }) => {
-    const properties = vm.objects.require(objectId(path)).properties();
-    if (!(property in properties)) throw new ParameterError(`Property '${path}.${property}' not found`);
+    if (path in CONTAINERS && property === 'type') return 'container';
+    const object = vm.objects.atPath(path);
+    if (property === 'type') return object.typeName;
+    const properties = object.properties();
+    if (!(property in properties)) throw new ColoError(`Property '${object.typeName}.${property}' not found`);
     return properties[property];
   }),
   command(
     'qom-set',
     z.strictObject({ path: z.string(), property: z.string(), value: z.unknown() }),
     (vm, { path, property, value }) => {
-      vm.objects.require(objectId(path)).setProperty(property, value);
+      // A missing value and `null` look alike here; neither is a value of any property.
+      if (value === undefined) throw new ParameterError("Parameter 'value' is missing");
+      vm.objects.atPath(path).setProperty(property, value);
     },
   ),
-  command('qom-list', z.strictObject({ path: z.string() }), (vm, { path }) =>
-    path === '/objects'
-      ? vm.objects.list().map(({ id, typeName }) => ({ name: id, type: `child<${typeName}>` }))
-      : Object.entries(vm.objects.require(objectId(path)).properties()).map(([name, value]) => ({
-          name,
-          type: typeof value,
-        })),
-  ),
+  command('qom-list', z.strictObject({ path: z.string() }), (vm, { path }) => {
+    const children = Object.hasOwn(CONTAINERS, path) ? CONTAINERS[path] : undefined;
+    if (path === '/objects') {
+      return [
+        TYPE,
+        ...vm.objects.list().map(({ id, typeName }) => ({ name: id, type: `child<${typeName}>` })),
+      ];
+    }
+    if (path === '/chardevs') {
+      return [TYPE, ...vm.chardevs.all().map(({ id }) => ({ name: id, type: 'child<chardev>' }))];
+    }
+    if (children) return [TYPE, ...children.map((name) => ({ name, type: 'child<container>' }))];
+    const properties = Object.entries(vm.objects.atPath(path).properties());
+    return [TYPE, ...properties.map(([name, value]) => ({ name, type: qomType(name, value) }))];
+  }),
   command('set_link', z.strictObject({ name: z.string(), up: z.boolean() }), (vm, { name, up }) => {
     const netdev = vm.netdevs.get(name);
     if (!netdev) throw new DeviceNotFoundError(`Device '${name}' not found`);
@@ -66,7 +78,18 @@ export const objectCommands = [
   }),
 ];
 
-/** `/objects/m0` and the bare `m0`. */
-function objectId(path: string): string {
-  return path.startsWith('/objects/') ? path.slice('/objects/'.length) : path;
+/** The part of QEMU's object tree that is here: path → the containers in it. */
+const CONTAINERS: Readonly<Record<string, readonly string[]>> = {
+  '/': ['objects', 'chardevs'],
+  '/objects': [],
+  '/chardevs': [],
+};
+const TYPE = { name: 'type', type: 'string' };
+
+/** QEMU's name of a property's type. */
+function qomType(name: string, value: unknown): string {
+  if (name === 'iothread') return 'link<iothread>';
+  if (name === 'compare_timeout') return 'uint64';
+  if (typeof value === 'number') return 'uint32';
+  return typeof value === 'boolean' ? 'bool' : 'string';
 }

@@ -1,6 +1,9 @@
 /** stop, cont, quit and their kin, and what the VM says of itself. */
 import { z } from 'zod';
-import { command, noArguments } from '../registry.ts';
+import { command, int64, noArguments } from '../registry.ts';
+
+/** What QEMU answers without -uuid. */
+const NO_UUID = '00000000-0000-0000-0000-000000000000';
 
 export const runCommands = [
   command('stop', noArguments, (vm) => vm.stop()),
@@ -15,14 +18,14 @@ export const runCommands = [
   })),
   command('query-name', noArguments, (vm) => (vm.name === null ? {} : { name: vm.name })),
   command('query-kvm', noArguments, () => ({ enabled: false, present: false })),
-  command('query-uuid', noArguments, () => ({ UUID: '00000000-0000-0000-0000-000000000000' })),
+  command('query-uuid', noArguments, (vm) => ({ UUID: vm.config.uuid ?? NO_UUID })),
   command(
     'announce-self',
     z.strictObject({
-      initial: z.number().optional(),
-      max: z.number().optional(),
-      rounds: z.number().optional(),
-      step: z.number().optional(),
+      initial: int64,
+      max: int64,
+      rounds: int64,
+      step: int64,
       interfaces: z.array(z.string()).optional(),
       id: z.string().optional(),
     }),

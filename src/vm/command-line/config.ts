@@ -7,6 +7,7 @@ export type StreamTarget =
   | { readonly type: 'none' }
   | { readonly type: 'stdio' }
   | { readonly type: 'socket'; readonly options: Options }
+  | { readonly type: 'file'; readonly path: string }
   | { readonly type: 'chardev'; readonly id: string };
 
 export interface VmConfig {
@@ -14,12 +15,17 @@ export interface VmConfig {
   /** `none`: the objects run without a guest. */
   machine: 'pc' | 'none';
   accel: 'v86' | 'kvm' | 'tcg';
+  /** The option that chose it, as typed; empty when none did. */
+  accelOption: string;
   memoryBytes: number;
-  cpus: number;
   qmp: StreamTarget[];
   /** ttyS0; null: not given. */
   serial: StreamTarget | null;
   nographic: boolean;
+  /** No device that was not asked for: with -nographic, no serial port on standard output. */
+  noDefaults: boolean;
+  /** In lower case with its dashes, or null. */
+  uuid: string | null;
   chardevs: Options[];
   netdevs: Options[];
   objects: Options[];
@@ -42,11 +48,13 @@ export function emptyConfig(): VmConfig {
     name: null,
     machine: 'pc',
     accel: 'v86',
+    accelOption: '',
     memoryBytes: 128 * 1024 * 1024,
-    cpus: 1,
     qmp: [],
     serial: null,
     nographic: false,
+    noDefaults: false,
+    uuid: null,
     chardevs: [],
     netdevs: [],
     objects: [],

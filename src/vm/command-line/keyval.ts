@@ -25,6 +25,13 @@ export function parseOptions(text: string, impliedKey?: string): Options {
   return options;
 }
 
+/** Throws ParameterError with QEMU's text for the first key that is not in `known`. */
+export function refuseUnknown(options: Options, known: readonly string[]): void {
+  for (const key of Object.keys(options)) {
+    if (!known.includes(key)) throw new ParameterError(`Invalid parameter '${key}'`);
+  }
+}
+
 /** Splits at single commas; `,,` is a comma of the value. */
 function splitAtCommas(text: string): string[] {
   const parts: string[] = [];

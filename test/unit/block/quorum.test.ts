@@ -312,7 +312,8 @@ describe('quorum: options', () => {
       { ...two, 'vote-threshold': '2', blkverify: 'on', 'rewrite-corrupted': 'on' },
     ],
     [
-      'Could not refresh total sector count: Input/output error',
+      'Could not refresh total sector count: Input/output error ' +
+        `(children.0 has ${LENGTH} bytes, children.1 has ${CLUSTER} bytes)`,
       { 'children.0': 'a', 'children.1': 'short', 'vote-threshold': '1' },
     ],
     ["Block driver 'quorum' does not support the option 'nix'", { ...two, 'vote-threshold': '1', nix: '1' }],

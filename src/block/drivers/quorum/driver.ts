@@ -76,7 +76,10 @@ export class QuorumDriver implements BlockDriver {
       throw new ParameterError('rewrite-corrupted=on cannot be used with blkverify=on');
     }
     if (children.some((child) => child.lengthBytes !== children[0]?.lengthBytes)) {
-      throw new ParameterError(`Could not refresh total sector count: ${ERRNO_TEXT.EIO}`);
+      const sizes = children
+        .map(({ lengthBytes }, at) => `children.${at} has ${lengthBytes} bytes`)
+        .join(', ');
+      throw new ParameterError(`Could not refresh total sector count: ${ERRNO_TEXT.EIO} (${sizes})`);
     }
     this.#list = children.map((node, index) => ({ name: `children.${index}`, node }));
     this.#nextIndex = children.length;

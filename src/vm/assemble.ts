@@ -1,0 +1,168 @@
+/**
+ * Opens what a VM is made of, in QEMU's order: chardevs, netdevs, block nodes and drives, engine. An error names the
+ * option as typed, and what was opened before it is closed again. Objects need the VM and come later (machine.ts).
+ */
+import { readFile } from 'node:fs/promises';
+import { ClosedError, ColoError, ParameterError, messageOf } from '../base/errors.ts';
+import { loggerFor } from '../base/logger.ts';
+import { BlockGraph } from '../block/graph.ts';
+import { BlockJobs } from '../block/jobs/manager.ts';
+import { nestOptions } from '../block/options.ts';
+import { parseChardevOptions } from '../chardev/options.ts';
+import { Chardevs } from '../chardev/registry.ts';
+import { systemErrorText } from '../chardev/system-errors.ts';
+import type { Engine, EngineDisk } from '../engine/engine.ts';
+import { V86Engine } from '../engine/v86/index.ts';
+import type { VmConfig } from './command-line/config.ts';
+import type { Options } from './command-line/keyval.ts';
+import { originOf } from './command-line/origin.ts';
+import { planDevices } from './devices.ts';
+import type { DevicePlan } from './devices.ts';
+import { planDrives } from './disk-options.ts';
+import { VmDisks } from './disks.ts';
+import { VmEvents } from './events.ts';
+import { openNetdevs } from './netdevs.ts';
+import type { OpenNetdevs } from './netdevs.ts';
+
+const log = loggerFor('vm');
+
+export interface VmHost {
+  /** Paths of SeaBIOS and its VGA BIOS. */
+  firmware(): Promise<{ bios: string; vgaBios: string }>;
+  /** Something changes nothing, or is not quite what was asked for. */
+  warn(text: string): void;
+  /** Start-up stands still until somebody connects. */
+  waiting?(text: string): void;
+  /** Breaks start-up off. */
+  readonly signal?: AbortSignal;
+}
+
+export interface Parts {
+  readonly events: VmEvents;
+  readonly chardevs: Chardevs;
+  readonly graph: BlockGraph;
+  readonly jobs: BlockJobs;
+  readonly disks: VmDisks;
+  readonly networks: OpenNetdevs;
+  readonly engine: Engine | null;
+}
+
+/** Throws ColoError naming the option, or ClosedError when `host.signal` is aborted. */
+export async function assemble(config: VmConfig, host: VmHost): Promise<Parts> {
+  const events = new VmEvents();
+  const emit = (event: string, data?: Record<string, unknown>): void => events.emit(event, data);
+  const chardevs = new Chardevs();
+  const graph = new BlockGraph({ emit });
+  const jobs = new BlockJobs(emit);
+  const disks = new VmDisks(graph, jobs, emit);
+  let networks: OpenNetdevs | null = null;
+  let engine: Engine | null = null;
+  try {
+    // What can be refused without opening anything comes first.
+    const devices = planDevices(config.devices, config.machine);
+    for (const warning of devices.warnings) host.warn(warning);
+    for (const options of config.chardevs) await openChardev(chardevs, options, host);
+    networks = await openNetdevs(config.netdevs, devices.nics, emit);
+    const inOrder = await openDisks(config, graph, disks, devices, host);
+    host.signal?.throwIfAborted();
+    if (config.machine === 'pc') engine = await startEngine(config, devices, inOrder, host);
+    host.signal?.throwIfAborted();
+    return { events, chardevs, graph, jobs, disks, networks, engine };
+  } catch (error) {
+    events.close();
+    const steps = [chardevs.closeAll(), graph.closeAll()];
+    if (engine) steps.push(engine.stop());
+    if (networks) steps.push(networks.close());
+    for (const result of await Promise.allSettled(steps)) {
+      if (result.status === 'rejected')
+        log.warn({ err: result.reason as unknown }, 'closing after a failed start');
+    }
+    throw host.signal?.aborted ? new ClosedError('start-up was broken off', { cause: error }) : error;
+  }
+}
+
+/** Puts the option in front of what went wrong with it, as QEMU does. */
+export async function withOrigin<T>(origin: string, act: () => Promise<T> | T): Promise<T> {
+  try {
+    return await act();
+  } catch (cause) {
+    throw new ColoError(`${origin}: ${messageOf(cause)}`, { cause });
+  }
+}
+
+async function openChardev(chardevs: Chardevs, options: Options, host: VmHost): Promise<void> {
+  const origin = originOf(options, `-chardev ${options['backend'] ?? ''},id=${options['id'] ?? ''}`);
+  await withOrigin(origin, async () => {
+    const chardev = await chardevs.add(parseChardevOptions(options));
+    if (!('waitConnected' in chardev) || !chardev.config.wait || chardev.connected) return;
+    host.waiting?.(`${origin}: info: waiting for connection on: ${chardev.filename}`);
+    await chardev.waitConnected(host.signal);
+  });
+}
+
+/** The guest's disks in the order of the IDE channel: `-drive if=ide` by index, then `-device ide-hd`. */
+async function openDisks(
+  config: VmConfig,
+  graph: BlockGraph,
+  disks: VmDisks,
+  devices: DevicePlan,
+  host: VmHost,
+): Promise<EngineDisk[]> {
+  for (const options of config.blockdevs) {
+    await withOrigin(originOf(options, '-blockdev'), () => graph.addNode(nestOptions(options)));
+  }
+  const plugged: { id: string; position: number; origin: string }[] = [];
+  for (const { id, options, position, origin, warnings } of planDrives(config.drives, config.machine)) {
+    for (const warning of warnings) host.warn(warning);
+    await withOrigin(origin, () => graph.addDrive(id, nestOptions(options)));
+    if (position !== null) plugged.push({ id, position, origin });
+  }
+  plugged.sort((a, b) => a.position - b.position);
+  const inOrder: EngineDisk[] = [];
+  for (const { id, origin } of [
+    ...plugged,
+    ...devices.disks.map(({ drive, origin }) => ({ id: drive, origin })),
+  ]) {
+    inOrder.push(await withOrigin(origin, () => disks.plug(id)));
+  }
+  return inOrder;
+}
+
+async function startEngine(
+  config: VmConfig,
+  devices: DevicePlan,
+  disks: readonly EngineDisk[],
+  host: VmHost,
+): Promise<Engine> {
+  const { bios, vgaBios } = await host.firmware();
+  const engine = new V86Engine({
+    name: config.name ?? 'guest',
+    ramBytes: config.memoryBytes,
+    bios: await firmwareFile(config.bios ?? bios, config.bios === null ? null : `-bios ${config.bios}`),
+    vgaBios: await firmwareFile(vgaBios, null),
+    disks,
+    nics: devices.nics.map(({ id, model, mac }, at) => ({ id, model, mac: mac ?? defaultMac(at) })),
+    ...(config.noReboot ? { onGuestReset: 'pause' as const } : {}),
+  });
+  try {
+    await engine.start();
+  } catch (error) {
+    await engine.stop();
+    throw error;
+  }
+  return engine;
+}
+
+async function firmwareFile(file: string, origin: string | null): Promise<Uint8Array> {
+  try {
+    return await readFile(file);
+  } catch (cause) {
+    const text = `Could not open '${file}': ${systemErrorText(cause)}`;
+    throw new ParameterError(origin === null ? text : `${origin}: ${text}`, { cause });
+  }
+}
+
+/** QEMU's: 52:54:00:12:34:56 and following, so that both sides of a pair agree without being told. */
+function defaultMac(at: number): Uint8Array {
+  return Uint8Array.from([0x52, 0x54, 0x00, 0x12, 0x34, 0x56 + at]);
+}
