@@ -65,7 +65,15 @@ if (all || wanted.includes('check')) {
 const needsGuest = (name) => /(^|\/)(interop|e2e|chaos)(\/|$)/.test(name);
 const image = all || args.some(needsGuest) ? guestImage() : '';
 const env = image ? { COLO_GUEST_IMAGE: image } : {};
-const nodeTest = ['--import', 'tsx', '--test', '--test-reporter=spec'];
+// A test that hangs fails, and a handle that one forgot does not keep its process.
+const nodeTest = [
+  '--import',
+  'tsx',
+  '--test',
+  '--test-reporter=spec',
+  '--test-timeout=300000',
+  '--test-force-exit',
+];
 for (const group of [...GROUPS, ...ON_REQUEST]) {
   if (!wanted.includes(group) && !(all && GROUPS.includes(group))) continue;
   const list = testFiles(`test/${group}`);

@@ -174,7 +174,7 @@ test('a QEMU that closes a netdev socket on an oversized frame is met again', { 
     const other = await netdevOn(path.join(folder, 'n1'));
     try {
       raw.send(new Uint8Array(MAX_FRAME_BYTES + 1));
-      await raw.closed;
+      await withDeadline(raw.closed, 15_000, 'QEMU closing the connection');
       const again = await netdevOn(path.join(folder, 'n0'));
       again.netdev.sendFromGuest(FRAMES[0]!);
       await other.inbox.count(1);
