@@ -40,7 +40,8 @@ export async function sendMachine(
   const theirs = await channel.receiveHello();
   const reason = incompatibility(hello, theirs);
   if (reason) {
-    await channel.sendFailure(reason);
+    // It has seen the same, and may have hung up already: the reason is what counts.
+    await channel.sendFailure(reason).catch(() => undefined);
     throw new IncompatiblePeerError(`The destination does not fit: ${reason}`);
   }
 
