@@ -15,8 +15,12 @@ export const NBD_MAX_OPTION_DATA = 64 * 1024;
 export const NBD_MAX_META_QUERIES = 128;
 /** Requests of one client that are worked on at once; reading from it stops meanwhile (QEMU: MAX_NBD_REQUESTS). */
 export const NBD_MAX_IN_FLIGHT = 16;
-/** Payload bytes of one client's requests in flight; one request is always let through. */
-export const NBD_MAX_IN_FLIGHT_BYTES = 64 * 1024 * 1024;
+/** Payload bytes of one client's requests in flight; with the slabs below a client costs less than 64 MiB. */
+export const NBD_MAX_IN_FLIGHT_BYTES = 40 * 1024 * 1024;
+/** What a client's bytes land in; one at a time, and those that requests in flight still look at. */
+export const NBD_RECEIVE_SLAB = 1024 * 1024;
+/** Payloads up to this are used where they landed; larger ones are received into memory of their own. */
+export const NBD_MAX_VIEW = 512 * 1024;
 /** Client connections of one server unless told otherwise (QMP nbd-server-start). */
 export const NBD_DEFAULT_MAX_CONNECTIONS = 100;
 /** From accept to the transmission phase (QEMU: handshake-max-seconds). */

@@ -10,7 +10,7 @@ import type { Socket } from 'node:net';
 import { InFlight, withDeadline } from '../base/async.ts';
 import { ClosedError, ColoError, ProtocolError, messageOf } from '../base/errors.ts';
 import type { Logger } from '../base/logger.ts';
-import { SMALLEST_POOLED_BYTES, type BufferPool } from './buffer-pool.ts';
+import type { BufferPool } from './buffer-pool.ts';
 import { ByteReader } from './byte-reader.ts';
 import { NBD_CMD_DISC, NBD_CMD_READ, NBD_CMD_WRITE } from './constants.ts';
 import { NBD_EINVAL, NbdEndOfStreamError } from './errors.ts';
@@ -21,8 +21,10 @@ import {
   NBD_MAX_IN_FLIGHT,
   NBD_MAX_IN_FLIGHT_BYTES,
   NBD_MAX_PAYLOAD,
+  NBD_MAX_VIEW,
   NBD_READ_AHEAD,
 } from './limits.ts';
+import { readIntoOwnMemory } from './own-memory-socket.ts';
 import { answer, refusalOf, refuse, type Reply } from './server-commands.ts';
 import { REQUEST_BYTES, decodeRequest, type NbdRequest } from './wire.ts';
 
@@ -41,25 +43,24 @@ export class NbdServerSession {
   #corked = false;
   /** No further request may start: the export goes away, or the connection was dropped. */
   #stopping = false;
-  readonly #closed: Promise<void>;
+  /** Resolves when the connection is closed. */
+  readonly closed: Promise<void>;
   #export: NbdExport | null = null;
 
-  /** Takes the socket over; nothing is sent before `run`. */
-  constructor(socket: Socket, host: HandshakeHost, pool: BufferPool, log: Logger) {
-    this.#socket = socket;
+  /** Takes a paused socket over; nothing is sent before `run`. */
+  constructor(accepted: Socket, host: HandshakeHost, pool: BufferPool, log: Logger) {
     this.#host = host;
     this.#pool = pool;
     this.#log = log;
-    this.#reader = new ByteReader(
-      { pause: () => void socket.pause(), resume: () => void socket.resume() },
-      NBD_READ_AHEAD,
-    );
+    const flow = { pause: () => void this.#socket.pause(), resume: () => void this.#socket.resume() };
+    this.#reader = new ByteReader(flow, NBD_READ_AHEAD, pool);
+    const socket = readIntoOwnMemory(accepted, this.#reader);
+    this.#socket = socket;
     socket.setNoDelay(true);
     socket.setKeepAlive(true, 30_000);
-    socket.on('data', (chunk: Buffer) => this.#reader.push(chunk));
     socket.on('end', () => this.#reader.end());
     socket.on('error', (error) => this.#reader.end(error));
-    this.#closed = new Promise((resolve) => {
+    this.closed = new Promise((resolve) => {
       socket.on('close', () => {
         this.#reader.end(new NbdEndOfStreamError('The connection is closed'));
         resolve();
@@ -152,18 +153,18 @@ export class NbdServerSession {
   }
 
   /**
-   * A view of what has arrived, if it is small and all there; else it is collected in memory of the pool. Not a Buffer
-   * in either case: a source that keeps `payload.slice()` means a copy, which a Buffer's slice is not.
+   * The payload where it landed, or, if it is large, in memory of the pool. Not a Buffer in either case: a source that
+   * keeps `payload.slice()` means a copy, which a Buffer's slice is not.
    */
   async #payload(length: number): Promise<Uint8Array> {
-    let bytes: Buffer;
-    if (length < SMALLEST_POOLED_BYTES) {
-      bytes = this.#reader.readNow(length) ?? (await this.#reader.read(length));
-    } else {
-      bytes = this.#pool.take(length);
-      await this.#reader.readInto(bytes);
-    }
+    if (length <= NBD_MAX_VIEW) return this.#reader.view(length);
+    const bytes = this.#pool.take(length);
+    await this.#reader.readInto(bytes);
     return new Uint8Array(bytes.buffer, bytes.byteOffset, length);
+  }
+
+  #give(payload: Uint8Array): void {
+    if (!this.#reader.release(payload)) this.#pool.give(payload);
   }
 
   /** Puts a request in flight. `reply` never rejects (server-commands.ts). */
@@ -178,13 +179,13 @@ export class NbdServerSession {
       wake?.();
     };
     if (!(reply instanceof Promise)) {
-      this.#pool.give(payload);
+      this.#give(payload);
       this.#send(reply, ended);
       return;
     }
     reply.then(
       (bytes) => {
-        this.#pool.give(payload);
+        this.#give(payload);
         this.#send(bytes, ended);
       },
       (error: unknown) => {
@@ -224,9 +225,8 @@ export class NbdServerSession {
     const socket = this.#socket;
     const timer = setTimeout(() => socket.destroy(), NBD_LINGER_MS);
     try {
-      await Promise.race([this.#inFlight.idle(), this.#closed]);
+      await Promise.race([this.#inFlight.idle(), this.closed]);
       if (!socket.destroyed) {
-        socket.removeAllListeners('data');
         if (socket.readableEnded) socket.destroySoon();
         else {
           socket.once('end', () => socket.destroySoon());
@@ -234,7 +234,7 @@ export class NbdServerSession {
           socket.resume();
         }
       }
-      await this.#closed;
+      await this.closed;
     } finally {
       clearTimeout(timer);
     }

@@ -58,7 +58,7 @@ export class NbdServer {
    */
   async listen(address: NbdAddress): Promise<NbdAddress> {
     if (this.#listener || this.#closing) throw new ColoError('NBD server already running');
-    const listener = createServer({ allowHalfOpen: true, noDelay: true });
+    const listener = createServer({ allowHalfOpen: true, pauseOnConnect: true });
     this.#listener = listener;
     if ('path' in address) await removeAbandonedSocket(address.path);
     try {
@@ -114,7 +114,9 @@ export class NbdServer {
   async #close(): Promise<void> {
     const listener = this.#listener;
     this.#exports.clear();
-    for (const session of this.#sessions) session.drop();
+    const sessions = [...this.#sessions];
+    for (const session of sessions) session.drop();
+    await Promise.all(sessions.map((session) => session.closed));
     if (!listener?.listening) return;
     await new Promise<void>((resolve) => listener.close(() => resolve()));
   }

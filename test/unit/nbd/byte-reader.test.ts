@@ -3,6 +3,7 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { ByteReader } from '../../../src/nbd/byte-reader.ts';
 import { NbdEndOfStreamError } from '../../../src/nbd/errors.ts';
+import { NBD_MAX_VIEW } from '../../../src/nbd/limits.ts';
 
 function recordingReader(highWaterBytes: number): { reader: ByteReader; flow: string[] } {
   const flow: string[] = [];
@@ -44,15 +45,75 @@ describe('ByteReader', () => {
     );
   });
 
-  it('does not copy what lies inside one chunk', () => {
+  it('gives in place what came in pieces, and keeps it while it is in use', async () => {
+    const { reader } = recordingReader(2 ** 20);
+    const put = (text: string): void => {
+      const room = reader.nextBuffer();
+      room.set(Buffer.from(text));
+      reader.received(text.length);
+    };
+    put('abc');
+    put('def');
+    const first = reader.readNow(2);
+    assert.equal(first?.toString(), 'ab');
+    const view = await reader.view(4);
+    assert.equal(view.buffer, first.buffer);
+    put('ghi');
+    reader.readNow(3);
+    put('overwrites nothing');
+    assert.equal(Buffer.from(view).toString(), 'cdef');
+    assert.equal(reader.release(view), true);
+    assert.equal(reader.release(view), false);
+    reader.readNow(18);
+    // Empty and unseen: the next bytes come to the start again.
+    assert.equal(reader.nextBuffer().byteOffset, first.byteOffset);
+    assert.equal(reader.readNow(1), null);
+  });
+
+  it('gives views in place whatever their sizes, over any border of its memory, also above its mark', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.integer({ min: 1, max: NBD_MAX_VIEW }), { maxLength: 12 }),
+        async (sizes) => {
+          const { reader } = recordingReader(1000);
+          let sent = 0;
+          const held: { view: Uint8Array; first: number }[] = [];
+          let read = 0;
+          for (const size of sizes) {
+            const waiting = reader.view(size);
+            while (sent < read + size + 7) {
+              const room = reader.nextBuffer();
+              const count = Math.min(room.byteLength, 100_000, read + size + 7 - sent);
+              for (let at = 0; at < count; at++) room[at] = (sent + at) % 251;
+              reader.received(count);
+              sent += count;
+            }
+            held.push({ view: await waiting, first: read });
+            read += size;
+          }
+          for (const { view, first } of held) {
+            assert.ok(view.every((byte, at) => byte === (first + at) % 251));
+            assert.ok(reader.release(view));
+          }
+        },
+      ),
+      { numRuns: 20 },
+    );
+  });
+
+  it('reads a large payload straight into its destination once nothing else is there', async () => {
     const { reader } = recordingReader(1000);
-    const chunk = Buffer.from('abcdef');
-    reader.push(chunk);
-    const view = reader.readNow(3);
-    chunk[0] = 0x78;
-    assert.equal(view?.toString(), 'xbc');
-    assert.equal(reader.readNow(4), null);
-    assert.equal(reader.bufferedBytes, 3);
+    const target = new Uint8Array(200_000);
+    reader.push(Buffer.from('xy'));
+    const done = reader.readInto(target);
+    const room = reader.nextBuffer();
+    assert.equal(room.buffer, target.buffer);
+    assert.equal(room.byteOffset, 2);
+    reader.received(199_000);
+    assert.notEqual(reader.nextBuffer().buffer, target.buffer);
+    reader.push(Buffer.alloc(998));
+    await done;
+    assert.equal(Buffer.from(target.subarray(0, 3)).toString(), 'xy\0');
   });
 
   it('fills a destination straight from arriving chunks', async () => {
