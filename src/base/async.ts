@@ -4,6 +4,12 @@
  */
 import { ClosedError, TimeoutError } from './errors.ts';
 
+/**
+ * What an operation returns that ended well before it returned: whoever tells this promise from others by identity need
+ * not wait for a turn of the event loop.
+ */
+export const ENDED: Promise<void> = Promise.resolve();
+
 /** A promise with its two ends outside. */
 export class Deferred<T> {
   readonly promise: Promise<T>;

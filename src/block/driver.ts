@@ -4,6 +4,8 @@
  * A driver may therefore assume: offsets and lengths are safe integers inside the node's length, `close` comes once
  * and after all requests have ended. Requests may overlap in time and in range; each ends on its own.
  *
+ * A request that ends before it returns (a read from the page cache) returns ENDED of base/async.ts.
+ *
  * Units: bytes throughout. Any alignment is accepted (a driver with a granularity does its own read-modify-write).
  */
 import type { BlockNode } from './node.ts';

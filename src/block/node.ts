@@ -2,8 +2,8 @@
  * A node of the block graph: the wrapper around one driver. It checks ranges once, counts what is in flight, lets jobs
  * watch writes, and knows who uses it. It does not know the graph's names (graph.ts) nor any driver.
  */
-import { ColoError, IoError } from '../base/errors.ts';
-import { InFlight } from '../base/async.ts';
+import { ColoError, IoError, messageOf } from '../base/errors.ts';
+import { ENDED, InFlight } from '../base/async.ts';
 import type { BlockDriver, BlockExtent, WriteFlags } from './driver.ts';
 
 /** Called before a write (of any kind) reaches the driver; the write waits for it and fails if it throws. */
@@ -40,14 +40,19 @@ export class BlockNode {
     return this.driver.children().get('backing') ?? null;
   }
 
-  async read(offset: number, target: Uint8Array): Promise<void> {
-    this.#check(offset, target.byteLength);
+  read(offset: number, target: Uint8Array): Promise<void> {
+    const refusal = this.#refusal(offset, target.byteLength);
+    if (refusal) return Promise.reject(refusal);
     this.inFlight.enter();
+    let read: Promise<void>;
     try {
-      await this.driver.read(offset, target);
-    } finally {
-      this.inFlight.leave();
+      read = this.driver.read(offset, target);
+    } catch (error) {
+      read = Promise.reject(error instanceof Error ? error : new IoError('EIO', messageOf(error)));
     }
+    if (read !== ENDED) return this.#left(read);
+    this.inFlight.leave();
+    return ENDED;
   }
 
   async write(offset: number, source: Uint8Array, flags?: WriteFlags): Promise<void> {
@@ -142,19 +147,33 @@ export class BlockNode {
     }
   }
 
-  #check(offset: number, length: number): void {
-    this.#open();
-    if (
-      !Number.isSafeInteger(offset) ||
-      offset < 0 ||
-      length < 0 ||
-      offset + length > this.driver.lengthBytes
-    ) {
-      throw new IoError(
-        'EINVAL',
-        `Request at ${offset}, ${length} bytes, lies outside node '${this.nodeName}' of ${this.driver.lengthBytes} bytes`,
-      );
+  async #left(request: Promise<void>): Promise<void> {
+    try {
+      await request;
+    } finally {
+      this.inFlight.leave();
     }
+  }
+
+  #check(offset: number, length: number): void {
+    const refusal = this.#refusal(offset, length);
+    if (refusal) throw refusal;
+  }
+
+  #refusal(offset: number, length: number): IoError | null {
+    if (this.#closed) return new IoError('ESHUTDOWN', `Node '${this.nodeName}' is closed`);
+    if (
+      Number.isSafeInteger(offset) &&
+      offset >= 0 &&
+      length >= 0 &&
+      offset + length <= this.driver.lengthBytes
+    ) {
+      return null;
+    }
+    return new IoError(
+      'EINVAL',
+      `Request at ${offset}, ${length} bytes, lies outside node '${this.nodeName}' of ${this.driver.lengthBytes} bytes`,
+    );
   }
 
   #open(): void {

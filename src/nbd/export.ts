@@ -15,7 +15,10 @@ export interface NbdExtent {
 export interface NbdExportSource {
   readonly lengthBytes: number;
   readonly readOnly: boolean;
-  /** Fills all of `target`. Requests of all methods may overlap; ranges were checked against the export's size. */
+  /**
+   * Fills all of `target`. Requests of all methods may overlap; ranges were checked against the export's size. A read
+   * that ends before it returns may return ENDED (base/async.ts) and is then answered at once.
+   */
   read(offset: number, target: Uint8Array): Promise<void>;
   /** The bytes stay unchanged until the promise ends. */
   write(offset: number, source: Uint8Array, flags?: { readonly fua?: boolean }): Promise<void>;

@@ -5,6 +5,7 @@
  * With structured replies negotiated, READ and BLOCK_STATUS answer in chunks and errors carry a text; the success of
  * everything else is a simple reply, as QEMU does it.
  */
+import { ENDED } from '../base/async.ts';
 import { messageOf } from '../base/errors.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import {
@@ -95,20 +96,22 @@ export function refuse(
   return simpleReply(request, error);
 }
 
-/** Does what a validated request asks. Errors of the source become error replies: this never rejects. */
-export async function answer(
+/** Does what a validated request asks. Errors of the source become error replies: this never throws or rejects. */
+export function answer(
   request: NbdRequest,
   payload: Uint8Array,
   agreement: ServerAgreement,
   pool: BufferPool,
-): Promise<Reply> {
+): Reply | Promise<Reply> {
+  return request.type === NBD_CMD_READ ? read(request, agreement, pool) : act(request, payload, agreement);
+}
+
+async function act(request: NbdRequest, payload: Uint8Array, agreement: ServerAgreement): Promise<Reply> {
   const { source, fastZeroes } = agreement.export;
   const { type, flags, offset, length } = request;
   const fua = (flags & NBD_CMD_FLAG_FUA) !== 0;
   try {
     switch (type) {
-      case NBD_CMD_READ:
-        return await read(request, agreement, pool);
       case NBD_CMD_BLOCK_STATUS:
         return await blockStatus(request, agreement);
       case NBD_CMD_WRITE:
@@ -138,7 +141,7 @@ export async function answer(
 }
 
 /** Header and data share one buffer, which the source fills: one write, no copy. */
-async function read(request: NbdRequest, agreement: ServerAgreement, pool: BufferPool): Promise<Reply> {
+function read(request: NbdRequest, agreement: ServerAgreement, pool: BufferPool): Reply | Promise<Reply> {
   const { cookieHi, cookieLo, offset, length } = request;
   if (agreement.structured && length === 0) {
     const out = Buffer.allocUnsafe(CHUNK_HEADER_BYTES);
@@ -147,10 +150,16 @@ async function read(request: NbdRequest, agreement: ServerAgreement, pool: Buffe
   }
   const headerBytes = agreement.structured ? DATA_CHUNK_HEADER_BYTES : SIMPLE_REPLY_BYTES;
   const out = pool.take(headerBytes + length);
-  await agreement.export.source.read(offset, out.subarray(headerBytes));
   if (agreement.structured) encodeDataChunkHeader(out, 0, cookieHi, cookieLo, offset, length);
   else encodeSimpleReply(out, 0, 0, cookieHi, cookieLo);
-  return out;
+  const data = new Uint8Array(out.buffer, out.byteOffset + headerBytes, length);
+  const failed = (error: unknown): Reply => refuse(request, agreement, wireErrorOf(error), messageOf(error));
+  try {
+    const filled = agreement.export.source.read(offset, data);
+    return filled === ENDED ? out : filled.then(() => out, failed);
+  } catch (error) {
+    return failed(error);
+  }
 }
 
 async function blockStatus(request: NbdRequest, agreement: ServerAgreement): Promise<Reply> {

@@ -3,20 +3,23 @@
  * host's page cache is used; flush and FUA are fdatasync. Holes are punched and reported where the C library is
  * reachable. Images are locked as QEMU locks them (image-lock.ts) unless `locking=off`.
  */
-import { constants } from 'node:fs';
+import { constants, read as readFile, write as writeFile } from 'node:fs';
 import { open } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
+import { ENDED } from '../../base/async.ts';
 import { ColoError, ERRNO_TEXT, IoError, errnoOf } from '../../base/errors.ts';
 import type { BlockDriver, BlockExtent, WriteFlags } from '../driver.ts';
 import type { BlockNode } from '../node.ts';
 import type { OptionReader } from '../options.ts';
 import { lockImage } from './image-lock.ts';
-import { canSeekHoles, punchHole, seekTo } from './libc.ts';
+import { canSeekHoles, punchHole, readCached, seekTo } from './libc.ts';
 
 const ZEROS = new Uint8Array(1 << 20);
 const NO_CHILDREN: ReadonlyMap<string, BlockNode> = new Map();
 /** A file with more extents in one answer than this is reported as data from there on. */
 const MAX_EXTENTS = 4096;
+/** Reads up to this are tried in the page cache first: a thread's hand-over costs more than the copy. */
+const MAX_CACHED_READ = 32 * 1024;
 
 export interface FileOpenOptions {
   readonly readOnly?: boolean;
@@ -77,37 +80,59 @@ export class FileDriver implements BlockDriver {
     return NO_CHILDREN;
   }
 
-  async read(offset: number, target: Uint8Array): Promise<void> {
-    try {
-      for (let done = 0; done < target.byteLength;) {
-        const { bytesRead } = await this.#handle.read(target, done, target.byteLength - done, offset + done);
-        if (bytesRead === 0) {
-          // Somebody made the file shorter: what is gone reads as zeros, as behind the end of a short image.
-          target.fill(0, done);
-          return;
-        }
-        done += bytesRead;
-      }
-    } catch (error) {
-      throw this.#failure('read', offset, error);
-    }
+  read(offset: number, target: Uint8Array): Promise<void> {
+    if (target.byteLength <= MAX_CACHED_READ && readCached(this.#handle.fd, offset, target)) return ENDED;
+    return new Promise((resolve, reject) => this.#readRest(offset, target, 0, resolve, reject));
   }
 
-  async write(offset: number, source: Uint8Array, flags?: WriteFlags): Promise<void> {
-    try {
-      for (let done = 0; done < source.byteLength;) {
-        const { bytesWritten } = await this.#handle.write(
-          source,
-          done,
-          source.byteLength - done,
-          offset + done,
-        );
-        done += bytesWritten;
+  write(offset: number, source: Uint8Array, flags?: WriteFlags): Promise<void> {
+    const written = new Promise<void>((resolve, reject) =>
+      this.#writeRest(offset, source, 0, resolve, reject),
+    );
+    return flags?.fua ? written.then(() => this.flush()) : written;
+  }
+
+  /** Callbacks: the promises of FileHandle cost three times as much. */
+  #readRest(
+    offset: number,
+    target: Uint8Array,
+    done: number,
+    resolve: () => void,
+    reject: (error: Error) => void,
+  ): void {
+    readFile(this.#handle.fd, target, done, target.byteLength - done, offset + done, (error, count) => {
+      if (error) {
+        reject(this.#failure('read', offset, error));
+        return;
       }
-      if (flags?.fua) await this.#handle.datasync();
-    } catch (error) {
-      throw this.#failure('write', offset, error);
-    }
+      // Somebody made the file shorter: what is gone reads as zeros, as behind the end of a short image.
+      if (count === 0) target.fill(0, done);
+      if (count === 0 || done + count === target.byteLength) {
+        resolve();
+        return;
+      }
+      this.#readRest(offset, target, done + count, resolve, reject);
+    });
+  }
+
+  #writeRest(
+    offset: number,
+    source: Uint8Array,
+    done: number,
+    resolve: () => void,
+    reject: (error: Error) => void,
+  ): void {
+    writeFile(this.#handle.fd, source, done, source.byteLength - done, offset + done, (error, count) => {
+      if (error) {
+        reject(this.#failure('write', offset, error));
+        return;
+      }
+      if (done + count >= source.byteLength) {
+        resolve();
+        return;
+      }
+      this.#writeRest(offset, source, done + count, resolve, reject);
+    });
   }
 
   async flush(): Promise<void> {

@@ -1,7 +1,8 @@
 /**
  * The few system calls that Node.js lacks, through koffi: open-file-description locks, hole punching, data and hole
- * seeking. Where the C library cannot be loaded every function says so by its result, and callers do without.
- * Numbers: Linux uapi/asm-generic/fcntl.h, uapi/linux/falloc.h, uapi/linux/fs.h (x86-64, arm64).
+ * seeking, reads that do not wait. Where the C library cannot be loaded every function says so by its result, and callers do without.
+ * Numbers: Linux uapi/asm-generic/fcntl.h, uapi/linux/falloc.h, uapi/linux/fs.h (x86-64, arm64),
+ * man 2 readv.
  */
 import { createRequire } from 'node:module';
 import type * as Koffi from 'koffi';
@@ -15,6 +16,8 @@ const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 const FALLOC_FL_KEEP_SIZE = 1;
 const FALLOC_FL_PUNCH_HOLE = 2;
+/** preadv2: what is not in the page cache is not waited for. */
+const RWF_NOWAIT = 8;
 /** struct flock on 64-bit Linux: l_type, l_whence (2 bytes each), pad, l_start, l_len (8 each), l_pid, pad. */
 const FLOCK_BYTES = 32;
 
@@ -22,6 +25,8 @@ interface Libc {
   fcntl(fd: number, command: number, type: string, lock: Uint8Array): number;
   fallocate(fd: number, mode: number, offset: number, length: number): number;
   lseek(fd: number, offset: number, whence: number): number;
+  preadv2(fd: number, parts: BigUint64Array, count: number, offset: number, flags: number): number;
+  address(bytes: Uint8Array): bigint;
 }
 
 let loaded: Libc | null | undefined;
@@ -39,6 +44,10 @@ function libc(): Libc | null {
         'int fallocate(int fd, int mode, int64_t offset, int64_t len)',
       ) as Libc['fallocate'],
       lseek: library.func('int64_t lseek(int fd, int64_t offset, int whence)') as Libc['lseek'],
+      preadv2: library.func(
+        'int64_t preadv2(int fd, void *iov, int iovcnt, int64_t offset, int flags)',
+      ) as Libc['preadv2'],
+      address: (bytes) => koffi.address(bytes),
     };
   } catch {
     // No koffi build or another C library: holes and cross-process locks are comforts, not needs.
@@ -81,6 +90,18 @@ export function punchHole(fd: number, offset: number, length: number): boolean {
 export function seekTo(fd: number, what: 'data' | 'hole', offset: number): number | null {
   const at = libc()?.lseek(fd, offset, what === 'data' ? SEEK_DATA : SEEK_HOLE) ?? -1;
   return at < 0 ? null : at;
+}
+
+/** The one struct iovec of `readCached`, which no other call can come between. */
+const part = new BigUint64Array(2);
+
+/** Fills `target` from the page cache, at once; false when not all of it is there (or it cannot be told). */
+export function readCached(fd: number, offset: number, target: Uint8Array): boolean {
+  const c = libc();
+  if (!c || target.byteLength === 0) return false;
+  part[0] = c.address(target);
+  part[1] = BigInt(target.byteLength);
+  return c.preadv2(fd, part, 1, offset, RWF_NOWAIT) === target.byteLength;
 }
 
 /** Whether holes can be looked for at all. */
