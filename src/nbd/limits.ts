@@ -32,7 +32,7 @@ export const NBD_MAX_EXTENTS = 131_072;
 /** The part of a BLOCK_STATUS request that is looked at in one go. */
 export const NBD_MAX_STATUS_RANGE = 1024 * 1024 * 1024;
 /** Read-ahead from a client's socket beyond which it is paused. */
-export const NBD_READ_AHEAD = 256 * 1024;
+export const NBD_READ_AHEAD = 512 * 1024;
 
 /** Client: option reply data, and the number of informational replies to one option. */
 export const NBD_MAX_OPTION_REPLIES = 1024;
