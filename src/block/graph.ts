@@ -9,6 +9,7 @@
  * Sources: QEMU blockdev.c, block.c (texts, lookup order); docs/qemu-behaviour.md 5.7, 7.2. It knows no driver but
  * `file`, whose identity tells a backing file that is its own ancestor, and `replication`, whose peer may be dead.
  */
+import { Gate } from '../base/async.ts';
 import { ColoError, DeviceNotFoundError, ParameterError, messageOf } from '../base/errors.ts';
 import { FileDriver } from './drivers/file.ts';
 import { blockDrivers } from './drivers/index.ts';
@@ -36,6 +37,8 @@ export interface BlockBackend {
   readonly id: string;
   /** The node that guest requests go to. A job that pivots may replace it. */
   root: BlockNode;
+  /** Guest requests wait here, in front of the root, while a job replaces it. */
+  readonly gate: Gate;
 }
 
 export interface OpenImageOptions {
@@ -81,11 +84,12 @@ export class BlockGraph {
     if (this.#drives.has(id)) throw new ColoError(`Device with id '${id}' already exists`);
     if (this.#nodes.has(id)) throw new ColoError(`Device name '${id}' conflicts with an existing node name`);
     const tree = stripDriveOptions(options);
-    this.#drives.set(id, { id, root: RESERVED });
+    const gate = new Gate();
+    this.#drives.set(id, { id, root: RESERVED, gate });
     try {
       const root = await this.#open(withNamedFile(tree), TOP, null, 'format');
       this.attach(root, `drive:${id}`);
-      const backend: BlockBackend = { id, root };
+      const backend: BlockBackend = { id, root, gate };
       this.#drives.set(id, backend);
       return backend;
     } catch (error) {

@@ -58,17 +58,20 @@ export class GuestDisk implements EngineDisk {
   async read(offset: number, target: Uint8Array): Promise<void> {
     this.stats.readRequests++;
     this.stats.readBytes += target.byteLength;
+    if (!this.backend.gate.isOpen) await this.backend.gate.pass();
     await this.backend.root.read(offset, target).catch((error: unknown) => this.#failed('read', error));
   }
 
   async write(offset: number, source: Uint8Array): Promise<void> {
     this.stats.writeRequests++;
     this.stats.writtenBytes += source.byteLength;
+    if (!this.backend.gate.isOpen) await this.backend.gate.pass();
     await this.backend.root.write(offset, source).catch((error: unknown) => this.#failed('write', error));
   }
 
   async flush(): Promise<void> {
     this.stats.flushRequests++;
+    if (!this.backend.gate.isOpen) await this.backend.gate.pass();
     await this.backend.root.flush().catch((error: unknown) => this.#failed('write', error));
   }
 

@@ -42,7 +42,8 @@ export class CommitJob extends Job {
       limit: this.limit,
       signal: this.abort.signal,
       checkpoint: () => this.checkpoint(),
-      onError: (operation, error) => this.reportIoError(operation, error),
+      isPaused: () => this.isPaused,
+      onError: (operation, error) => this.ioFailed(operation, error),
       ...(options.stallMs === undefined ? {} : { stallMs: options.stallMs }),
     });
   }
@@ -70,6 +71,7 @@ export class CommitJob extends Job {
       await copier.markAllocated(status);
       await copier.copyUntil(() => copier.caughtUp || copier.nearlyCaughtUp);
       this.declareReady();
+      this.beUnstoppable();
       try {
         await copier.bounded(quiesce(), `Requests on '${top.nodeName}'`);
         await copier.copyUntil(() => copier.caughtUp);

@@ -368,7 +368,7 @@ describe('mirror', () => {
     assert.equal(jobs.list()[0]?.paused, true);
     jobs.resume('resync');
     assert.throws(() => jobs.complete('resync'), {
-      message: "The active block job 'resync' cannot be completed",
+      message: "Job 'resync' in state 'running' cannot accept command verb 'complete'",
     });
     assert.throws(() => jobs.resume('resync'), { message: "Can't resume a job that was not paused" });
     assert.throws(() => jobs.setSpeed('resync', -1), {
