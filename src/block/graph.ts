@@ -47,6 +47,9 @@ export interface OpenImageOptions {
   readonly readOnly?: boolean;
   /** Open although somebody else writes the image (read-only only). */
   readonly forceShare?: boolean;
+  readonly nodeName?: string;
+  /** A node to be its backing node, whatever its header says. */
+  readonly backing?: string;
 }
 
 /** A node that is being opened. */
@@ -112,6 +115,8 @@ export class BlockGraph {
     // A protocol name stands for a file whose format is chosen above it; json: names the whole tree.
     const tree: OptionTree = name.startsWith('json:') ? named : { file: named };
     if (options.format !== undefined) tree['driver'] = options.format;
+    if (options.nodeName !== undefined) tree['node-name'] = options.nodeName;
+    if (options.backing !== undefined) tree['backing'] = options.backing;
     const inherited = {
       ...TOP,
       readOnly: options.readOnly ?? false,

@@ -20,6 +20,7 @@ import { planItems } from './copy-plan.ts';
 import type { CopyItem } from './copy-plan.ts';
 import type { ErrorAction } from './job.ts';
 import { PieceBuffers } from './piece-buffers.ts';
+import { onSide, sideOf } from './piece-error.ts';
 import type { RateLimit } from './rate-limit.ts';
 import { WriteWatch } from './write-watch.ts';
 
@@ -308,17 +309,13 @@ export class DiskCopier {
     }
   }
 
-  async #side<T>(operation: 'read' | 'write', work: Promise<T>): Promise<T> {
-    try {
-      return await this.bounded(work, `${operation} of a block job`);
-    } catch (error) {
-      throw new PieceError(operation, error);
-    }
+  #side<T>(operation: 'read' | 'write', work: Promise<T>): Promise<T> {
+    return onSide(operation, this.bounded(work, `${operation} of a block job`));
   }
 
-  async #pieceFailed(error: unknown): Promise<void> {
-    const failed = error instanceof PieceError ? error : new PieceError('read', error);
-    if (this.#failed(failed.operation, failed.cause) !== 'ignore') return;
+  async #pieceFailed(thrown: unknown): Promise<void> {
+    const { operation, error } = sideOf(thrown);
+    if (this.#failed(operation, error) !== 'ignore') return;
     // Not at once, or a disk that fails all the time would be asked all the time.
     await this.bounded(new Promise((resolve) => setTimeout(resolve, RETRY_MS)), 'a retry').catch(
       () => undefined,
@@ -356,16 +353,6 @@ export class DiskCopier {
   #throttles(): boolean {
     const due = this.#firstPassDone && this.states.waitingBytes > MAX_LAG_BYTES;
     return due && this.#watch !== null && !this.#holding && this.#failure === null;
-  }
-}
-
-/** Says which side of a copy failed. */
-class PieceError extends Error {
-  readonly operation: 'read' | 'write';
-
-  constructor(operation: 'read' | 'write', cause: unknown) {
-    super(`${operation} failed`, { cause });
-    this.operation = operation;
   }
 }
 

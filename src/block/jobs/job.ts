@@ -177,6 +177,13 @@ export abstract class Job {
     void this.#drive();
   }
 
+  /** It is not to begin, and shows as little: created, null. Throws `reason`. */
+  refuse(reason: string): never {
+    this.#become('created');
+    this.#become('null');
+    throw new ColoError(reason);
+  }
+
   /**
    * Ends the job. Ready and not forced: the target becomes a consistent copy of this moment, and that is success.
    * Otherwise the target is worthless. Throws when the user has paused it and `force` is not set.

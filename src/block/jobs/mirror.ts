@@ -8,8 +8,7 @@
  * the device wait in front of the source (`pivot.hold`), so that they go on with the target. A job that is pending
  * (auto-finalize=false) goes on copying: QEMU keeps the guest waiting, here the end begins when it is finalized.
  */
-import { statusAbove } from './allocation.ts';
-import type { BlockExtent } from '../driver.ts';
+import { statusAbove, wholeStatus } from './allocation.ts';
 import type { BlockNode } from '../node.ts';
 import { DiskCopier, requireSameLength } from './disk-copier.ts';
 import { Job } from './job.ts';
@@ -17,6 +16,8 @@ import type { JobOptions } from './job.ts';
 
 /** How the owner of the device switches it over. */
 export interface Pivot {
+  /** Throws when the source has users that cannot be moved. */
+  readonly check: () => void;
   /** Keeps new requests of the device in front of the source. */
   readonly hold: () => void;
   /** Makes the device use the target. Nothing is in flight on the source. */
@@ -65,7 +66,7 @@ export class MirrorJob extends Job {
     this.#copier = new DiskCopier({
       source: options.source,
       target: options.target,
-      extents: async (offset, length) => (await options.source.blockStatus(offset, length)).map(everything),
+      extents: async (offset, length) => wholeStatus(await options.source.blockStatus(offset, length)),
       // What lies under the target belongs to it only when all of the source is copied.
       trustTargetZeros: options.sync === 'full',
       unmap: options.unmap ?? true,
@@ -90,6 +91,7 @@ export class MirrorJob extends Job {
   }
 
   protected override finish(pivot: boolean): void {
+    if (pivot) this.#options.pivot?.check();
     this.#finish ??= { pivot };
     this.#copier.wake();
   }
@@ -152,9 +154,4 @@ export class MirrorJob extends Job {
       await this.#copier.markAllocated((offset, length) => statusAbove(source, base, offset, length));
     }
   }
-}
-
-/** A mirror copies a range whatever image of the chain it comes from. */
-function everything(extent: BlockExtent): BlockExtent {
-  return extent.allocated ? extent : { ...extent, allocated: true };
 }

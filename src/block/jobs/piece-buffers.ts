@@ -4,6 +4,9 @@
  */
 import { releaseBuffer } from '../../base/buffers.ts';
 
+/** More than this many are not kept. */
+const MAX_KEPT = 16;
+
 export class PieceBuffers {
   readonly pieceBytes: number;
   readonly #free: Uint8Array[] = [];
@@ -17,7 +20,7 @@ export class PieceBuffers {
   }
 
   give(buffer: Uint8Array): void {
-    this.#free.push(buffer);
+    if (this.#free.length < MAX_KEPT) this.#free.push(buffer);
   }
 
   /** For the end of the copy. */

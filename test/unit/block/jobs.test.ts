@@ -400,11 +400,15 @@ describe('job list', () => {
     const job = jobs.startMirror(options);
     assert.throws(() => jobs.get('nix'), new DeviceNotActiveError("Block job 'nix' not found"));
     assert.throws(() => jobs.startMirror({ ...options, id: 'two' }), { message: 'Need a root block node' });
-    assert.throws(() => jobs.startMirror({ ...options, source: memory('other', MIB) }), {
+    const others = { source: memory('other', MIB), target: memory('another', MIB) };
+    assert.throws(() => jobs.startMirror({ ...options, ...others }), {
       message: "Job ID 'resync' already in use",
     });
-    assert.throws(() => jobs.startMirror({ ...options, id: '1r', source: memory('other', MIB) }), {
+    assert.throws(() => jobs.startMirror({ ...options, ...others, id: '1r' }), {
       message: "Invalid job ID '1r'",
+    });
+    assert.throws(() => requireUnblocked(source, 'backup-source', 'd0'), {
+      message: "Node 'd0' is busy: block device is in use by block job: mirror",
     });
     await jobs.cancelAll();
     await job.ended;
