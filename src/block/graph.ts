@@ -9,6 +9,7 @@
  * Sources: QEMU blockdev.c, block.c (texts, lookup order); docs/qemu-behaviour.md 5.7, 7.2. It knows no driver but
  * `file`, whose identity tells a backing file that is its own ancestor, and `replication`, whose peer may be dead.
  */
+import { Gate } from '../base/async.ts';
 import { ColoError, DeviceNotFoundError, ParameterError, messageOf } from '../base/errors.ts';
 import { FileDriver } from './drivers/file.ts';
 import { blockDrivers } from './drivers/index.ts';
@@ -36,6 +37,8 @@ export interface BlockBackend {
   readonly id: string;
   /** The node that guest requests go to. A job that pivots may replace it. */
   root: BlockNode;
+  /** Guest requests wait here, in front of the root, while a job replaces it. */
+  readonly gate: Gate;
 }
 
 export interface OpenImageOptions {
@@ -44,6 +47,9 @@ export interface OpenImageOptions {
   readonly readOnly?: boolean;
   /** Open although somebody else writes the image (read-only only). */
   readonly forceShare?: boolean;
+  readonly nodeName?: string;
+  /** A node to be its backing node, whatever its header says. */
+  readonly backing?: string;
 }
 
 /** A node that is being opened. */
@@ -81,11 +87,12 @@ export class BlockGraph {
     if (this.#drives.has(id)) throw new ColoError(`Device with id '${id}' already exists`);
     if (this.#nodes.has(id)) throw new ColoError(`Device name '${id}' conflicts with an existing node name`);
     const tree = stripDriveOptions(options);
-    this.#drives.set(id, { id, root: RESERVED });
+    const gate = new Gate();
+    this.#drives.set(id, { id, root: RESERVED, gate });
     try {
       const root = await this.#open(withNamedFile(tree), TOP, null, 'format');
       this.attach(root, `drive:${id}`);
-      const backend: BlockBackend = { id, root };
+      const backend: BlockBackend = { id, root, gate };
       this.#drives.set(id, backend);
       return backend;
     } catch (error) {
@@ -108,6 +115,8 @@ export class BlockGraph {
     // A protocol name stands for a file whose format is chosen above it; json: names the whole tree.
     const tree: OptionTree = name.startsWith('json:') ? named : { file: named };
     if (options.format !== undefined) tree['driver'] = options.format;
+    if (options.nodeName !== undefined) tree['node-name'] = options.nodeName;
+    if (options.backing !== undefined) tree['backing'] = options.backing;
     const inherited = {
       ...TOP,
       readOnly: options.readOnly ?? false,

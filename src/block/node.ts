@@ -10,6 +10,11 @@ import type { BlockDriver, BlockExtent, WriteFlags } from './driver.ts';
 export type BeforeWrite = (offset: number, length: number) => Promise<void>;
 /** Called when a write ended, well or not. */
 export type AfterWrite = (offset: number, length: number) => void;
+/**
+ * Called when the driver has taken a write (`source`) or a write of zeroes (null) and before it ends, which waits for
+ * it. Not called for discards, which promise no content. It must not throw: the write has been done.
+ */
+export type RepeatWrite = (offset: number, length: number, source: Uint8Array | null) => Promise<void>;
 
 export class BlockNode {
   readonly nodeName: string;
@@ -21,6 +26,7 @@ export class BlockNode {
   readonly blockers = new Map<string, string>();
   #beforeWrite: BeforeWrite[] = [];
   #afterWrite: AfterWrite[] = [];
+  #repeatWrite: RepeatWrite[] = [];
   #closed = false;
 
   constructor(nodeName: string, driver: BlockDriver) {
@@ -56,20 +62,17 @@ export class BlockNode {
   }
 
   async write(offset: number, source: Uint8Array, flags?: WriteFlags): Promise<void> {
-    await this.#mutate(offset, source.byteLength, () => this.driver.write(offset, source, flags));
+    await this.#mutate(offset, source.byteLength, async () => {
+      await this.driver.write(offset, source, flags);
+      for (const repeat of this.#repeatWrite) await repeat(offset, source.byteLength, source);
+    });
   }
 
   async writeZeroes(offset: number, length: number, flags?: WriteFlags): Promise<void> {
     await this.#mutate(offset, length, async () => {
-      if (this.driver.writeZeroes) return this.driver.writeZeroes(offset, length, flags);
-      const zeros = new Uint8Array(Math.min(length, 1 << 20));
-      for (let done = 0; done < length; done += zeros.byteLength) {
-        await this.driver.write(
-          offset + done,
-          zeros.subarray(0, Math.min(zeros.byteLength, length - done)),
-          flags,
-        );
-      }
+      if (this.driver.writeZeroes) await this.driver.writeZeroes(offset, length, flags);
+      else await this.#writeZeroBytes(offset, length, flags);
+      for (const repeat of this.#repeatWrite) await repeat(offset, length, null);
     });
   }
 
@@ -122,6 +125,14 @@ export class BlockNode {
     };
   }
 
+  /** Adds a hook that does each write once more elsewhere before it ends; returns its removal. */
+  onRepeatWrite(hook: RepeatWrite): () => void {
+    this.#repeatWrite = [...this.#repeatWrite, hook];
+    return () => {
+      this.#repeatWrite = this.#repeatWrite.filter((other) => other !== hook);
+    };
+  }
+
   /** Resolves when no request is in flight on this node. The caller has to keep new ones away if that matters. */
   drain(): Promise<void> {
     return this.inFlight.idle();
@@ -132,6 +143,14 @@ export class BlockNode {
     this.#closed = true;
     await this.inFlight.idle();
     await this.driver.close();
+  }
+
+  async #writeZeroBytes(offset: number, length: number, flags?: WriteFlags): Promise<void> {
+    const zeros = new Uint8Array(Math.min(length, 1 << 20));
+    for (let done = 0; done < length; done += zeros.byteLength) {
+      const piece = zeros.subarray(0, Math.min(zeros.byteLength, length - done));
+      await this.driver.write(offset + done, piece, flags);
+    }
   }
 
   async #mutate(offset: number, length: number, act: () => Promise<void>): Promise<void> {

@@ -52,6 +52,11 @@ async function walk(
   }
 }
 
+/** For a job that copies a range whatever image of the chain it comes from. */
+export function wholeStatus(extents: readonly BlockExtent[]): BlockExtent[] {
+  return extents.map((extent) => (extent.allocated ? extent : { ...extent, allocated: true }));
+}
+
 /** At the end of the chain an unallocated extent is a hole that reads as zeros. */
 function own(extent: BlockExtent): BlockExtent {
   if (extent.allocated) return extent;

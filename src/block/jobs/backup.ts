@@ -1,158 +1,205 @@
 /**
- * The internal backup job of block replication (QEMU: sync=none, no id, no events): before a write reaches the source,
- * the old content of every cluster it touches is copied to the target, once per cluster and epoch. `beginEpoch` marks
- * all clusters as not yet copied. Facts: docs/qemu-behaviour.md 5.2.
+ * drive-backup, blockdev-backup: the target gets the content that the source has when the job starts. What the guest
+ * overwrites is copied first (copy-before-write.ts); the rest is copied in the background. sync=none has no background
+ * and lasts until it is cancelled. Facts: docs/qemu-behaviour.md 5.10; QEMU qapi/block-core.json (BackupCommon).
  *
- * Why it is safe while somebody reads the chain target → source (the secondary VM): such a read may find a cluster
- * missing in the target and be about to fetch it from the source. `readersPassed` lets the write wait for the reads
- * that had begun before the copy was complete; later ones find the cluster in the target. So readers never wait.
- *
- * A copy that fails fails the write (the source stays as it was) and is remembered as `error`.
+ * As in QEMU a copy that fails before a write of the guest fails that write, and the job goes on. A target that gives no
+ * answer ends the job, and the guest's writes go on.
  */
-import { IoError, errnoOf, messageOf } from '../../base/errors.ts';
+import { ColoError } from '../../base/errors.ts';
 import type { BlockNode } from '../node.ts';
-import { ChunkBitmap } from './chunk-bitmap.ts';
-import { WriteWatch } from './write-watch.ts';
+import { wholeStatus } from './allocation.ts';
+import { CopyBeforeWrite } from './copy-before-write.ts';
+import { planItems } from './copy-plan.ts';
+import type { CopyItem } from './copy-plan.ts';
+import { requireSameLength } from './disk-copier.ts';
+import { Job } from './job.ts';
+import type { JobOptions } from './job.ts';
+import { sideOf } from './piece-error.ts';
 
-/** Least copy-before-write granularity (QEMU block/block-copy.c). */
-const MIN_CLUSTER_BYTES = 64 * 1024;
-/** Most that is copied in one piece, which bounds the memory a write can make us take. */
-const MAX_COPY_BYTES = 1024 * 1024;
+/** Pieces in flight, of at most MAX_COPY_BYTES (copy-before-write.ts) each. */
+const WORKERS = 8;
+const PIECE_BYTES = 1024 * 1024;
+const ZERO_BYTES = 16 * 1024 * 1024;
+/** Block status is asked for this much at once. */
+const STATUS_BYTES = 64 * 1024 * 1024;
+const DEFAULT_STALL_MS = 30_000;
+/** A request whose error is ignored is tried again after this time. */
+const RETRY_MS = 100;
 
-export interface BackupOptions {
+export interface BackupOptions extends JobOptions {
   readonly source: BlockNode;
   readonly target: BlockNode;
-  /** Resolves when the reads of the chain that overlap the range and have begun by now have ended. */
-  readonly readersPassed?: (offset: number, length: number) => Promise<void>;
+  /** full: everything. top: what the top image has itself. none: only what is overwritten. */
+  readonly sync: 'full' | 'top' | 'none';
+  /** A request that takes longer fails the job (milliseconds, default 30 s). */
+  readonly stallMs?: number;
 }
 
-export class BackupJob {
+export class BackupJob extends Job {
+  readonly type = 'backup';
   readonly source: BlockNode;
   readonly target: BlockNode;
-  readonly clusterBytes: number;
-  readonly #copied: ChunkBitmap;
-  /** Clusters being copied now; a second write to one of them waits for the same copy. */
-  readonly #copying = new Map<number, Promise<void>>();
-  readonly #readersPassed: ((offset: number, length: number) => Promise<void>) | null;
-  #watch: WriteWatch | null = null;
-  #refuseHeld = false;
-  #error: Error | null = null;
+  protected override readonly drainsAtStart = true;
+  readonly #sync: 'full' | 'top' | 'none';
+  readonly #engine: CopyBeforeWrite;
+  /** Planned and not begun. */
+  #queue: CopyItem[] = [];
+  #planning: Promise<void> | null = null;
+  /** Up to where the disk has been planned. */
+  #planned = 0;
+  #leftOutBytes = 0;
+  #failure: { readonly error: unknown } | null = null;
 
+  /** Throws when the two differ in length. */
   constructor(options: BackupOptions) {
-    this.source = options.source;
-    this.target = options.target;
-    this.clusterBytes = Math.max(MIN_CLUSTER_BYTES, options.target.driver.clusterBytes ?? 0);
-    this.#copied = new ChunkBitmap(options.source.lengthBytes, this.clusterBytes);
-    this.#readersPassed = options.readersPassed ?? null;
-  }
-
-  /** The first copy that failed, or null. */
-  get error(): Error | null {
-    return this.#error;
-  }
-
-  get active(): boolean {
-    return this.#watch !== null;
-  }
-
-  /** Clusters copied in this epoch. */
-  get copiedClusters(): number {
-    return this.#copied.count;
-  }
-
-  /** From here on writes to the source are preceded by copies. Idempotent. */
-  start(): void {
-    this.#watch ??= new WriteWatch(this.source, {
-      guard: (offset, length) => this.#beforeWrite(offset, length),
+    super(options);
+    const { source, target } = options;
+    requireSameLength(source, target);
+    this.source = source;
+    this.target = target;
+    this.#sync = options.sync;
+    this.#engine = new CopyBeforeWrite({
+      source,
+      target,
+      // A target with a backing image reads as zeros by it, and only for now.
+      zeros: options.sync === 'full' && target.backing === null ? 'skip' : 'write',
+      stall: {
+        ms: options.stallMs ?? DEFAULT_STALL_MS,
+        signal: this.abort.signal,
+        onStall: (error) => this.abort.abort(error),
+      },
     });
   }
 
-  /** Ends when no write is in flight on the source; new ones wait until `release`. */
-  async hold(): Promise<void> {
-    await this.#watch?.hold();
+  protected override get busy(): boolean {
+    return this.#engine.inFlight > 0;
   }
 
-  release(): void {
-    this.#watch?.release();
+  override progress(): { readonly offset: number; readonly len: number } {
+    return {
+      offset: this.#engine.copiedBytes - this.#leftOutBytes,
+      len: this.source.lengthBytes - this.#leftOutBytes,
+    };
   }
 
-  /** Every cluster needs its copy again. To be called between `hold` and `release`. */
-  beginEpoch(): void {
-    this.#copied.clearAll();
+  override start(): void {
+    // From here on the content is kept: this is the moment that the backup shows.
+    this.#engine.start();
+    super.start();
   }
 
-  /**
-   * Waits for the writes in flight, then copies no more. Writes that are held meanwhile go straight to the source,
-   * or fail if `refuseHeld`; those that begin later are none of this job's business.
-   */
-  async stop(refuseHeld = false): Promise<void> {
-    const watch = this.#watch;
-    if (watch === null) return;
-    this.#refuseHeld = refuseHeld;
-    await watch.hold();
-    this.#watch = null;
-    watch.detach();
+  protected override finish(): void {
+    // A backup is never ready.
   }
 
-  async #beforeWrite(offset: number, length: number): Promise<void> {
-    if (this.#watch === null && this.#refuseHeld) {
-      throw new IoError(
-        'EPERM',
-        `Node '${this.source.nodeName}' no longer takes writes of the replication's other side`,
-      );
-    }
-    if (this.#watch === null || length === 0) return;
-    const first = Math.floor(offset / this.clusterBytes);
-    const last = Math.floor((offset + length - 1) / this.clusterBytes);
+  protected override async run(): Promise<void> {
+    if (this.#sync === 'none') await this.#untilCancelled();
+    if (this.#sync === 'top') await this.#leaveOutUnallocated();
+    await Promise.all(Array.from({ length: WORKERS }, () => this.#work()));
+    if (this.#failure) throw this.#failure.error;
+    this.abort.signal.throwIfAborted();
+    await this.target.flush();
+  }
+
+  protected override clean(): void {
+    this.#engine.detach();
+  }
+
+  async #work(): Promise<void> {
+    const { limit } = this;
+    const { signal } = this.abort;
     try {
-      await this.#copyClusters(first, last);
+      for (;;) {
+        await this.checkpoint();
+        if (this.#failure) return;
+        if (!limit.free) {
+          await limit.wait(signal);
+          continue;
+        }
+        const item = this.#queue.shift();
+        if (item) await this.#copy(item);
+        else if (this.#planned < this.source.lengthBytes) await (this.#planning ??= this.#plan());
+        else return;
+      }
     } catch (error) {
-      this.#error ??= error instanceof Error ? error : new IoError('EIO', messageOf(error));
-      throw new IoError(
-        errnoOf(error),
-        `Copy before write to '${this.source.nodeName}' failed: ${messageOf(error)}`,
-        {
-          cause: error,
-        },
+      this.#failure ??= { error };
+    }
+  }
+
+  async #copy(item: CopyItem): Promise<void> {
+    const { clusterBytes } = this.#engine;
+    const offset = item.first * clusterBytes;
+    const length = Math.min(item.end * clusterBytes, this.source.lengthBytes) - offset;
+    if (this.#engine.isCopied(offset, length)) return;
+    if (item.extents.some(({ zero }) => !zero)) this.limit.spend(length);
+    try {
+      await this.#engine.copyRange(offset, length);
+    } catch (thrown) {
+      await this.#failed(thrown);
+      this.#queue.push(item);
+    }
+  }
+
+  /** The next stretch of the disk, as items. */
+  async #plan(): Promise<void> {
+    const offset = this.#planned;
+    const { clusterBytes } = this.#engine;
+    const lengthBytes = this.source.lengthBytes;
+    const length = Math.min(STATUS_BYTES, lengthBytes - offset);
+    const run = { first: offset / clusterBytes, end: Math.ceil((offset + length) / clusterBytes) };
+    try {
+      const extents = wholeStatus(await this.source.blockStatus(offset, length));
+      this.#queue.push(
+        ...planItems(run, extents, {
+          chunkBytes: clusterBytes,
+          lengthBytes,
+          pieceChunks: Math.max(1, Math.floor(PIECE_BYTES / clusterBytes)),
+          zeroChunks: Math.max(1, Math.floor(ZERO_BYTES / clusterBytes)),
+        }),
       );
-    }
-    const from = first * this.clusterBytes;
-    await this.#readersPassed?.(from, (last + 1) * this.clusterBytes - from);
-  }
-
-  async #copyClusters(first: number, last: number): Promise<void> {
-    let at = first;
-    while (at <= last) {
-      if (this.#copied.has(at)) {
-        at++;
-        continue;
-      }
-      const running = this.#copying.get(at);
-      if (running !== undefined) {
-        await running;
-        // Not `at++`: a copy that failed has thrown; one that succeeded is found in the bitmap.
-        continue;
-      }
-      let end = at + 1;
-      const limit = Math.min(last + 1, at + Math.max(1, Math.floor(MAX_COPY_BYTES / this.clusterBytes)));
-      while (end < limit && !this.#copied.has(end) && !this.#copying.has(end)) end++;
-      const copy = this.#copy(at, end);
-      for (let cluster = at; cluster < end; cluster++) this.#copying.set(cluster, copy);
-      try {
-        await copy;
-      } finally {
-        for (let cluster = at; cluster < end; cluster++) this.#copying.delete(cluster);
-      }
-      at = end;
+      this.#planned = offset + length;
+    } catch (error) {
+      await this.#failed(error);
+    } finally {
+      this.#planning = null;
     }
   }
 
-  async #copy(first: number, end: number): Promise<void> {
-    const offset = first * this.clusterBytes;
-    const length = Math.min(end * this.clusterBytes, this.source.lengthBytes) - offset;
-    const buffer = new Uint8Array(length);
-    await this.source.read(offset, buffer);
-    await this.target.write(offset, buffer);
-    for (let cluster = first; cluster < end; cluster++) this.#copied.set(cluster);
+  /** Throws when the failure ends the job. */
+  async #failed(thrown: unknown): Promise<void> {
+    this.abort.signal.throwIfAborted();
+    const { operation, error } = sideOf(thrown);
+    const action = this.ioFailed(operation, error);
+    if (action === 'report') throw error;
+    if (action === 'ignore') await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+  }
+
+  async #leaveOutUnallocated(): Promise<void> {
+    const { clusterBytes } = this.#engine;
+    const { source } = this;
+    for (let offset = 0; offset < source.lengthBytes; offset += STATUS_BYTES) {
+      await this.checkpoint();
+      const length = Math.min(STATUS_BYTES, source.lengthBytes - offset);
+      const first = offset / clusterBytes;
+      const clusters = Math.ceil(length / clusterBytes);
+      const has = new Uint8Array(clusters);
+      for (const extent of await source.blockStatus(offset, length)) {
+        if (!extent.allocated) continue;
+        const from = Math.floor((extent.offset - offset) / clusterBytes);
+        has.fill(1, from, Math.ceil((extent.offset + extent.length - offset) / clusterBytes));
+      }
+      for (let at = 0; at < clusters; at++) {
+        if (has[at] === 1 || !this.#engine.leaveOut(first + at)) continue;
+        this.#leftOutBytes += Math.min(clusterBytes, source.lengthBytes - (first + at) * clusterBytes);
+      }
+    }
+  }
+
+  async #untilCancelled(): Promise<never> {
+    const { signal } = this.abort;
+    await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
+    signal.throwIfAborted();
+    throw new ColoError('The backup was broken off');
   }
 }

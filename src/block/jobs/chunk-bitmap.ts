@@ -48,11 +48,17 @@ export class ChunkBitmap {
     this.#count--;
   }
 
-  /** Sets every chunk that [offset, offset+length) touches. */
+  /** Sets every chunk that [offset, offset+length) touches; what lies behind the end is left out. */
   setRange(offset: number, length: number): void {
     if (length <= 0) return;
-    const last = Math.floor((offset + length - 1) / this.chunkBytes);
-    for (let chunk = Math.floor(offset / this.chunkBytes); chunk <= last; chunk++) this.set(chunk);
+    const end = Math.min(this.chunks, Math.floor((offset + length - 1) / this.chunkBytes) + 1);
+    for (let chunk = Math.floor(offset / this.chunkBytes); chunk < end;) {
+      if ((chunk & 31) === 0 && chunk + 32 <= end && this.#words[chunk >>> 5] === 0) {
+        this.#words[chunk >>> 5] = 0xffff_ffff;
+        this.#count += 32;
+        chunk += 32;
+      } else this.set(chunk++);
+    }
   }
 
   setAll(): void {

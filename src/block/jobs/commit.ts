@@ -27,22 +27,25 @@ export interface CommitOptions extends JobOptions {
 
 export class CommitJob extends Job {
   readonly type = 'commit';
+  readonly source: BlockNode;
+  readonly target: BlockNode;
   readonly #options: CommitOptions;
   readonly #copier: DiskCopier;
-  readonly #target: BlockNode;
 
   constructor(options: CommitOptions) {
     super(options);
     this.#options = options;
-    this.#target = options.target ?? options.base;
+    this.source = options.top;
+    this.target = options.target ?? options.base;
     this.#copier = new DiskCopier({
       source: options.top,
-      target: this.#target,
+      target: this.target,
       extents: (offset, length) => statusAbove(options.top, options.base, offset, length),
       limit: this.limit,
       signal: this.abort.signal,
       checkpoint: () => this.checkpoint(),
-      onError: (operation, error) => this.reportIoError(operation, error),
+      isPaused: () => this.isPaused,
+      onError: (operation, error) => this.ioFailed(operation, error),
       ...(options.stallMs === undefined ? {} : { stallMs: options.stallMs }),
     });
   }
@@ -70,10 +73,11 @@ export class CommitJob extends Job {
       await copier.markAllocated(status);
       await copier.copyUntil(() => copier.caughtUp || copier.nearlyCaughtUp);
       this.declareReady();
+      this.beUnstoppable();
       try {
         await copier.bounded(quiesce(), `Requests on '${top.nodeName}'`);
         await copier.copyUntil(() => copier.caughtUp);
-        await copier.bounded(this.#target.flush(), `Flush of '${base.nodeName}'`);
+        await copier.bounded(this.target.flush(), `Flush of '${base.nodeName}'`);
         copier.detach();
         await pivot();
       } finally {

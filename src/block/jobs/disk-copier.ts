@@ -1,52 +1,85 @@
 /**
  * The engine under mirror and commit: copies what is dirty from a source to a target while the source is being
- * written, with several pieces in flight, until somebody says it is enough. Rules that make it lose nothing:
- * - a chunk's dirty bit is cleared before the source is read, and every write that ends sets it again, so a write
- *   that races with the copy is copied again;
- * - no chunk is copied twice at the same time, so an older copy never lands on a newer one.
- * A guest that writes faster than the target takes is slowed down (each write waits up to MAX_THROTTLE_MS), so that
- * the lag stays bounded. A piece that makes no progress fails: a dead target ends the job, it does not hang it.
+ * written, with several pieces in flight, until somebody says it is enough. What keeps it from losing anything is in
+ * chunk-states.ts; how a range becomes pieces is in copy-plan.ts.
+ *
+ * Two ways to keep up with the guest. In the background: a write makes its chunks dirty; a guest that writes faster
+ * than the target takes is slowed down (each write waits up to MAX_THROTTLE_MS), so that the lag stays bounded.
+ * Write-blocking (active-writes.ts): a write goes to both disks before it ends. A request that makes no progress fails
+ * after the stall time, and then nothing waits any more: a dead target ends the job, it does not hang the guest.
  */
 import { Deferred, withDeadline } from '../../base/async.ts';
 import { ColoError } from '../../base/errors.ts';
 import type { BlockExtent } from '../driver.ts';
 import type { BlockNode } from '../node.ts';
-import { ChunkBitmap } from './chunk-bitmap.ts';
+import { ActiveWrites } from './active-writes.ts';
+import type { ChunkBitmap } from './chunk-bitmap.ts';
+import { ChunkStates } from './chunk-states.ts';
+import type { ChunkRun } from './chunk-states.ts';
+import { planItems } from './copy-plan.ts';
+import type { CopyItem } from './copy-plan.ts';
+import type { ErrorAction } from './job.ts';
+import { PieceBuffers } from './piece-buffers.ts';
+import { onSide, sideOf } from './piece-error.ts';
 import type { RateLimit } from './rate-limit.ts';
 import { WriteWatch } from './write-watch.ts';
 
-const CHUNK_BYTES = 64 * 1024;
-const PIECE_CHUNKS = 16;
+export const DEFAULT_GRANULARITY_BYTES = 64 * 1024;
+/** Largest piece that is read and written at once. */
+const PIECE_BYTES = 1024 * 1024;
 const MAX_IN_FLIGHT = 16;
+/** Most memory for pieces in flight, unless buf-size says less. */
+const DEFAULT_BUFFER_BYTES = 8 * 1024 * 1024;
+/** Block status is asked for this much at once. */
+const STATUS_BYTES = 64 * 1024 * 1024;
+/** Longest request that writes zeros. */
+const ZERO_BYTES = 16 * 1024 * 1024;
+/** Three bitmaps of so many bits are kept. */
+export const MAX_CHUNKS = 2 ** 28;
 /** Once caught up, writers wait while more than this is dirty. */
 const MAX_LAG_BYTES = 4 * 1024 * 1024;
 const MAX_THROTTLE_MS = 1000;
 /** Near enough; more than the limit above, at which a guest that never pauses keeps it. */
 const NEAR_BYTES = 2 * MAX_LAG_BYTES;
 const DEFAULT_STALL_MS = 30_000;
+/** A request whose error is ignored is tried again after this time. */
+const RETRY_MS = 100;
 
 export interface DiskCopierOptions {
   readonly source: BlockNode;
   readonly target: BlockNode;
   /** What a range consists of; extents that are not `allocated` are skipped. */
   readonly extents: (offset: number, length: number) => Promise<BlockExtent[]>;
-  /** True: the target reads as zeros where nothing was copied yet, so zeros of the first pass are not written. */
-  readonly targetIsZero?: boolean;
+  /** True: zeros are not written where the target says that it reads as zeros there. */
+  readonly trustTargetZeros?: boolean;
+  /** False: zeros are written so that their space stays allocated. Default true. */
+  readonly unmap?: boolean;
+  readonly writeBlocking?: boolean;
+  /** A power of two. */
+  readonly granularityBytes?: number;
+  /** Bounds the memory of the pieces in flight. */
+  readonly bufferBytes?: number;
   readonly limit: RateLimit;
   readonly signal: AbortSignal;
   /** Waits while the job is paused; throws when it is broken off. */
   readonly checkpoint: () => Promise<void>;
-  readonly onError: (operation: 'read' | 'write', error: unknown) => void;
+  readonly isPaused: () => boolean;
+  readonly onError: (operation: 'read' | 'write', error: unknown) => ErrorAction;
   /** A request that takes longer than this counts as failed, in milliseconds. */
   readonly stallMs?: number;
 }
 
 export class DiskCopier {
-  readonly dirty: ChunkBitmap;
+  readonly states: ChunkStates;
   readonly #options: DiskCopierOptions;
   readonly #stallMs: number;
-  readonly #busy: ChunkBitmap;
+  readonly #buffers: PieceBuffers;
+  readonly #maxInFlight: number;
+  readonly #active: ActiveWrites | null;
   #watch: WriteWatch | null = null;
+  #stopRepeating: (() => void) | null = null;
+  /** Planned and not begun. */
+  #queue: CopyItem[] = [];
   /** Writers are no longer slowed down: their end is being waited for. */
   #holding = false;
   #cursor = 0;
@@ -56,23 +89,48 @@ export class DiskCopier {
   #inFlight = 0;
   #copiedBytes = 0;
   #failure: { readonly error: unknown } | null = null;
-  #change = new Deferred<void>();
+  /** Made only when somebody waits. */
+  #change: Deferred<void> | null = null;
 
   constructor(options: DiskCopierOptions) {
+    const { source, target, signal } = options;
     this.#options = options;
     this.#stallMs = options.stallMs ?? DEFAULT_STALL_MS;
-    this.dirty = new ChunkBitmap(options.source.lengthBytes, CHUNK_BYTES);
-    this.#busy = new ChunkBitmap(options.source.lengthBytes, CHUNK_BYTES);
+    const granularity = options.granularityBytes ?? defaultGranularity(source.lengthBytes);
+    this.states = new ChunkStates(source.lengthBytes, granularity);
+    const bufferBytes = options.bufferBytes ?? DEFAULT_BUFFER_BYTES;
+    const pieceBytes = Math.min(PIECE_BYTES, Math.ceil(bufferBytes / granularity) * granularity);
+    this.#buffers = new PieceBuffers(pieceBytes);
+    this.#maxInFlight = Math.max(1, Math.min(MAX_IN_FLIGHT, Math.floor(bufferBytes / pieceBytes)));
+    this.#active = options.writeBlocking
+      ? new ActiveWrites({
+          states: this.states,
+          target,
+          unmap: options.unmap ?? true,
+          isOff: () => this.#watch === null || this.#failure !== null || signal.aborted,
+          isPaused: options.isPaused,
+          changed: () => this.#changed(),
+          wake: () => this.wake(),
+          bounded: (work) => this.bounded(work, 'write of a block job'),
+          onError: (error) => this.#failed('write', error),
+          onCopied: (bytes) => (this.#copiedBytes += bytes),
+        })
+      : null;
+    signal.addEventListener('abort', () => this.wake(), { once: true });
+  }
+
+  get dirty(): ChunkBitmap {
+    return this.states.dirty;
   }
 
   /** Nothing is left to copy and nothing is being copied. */
   get caughtUp(): boolean {
-    return this.dirty.count === 0 && this.#inFlight === 0;
+    return this.states.dirty.count === 0 && this.#queue.length === 0 && this.#inFlight === 0;
   }
 
   /** What was dirty at first has been taken up, and a writer keeps the rest from vanishing, but it is little. */
   get nearlyCaughtUp(): boolean {
-    return this.#wrapped && this.dirty.bytes <= NEAR_BYTES;
+    return this.#active === null && this.#wrapped && this.states.waitingBytes <= NEAR_BYTES;
   }
 
   get inFlight(): number {
@@ -80,38 +138,53 @@ export class DiskCopier {
   }
 
   progress(): { readonly offset: number; readonly len: number } {
-    return { offset: this.#copiedBytes, len: this.#copiedBytes + this.dirty.bytes + this.#busy.bytes };
+    return { offset: this.#copiedBytes, len: this.#copiedBytes + this.states.restBytes };
   }
 
   /** Begins to notice the source's writes. To be called before the dirty bits are first set. */
   attach(): void {
-    this.#watch ??= new WriteWatch(this.#options.source, {
-      guard: () => this.#throttle(),
+    const active = this.#active;
+    const { source } = this.#options;
+    this.#watch ??= new WriteWatch(source, {
+      guard: (offset, length) => (active ? active.enter(offset, length) : this.#throttle()),
       ended: (offset, length) => {
-        this.dirty.setRange(offset, length);
+        if (active?.leave(offset, length) !== true) this.states.dirty.setRange(offset, length);
         this.wake();
       },
     });
+    if (active) {
+      this.#stopRepeating ??= source.onRepeatWrite((offset, length, bytes) =>
+        active.repeat(offset, length, bytes),
+      );
+    }
   }
 
   detach(): void {
     this.#watch?.detach();
     this.#watch = null;
+    this.#stopRepeating?.();
+    this.#stopRepeating = null;
+    this.#buffers.release();
+    this.wake();
+  }
+
+  /** No writer is slowed down any more. */
+  letWritersPass(): void {
+    this.#holding = true;
     this.wake();
   }
 
   /** Keeps new writes of the source waiting; resolves when those in flight have ended. Throws after the stall time. */
   async holdWrites(): Promise<void> {
-    this.#holding = true;
-    this.wake();
+    this.letWritersPass();
     if (this.#watch) await this.bounded(this.#watch.hold(), `Writes to '${this.#options.source.nodeName}'`);
   }
 
   /** Makes `copyUntil` look again. */
   wake(): void {
     const change = this.#change;
-    this.#change = new Deferred<void>();
-    change.resolve();
+    this.#change = null;
+    change?.resolve();
   }
 
   /** `work`, or an error when it takes longer than the stall time or the job is broken off. */
@@ -121,130 +194,173 @@ export class DiskCopier {
 
   /** Marks dirty what the chain from `top` down to `base` has allocated. */
   async markAllocated(status: (offset: number, length: number) => Promise<BlockExtent[]>): Promise<void> {
-    const step = 64 * 1024 * 1024;
     const end = this.#options.source.lengthBytes;
-    for (let offset = 0; offset < end; offset += step) {
+    for (let offset = 0; offset < end; offset += STATUS_BYTES) {
       await this.#options.checkpoint();
-      for (const extent of await status(offset, Math.min(step, end - offset))) {
-        if (extent.allocated) this.dirty.setRange(extent.offset, extent.length);
+      for (const extent of await status(offset, Math.min(STATUS_BYTES, end - offset))) {
+        if (extent.allocated) this.states.dirty.setRange(extent.offset, extent.length);
       }
     }
   }
 
   /** Copies until `enough` says so (asked after every change). Throws the first error, once no copy is in flight. */
   async copyUntil(enough: () => boolean): Promise<void> {
+    const { limit, signal } = this.#options;
     try {
       for (;;) {
+        // A paused job has nothing taken up, so that writes of the guest find their chunks free.
+        if (this.#options.isPaused()) this.#giveBackQueue();
         await this.#options.checkpoint();
         if (this.#failure !== null || enough()) break;
-        if (this.#inFlight < MAX_IN_FLIGHT && this.#options.limit.free && this.#startPiece()) continue;
+        if (this.#startNext()) continue;
         // Taken before waiting for the limit: what changes meanwhile must not be missed.
-        const change = this.#change.promise;
-        if (!this.#options.limit.free) await this.#options.limit.wait(this.#options.signal);
-        else await this.#orAborted(change);
+        const change = this.#changed();
+        if (!limit.free) await limit.wait(signal);
+        else if (!signal.aborted) await change;
       }
     } finally {
-      if (this.#failure !== null || this.#options.signal.aborted) {
-        while (this.#inFlight > 0) await this.#change.promise;
+      if (this.#failure !== null || signal.aborted) {
+        this.#giveBackQueue();
+        while (this.#inFlight > 0) await this.#changed();
       }
     }
     if (this.#failure !== null) throw this.#failure.error;
   }
 
-  /** Takes the next dirty run that is not being copied already; false when there is none. */
-  #startPiece(): boolean {
-    let first = this.dirty.nextSet(this.#cursor);
-    for (let skipped = 0; first >= 0 && this.#busy.has(first); skipped++) {
-      if (skipped > this.#busy.count) return false;
-      first = this.dirty.nextSet(first + 1);
+  /** Begins one more piece, or asks what comes next; false when there is nothing to do or no room. */
+  #startNext(): boolean {
+    if (!this.#options.limit.free || this.#inFlight >= this.#maxInFlight) return false;
+    const item = this.#queue.shift();
+    if (item !== undefined) {
+      if (this.states.begin(item)) void this.#copy(item);
+      return true;
     }
-    if (first < this.#cursor) this.#firstPassDone = true;
-    if (first < 0) return false;
+    if (this.states.claimed.count * this.states.chunkBytes >= STATUS_BYTES) return false;
+    const most = Math.max(1, Math.floor(STATUS_BYTES / this.states.chunkBytes));
+    const run = this.states.claim(this.#cursor, most);
+    if (run === null || run.first < this.#cursor) this.#firstPassDone = true;
+    if (run === null) return false;
     this.#wrapped ||= this.#firstPassDone;
-    let end = first;
-    while (
-      end < first + PIECE_CHUNKS &&
-      end < this.dirty.chunks &&
-      this.dirty.has(end) &&
-      !this.#busy.has(end)
-    ) {
-      this.dirty.clear(end);
-      this.#busy.set(end);
-      end++;
-    }
-    this.#cursor = end;
-    this.#inFlight++;
-    void this.#copyPiece(first, end);
+    this.#cursor = run.end;
+    void this.#plan(run);
     return true;
   }
 
-  async #copyPiece(first: number, end: number): Promise<void> {
-    const offset = first * CHUNK_BYTES;
-    const length = Math.min(end * CHUNK_BYTES, this.#options.source.lengthBytes) - offset;
-    const firstPass = !this.#firstPassDone;
-    let done = false;
+  async #plan(run: ChunkRun): Promise<void> {
+    const { states } = this;
+    this.#inFlight++;
     try {
-      const extents = await this.#side('read', this.#options.extents(offset, length));
-      for (const extent of extents) {
-        if (extent.allocated) await this.#copyExtent(extent, firstPass);
-      }
-      done = true;
+      const extents = this.#options.extents(states.offsetOf(run.first), states.bytesOf(run));
+      const items = planItems(run, await this.#side('read', extents), {
+        chunkBytes: states.chunkBytes,
+        lengthBytes: states.lengthBytes,
+        pieceChunks: Math.max(1, Math.floor(this.#buffers.pieceBytes / states.chunkBytes)),
+        zeroChunks: Math.max(1, Math.floor(ZERO_BYTES / states.chunkBytes)),
+      });
+      this.#queue = this.#queue.length === 0 ? items : this.#queue.concat(items);
     } catch (error) {
-      this.#failure ??= { error };
+      states.giveBack(run);
+      await this.#pieceFailed(error);
     }
-    for (let chunk = first; chunk < end; chunk++) {
-      this.#busy.clear(chunk);
-      if (!done) this.dirty.set(chunk);
-    }
-    if (done) this.#copiedBytes += length;
     this.#inFlight--;
     this.wake();
   }
 
-  async #copyExtent(extent: BlockExtent, firstPass: boolean): Promise<void> {
+  async #copy(item: CopyItem): Promise<void> {
+    this.#inFlight++;
+    let copied = false;
+    try {
+      for (const extent of item.extents) {
+        if (extent.zero) await this.#copyZeros(extent.offset, extent.length);
+        else await this.#copyData(extent.offset, extent.length);
+      }
+      copied = true;
+    } catch (error) {
+      await this.#pieceFailed(error);
+    }
+    this.states.end(item, copied);
+    if (copied) this.#copiedBytes += this.states.bytesOf(item);
+    this.#inFlight--;
+    this.wake();
+  }
+
+  async #copyData(offset: number, length: number): Promise<void> {
     const { source, target, limit } = this.#options;
-    if (extent.zero) {
-      if (firstPass && this.#options.targetIsZero === true) return;
-      await this.#side('write', target.writeZeroes(extent.offset, extent.length));
+    const buffer = this.#buffers.take();
+    for (let done = 0; done < length; done += buffer.byteLength) {
+      const bytes = Math.min(buffer.byteLength, length - done);
+      const piece = bytes === buffer.byteLength ? buffer : buffer.subarray(0, bytes);
+      limit.spend(bytes);
+      await this.#side('read', source.read(offset + done, piece));
+      await this.#side('write', target.write(offset + done, piece));
+    }
+    this.#buffers.give(buffer);
+  }
+
+  async #copyZeros(offset: number, length: number): Promise<void> {
+    const { target, trustTargetZeros } = this.#options;
+    const flags = { unmap: this.#options.unmap ?? true };
+    if (trustTargetZeros !== true) {
+      await this.#side('write', target.writeZeroes(offset, length, flags));
       return;
     }
-    limit.spend(extent.length);
-    const buffer = new Uint8Array(extent.length);
-    await this.#side('read', source.read(extent.offset, buffer));
-    await this.#side('write', target.write(extent.offset, buffer));
-  }
-
-  async #side<T>(operation: 'read' | 'write', work: Promise<T>): Promise<T> {
-    try {
-      return await this.bounded(work, `${operation} of a block job`);
-    } catch (error) {
-      if (!this.#options.signal.aborted) this.#options.onError(operation, error);
-      throw error;
+    for (const there of await this.#side('write', target.blockStatus(offset, length))) {
+      if (!there.zero) await this.#side('write', target.writeZeroes(there.offset, there.length, flags));
     }
   }
 
-  async #throttle(): Promise<void> {
-    if (!this.#throttles()) return;
+  #side<T>(operation: 'read' | 'write', work: Promise<T>): Promise<T> {
+    return onSide(operation, this.bounded(work, `${operation} of a block job`));
+  }
+
+  async #pieceFailed(thrown: unknown): Promise<void> {
+    const { operation, error } = sideOf(thrown);
+    if (this.#failed(operation, error) !== 'ignore') return;
+    // Not at once, or a disk that fails all the time would be asked all the time.
+    await this.bounded(new Promise((resolve) => setTimeout(resolve, RETRY_MS)), 'a retry').catch(
+      () => undefined,
+    );
+  }
+
+  #failed(operation: 'read' | 'write', error: unknown): ErrorAction {
+    const action = this.#options.signal.aborted ? 'report' : this.#options.onError(operation, error);
+    if (action === 'report') this.#failure ??= { error };
+    return action;
+  }
+
+  #giveBackQueue(): void {
+    for (const item of this.#queue) this.states.giveBack(item);
+    this.#queue = [];
+  }
+
+  #changed(): Promise<void> {
+    this.#change ??= new Deferred<void>();
+    return this.#change.promise;
+  }
+
+  #throttle(): Promise<void> | void {
+    if (this.#throttles()) return this.#slowDown();
+  }
+
+  async #slowDown(): Promise<void> {
     const until = performance.now() + MAX_THROTTLE_MS;
     const timer = setTimeout(() => this.wake(), MAX_THROTTLE_MS + 1);
-    do await this.#change.promise;
+    do await this.#changed();
     while (this.#throttles() && performance.now() < until);
     clearTimeout(timer);
   }
 
   #throttles(): boolean {
-    const due = this.#firstPassDone && this.dirty.bytes > MAX_LAG_BYTES;
+    const due = this.#firstPassDone && this.states.waitingBytes > MAX_LAG_BYTES;
     return due && this.#watch !== null && !this.#holding && this.#failure === null;
   }
+}
 
-  async #orAborted(change: Promise<void>): Promise<void> {
-    const { signal } = this.#options;
-    if (signal.aborted) return;
-    const wake = (): void => this.wake();
-    signal.addEventListener('abort', wake, { once: true });
-    await change;
-    signal.removeEventListener('abort', wake);
-  }
+/** 64 KiB, or what a very large disk needs to be within MAX_CHUNKS. */
+function defaultGranularity(lengthBytes: number): number {
+  let granularity = DEFAULT_GRANULARITY_BYTES;
+  while (lengthBytes / granularity > MAX_CHUNKS) granularity *= 2;
+  return granularity;
 }
 
 /** Throws when a copy between the two cannot be whole. */

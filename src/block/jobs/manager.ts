@@ -1,9 +1,14 @@
 /**
- * The visible block jobs of one VM by id, with QEMU's refusals: what QMP's drive-mirror, block-job-* and query-*jobs
- * act on. It does not open targets and does not know QMP. Facts: docs/qemu-behaviour.md 5.8, asked of QEMU 7.2.
+ * The visible block jobs of one VM by id, with QEMU's refusals: what QMP's drive-mirror, block-job-*, job-* and
+ * query-*jobs act on. It does not open targets and does not know QMP. While a job runs its nodes are closed to other
+ * operations (BlockNode.blockers). Facts: docs/qemu-behaviour.md 5.8, 5.10, asked of QEMU 7.2.
  */
 import { ColoError, DeviceNotActiveError } from '../../base/errors.ts';
 import type { BlockNode } from '../node.ts';
+import { BackupJob } from './backup.ts';
+import type { BackupOptions } from './backup.ts';
+import { CommitJob } from './commit.ts';
+import { MAX_CHUNKS } from './disk-copier.ts';
 import type { BlockJobInfo, EmitEvent, Job, JobInfo } from './job.ts';
 import { MirrorJob } from './mirror.ts';
 import type { MirrorOptions } from './mirror.ts';
@@ -11,6 +16,8 @@ import type { MirrorOptions } from './mirror.ts';
 /** QEMU's rule for ids: a letter, then letters, digits, '-', '.' and '_'. */
 const WELL_FORMED_ID = /^[A-Za-z][A-Za-z0-9\-._]*$/;
 const MAX_JOBS = 256;
+const MIN_GRANULARITY_BYTES = 512;
+const MAX_GRANULARITY_BYTES = 64 * 1024 * 1024;
 
 export class BlockJobs {
   readonly #jobs = new Map<string, Job>();
@@ -20,15 +27,22 @@ export class BlockJobs {
     this.#emit = emit;
   }
 
-  /** Starts a mirror. Throws when the id is taken or malformed, or the source has a job already. */
+  /** Starts a mirror. Throws when the id is taken or malformed, or one of the two nodes has a job already. */
   startMirror(options: Omit<MirrorOptions, 'emit'>): MirrorJob {
-    for (const job of this.#jobs.values()) {
-      if (job instanceof MirrorJob && job.source === options.source)
-        throw new ColoError('Need a root block node');
-    }
+    this.requireNoFilter(options.source);
+    this.requireNoFilter(options.target);
+    requireGranularity(options.granularityBytes, options.source.lengthBytes);
     this.checkId(options.id);
     const job = new MirrorJob({ ...options, emit: this.#emit });
-    this.add(job);
+    this.#begin(job, [options.source, options.target]);
+    return job;
+  }
+
+  /** Starts a backup. Throws as above, and when the two nodes differ in length. */
+  startBackup(options: Omit<BackupOptions, 'emit'>): BackupJob {
+    this.checkId(options.id);
+    const job = new BackupJob({ ...options, emit: this.#emit });
+    this.#begin(job, [options.source, options.target]);
     return job;
   }
 
@@ -38,6 +52,14 @@ export class BlockJobs {
     if (this.#jobs.has(id)) throw new ColoError(`Job ID '${id}' already in use`);
     if (this.#jobs.size >= MAX_JOBS)
       throw new ColoError(`There are ${MAX_JOBS} jobs already; wait for one to end`);
+  }
+
+  /** Throws when the node is mirrored or committed already, or is a mirror (QEMU: a filter is on top of it). */
+  requireNoFilter(node: BlockNode): void {
+    for (const job of this.#jobs.values()) {
+      if (!(job instanceof MirrorJob || job instanceof CommitJob) || isOver(job)) continue;
+      if (job.source === node || job.target === node) throw new ColoError('Need a root block node');
+    }
   }
 
   /** Takes a job made elsewhere and starts it; it leaves the list when it ends. */
@@ -56,6 +78,13 @@ export class BlockJobs {
   get(id: string): Job {
     const job = this.#jobs.get(id);
     if (!job) throw new DeviceNotActiveError(`Block job '${id}' not found`);
+    return job;
+  }
+
+  /** For job-*. Throws ColoError. */
+  getJob(id: string): Job {
+    const job = this.#jobs.get(id);
+    if (!job) throw new ColoError('Job not found');
     return job;
   }
 
@@ -97,11 +126,42 @@ export class BlockJobs {
     for (const job of this.#jobs.values()) job.vmResumed();
   }
 
-  /** Breaks all jobs off and waits for their ends. */
+  /** Breaks all jobs off and waits until none works any more. */
   async cancelAll(): Promise<void> {
     const jobs = [...this.#jobs.values()];
     for (const job of jobs) job.abandon();
-    await Promise.all(jobs.map((job) => job.ended));
+    await Promise.all(jobs.map((job) => job.concluded));
+  }
+
+  #begin(job: MirrorJob | BackupJob, nodes: readonly BlockNode[]): void {
+    if (job.info().speed < 0) job.refuse("Parameter 'speed' expects a non-negative value");
+    if (job.target.readOnly) job.refuse('Block node is read-only');
+    const reason = `block device is in use by block job: ${job.type}`;
+    this.add(job);
+    for (const node of nodes) node.blockers.set(ALL_OPERATIONS, reason);
+    void job.concluded.then(() => {
+      for (const node of nodes) {
+        if (node.blockers.get(ALL_OPERATIONS) === reason) node.blockers.delete(ALL_OPERATIONS);
+      }
+    });
+  }
+}
+
+function isOver(job: Job): boolean {
+  return job.status === 'concluded' || job.status === 'null';
+}
+
+/** Throws with QEMU's texts. */
+function requireGranularity(granularity: number | undefined, lengthBytes: number): void {
+  if (granularity === undefined) return;
+  if (granularity < MIN_GRANULARITY_BYTES || granularity > MAX_GRANULARITY_BYTES) {
+    throw new ColoError("Parameter 'granularity' expects a value in range [512B, 64MB]");
+  }
+  if (!Number.isInteger(Math.log2(granularity))) {
+    throw new ColoError("Parameter 'granularity' expects a power of 2");
+  }
+  if (lengthBytes / granularity > MAX_CHUNKS) {
+    throw new ColoError(`Parameter 'granularity' is too small for a disk of ${lengthBytes} bytes`);
   }
 }
 

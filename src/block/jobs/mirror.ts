@@ -1,39 +1,62 @@
 /**
  * drive-mirror: makes the target a copy of the source while the source is in use, and keeps it one until the job is
- * cancelled (the target is then a consistent copy of that moment: the success path of a COLO resync) or completed.
- * Facts: docs/qemu-behaviour.md 5.8.
+ * cancelled (the target is then a consistent copy of that moment: the success path of a COLO resync) or completed (the
+ * device then shows the target). Facts: docs/qemu-behaviour.md 5.8, 5.10.
  *
  * The end: new writes of the source wait, those in flight end, the rest is copied, the target is flushed, `whenQuiet`
- * runs (the place to attach the copy to a quorum without losing a write), and writes go on.
+ * runs (the place to attach the copy to a quorum without losing a write), and writes go on. With a pivot the requests of
+ * the device wait in front of the source (`pivot.hold`), so that they go on with the target. A job that is pending
+ * (auto-finalize=false) goes on copying: QEMU keeps the guest waiting, here the end begins when it is finalized.
  */
-import { statusAbove } from './allocation.ts';
-import type { BlockExtent } from '../driver.ts';
+import { statusAbove, wholeStatus } from './allocation.ts';
 import type { BlockNode } from '../node.ts';
 import { DiskCopier, requireSameLength } from './disk-copier.ts';
 import { Job } from './job.ts';
 import type { JobOptions } from './job.ts';
+
+/** How the owner of the device switches it over. */
+export interface Pivot {
+  /** Throws when the source has users that cannot be moved. */
+  readonly check: () => void;
+  /** Keeps new requests of the device in front of the source. */
+  readonly hold: () => void;
+  /** Makes the device use the target. Nothing is in flight on the source. */
+  readonly swap: () => Promise<void> | void;
+  /** Lets requests go on; called after `hold` in every case. */
+  readonly release: () => void;
+}
 
 export interface MirrorOptions extends JobOptions {
   readonly source: BlockNode;
   readonly target: BlockNode;
   /** full: everything. top: what the top image has itself. none: only what is written from now on. */
   readonly sync: 'full' | 'top' | 'none';
-  /** The target was just created and reads as zeros. Default false: zeros are written too. */
-  readonly targetIsZero?: boolean;
+  /** Default background. */
+  readonly copyMode?: 'background' | 'write-blocking';
+  /** A power of two from 512 bytes to 64 MiB. */
+  readonly granularityBytes?: number;
+  /** Memory for pieces in flight. */
+  readonly bufferBytes?: number;
+  /** False: zeros keep their space on the target. Default true. */
+  readonly unmap?: boolean;
   /** A request that takes longer fails the job (milliseconds, default 30 s). */
   readonly stallMs?: number;
   /** Runs while source and target are equal and no write can begin. `pivot`: by block-job-complete. */
   readonly whenQuiet?: (pivot: boolean) => Promise<void> | void;
+  /** Missing: block-job-complete ends the job as a cancel does. */
+  readonly pivot?: Pivot;
 }
 
 export class MirrorJob extends Job {
   readonly type = 'mirror';
   readonly source: BlockNode;
   readonly target: BlockNode;
+  protected override readonly drainsWhilePending = true;
   readonly #options: MirrorOptions;
   readonly #copier: DiskCopier;
   #comparable = false;
   #finish: { readonly pivot: boolean } | null = null;
+  #isCut = false;
 
   constructor(options: MirrorOptions) {
     super(options);
@@ -43,12 +66,18 @@ export class MirrorJob extends Job {
     this.#copier = new DiskCopier({
       source: options.source,
       target: options.target,
-      extents: async (offset, length) => (await options.source.blockStatus(offset, length)).map(everything),
-      targetIsZero: options.targetIsZero ?? false,
+      extents: async (offset, length) => wholeStatus(await options.source.blockStatus(offset, length)),
+      // What lies under the target belongs to it only when all of the source is copied.
+      trustTargetZeros: options.sync === 'full',
+      unmap: options.unmap ?? true,
+      writeBlocking: options.copyMode === 'write-blocking',
       limit: this.limit,
       signal: this.abort.signal,
       checkpoint: () => this.checkpoint(),
-      onError: (operation, error) => this.reportIoError(operation, error),
+      isPaused: () => this.isPaused,
+      onError: (operation, error) => this.ioFailed(operation, error),
+      ...(options.granularityBytes === undefined ? {} : { granularityBytes: options.granularityBytes }),
+      ...(options.bufferBytes === undefined ? {} : { bufferBytes: options.bufferBytes }),
       ...(options.stallMs === undefined ? {} : { stallMs: options.stallMs }),
     });
   }
@@ -62,32 +91,59 @@ export class MirrorJob extends Job {
   }
 
   protected override finish(pivot: boolean): void {
+    if (pivot) this.#options.pivot?.check();
     this.#finish ??= { pivot };
     this.#copier.wake();
   }
 
   protected override async run(): Promise<void> {
     const copier = this.#copier;
-    const user = `job:${this.id}`;
-    this.source.users.add(user);
-    this.target.users.add(user);
-    try {
-      requireSameLength(this.source, this.target);
-      this.#comparable = true;
-      copier.attach();
-      await this.#markFirst();
-      await copier.copyUntil(() => copier.caughtUp || copier.nearlyCaughtUp);
-      this.declareReady();
-      await copier.copyUntil(() => this.#finish !== null);
-      await copier.holdWrites();
-      await copier.copyUntil(() => copier.caughtUp);
-      await copier.bounded(this.target.flush(), 'Flush of the mirror');
-      await this.#options.whenQuiet?.(this.#finish?.pivot ?? false);
-    } finally {
-      copier.detach();
-      this.source.users.delete(user);
-      this.target.users.delete(user);
+    requireSameLength(this.source, this.target);
+    this.#comparable = true;
+    copier.attach();
+    await this.#markFirst();
+    await copier.copyUntil(() => copier.caughtUp || copier.nearlyCaughtUp);
+    this.declareReady();
+    await copier.copyUntil(() => this.#finish !== null);
+    if (this.autoFinalize) await this.#cut();
+  }
+
+  protected override async whilePending(finalized: Promise<void>): Promise<void> {
+    let over = false;
+    void finalized.then(() => {
+      over = true;
+      this.#copier.wake();
+    });
+    await this.#copier.copyUntil(() => over);
+  }
+
+  protected override async prepare(): Promise<void> {
+    if (!this.#isCut) await this.#cut();
+    const pivot = this.#finish?.pivot ?? false;
+    await this.#options.whenQuiet?.(pivot);
+    if (pivot) await this.#options.pivot?.swap();
+  }
+
+  protected override clean(): void {
+    this.#copier.detach();
+    this.#options.pivot?.release();
+  }
+
+  /** Source and target become equal, and stay so. */
+  async #cut(): Promise<void> {
+    const copier = this.#copier;
+    this.beUnstoppable();
+    this.#isCut = true;
+    if (this.#finish?.pivot && this.#options.pivot) {
+      // A write that got as far as the source would end there, after the device has left it.
+      copier.letWritersPass();
+      this.#options.pivot.hold();
+      await copier.bounded(this.source.drain(), `Requests on '${this.source.nodeName}'`);
     }
+    await copier.holdWrites();
+    await copier.copyUntil(() => copier.caughtUp);
+    requireSameLength(this.source, this.target);
+    await copier.bounded(this.target.flush(), 'Flush of the mirror');
   }
 
   async #markFirst(): Promise<void> {
@@ -98,9 +154,4 @@ export class MirrorJob extends Job {
       await this.#copier.markAllocated((offset, length) => statusAbove(source, base, offset, length));
     }
   }
-}
-
-/** A mirror copies a range whatever image of the chain it comes from. */
-function everything(extent: BlockExtent): BlockExtent {
-  return extent.allocated ? extent : { ...extent, allocated: true };
 }

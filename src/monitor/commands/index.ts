@@ -9,6 +9,7 @@ import { migrationCommands } from './migration.ts';
 import { nbdCommands } from './nbd.ts';
 import { objectCommands } from './objects.ts';
 import { runCommands } from './run.ts';
+import { startJobCommands } from './start-jobs.ts';
 
 const monitorCommands = [
   command(
@@ -27,5 +28,6 @@ export const commands: CommandRegistry = new CommandRegistry([
   nbdCommands,
   objectCommands,
   runCommands,
+  startJobCommands,
   monitorCommands,
 ]);

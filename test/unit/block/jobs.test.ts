@@ -5,7 +5,7 @@ import fc from 'fast-check';
 import { DeviceNotActiveError } from '../../../src/base/errors.ts';
 import { ErrorFilter } from '../../../src/block/filters/error.ts';
 import { DelayFilter, GateFilter } from '../../../src/block/filters/delay.ts';
-import { BackupJob } from '../../../src/block/jobs/backup.ts';
+import { CopyBeforeWrite } from '../../../src/block/jobs/copy-before-write.ts';
 import { ChunkBitmap } from '../../../src/block/jobs/chunk-bitmap.ts';
 import { CommitJob } from '../../../src/block/jobs/commit.ts';
 import { BlockJobs, requireUnblocked } from '../../../src/block/jobs/manager.ts';
@@ -368,7 +368,7 @@ describe('mirror', () => {
     assert.equal(jobs.list()[0]?.paused, true);
     jobs.resume('resync');
     assert.throws(() => jobs.complete('resync'), {
-      message: "The active block job 'resync' cannot be completed",
+      message: "Job 'resync' in state 'running' cannot accept command verb 'complete'",
     });
     assert.throws(() => jobs.resume('resync'), { message: "Can't resume a job that was not paused" });
     assert.throws(() => jobs.setSpeed('resync', -1), {
@@ -400,11 +400,15 @@ describe('job list', () => {
     const job = jobs.startMirror(options);
     assert.throws(() => jobs.get('nix'), new DeviceNotActiveError("Block job 'nix' not found"));
     assert.throws(() => jobs.startMirror({ ...options, id: 'two' }), { message: 'Need a root block node' });
-    assert.throws(() => jobs.startMirror({ ...options, source: memory('other', MIB) }), {
+    const others = { source: memory('other', MIB), target: memory('another', MIB) };
+    assert.throws(() => jobs.startMirror({ ...options, ...others }), {
       message: "Job ID 'resync' already in use",
     });
-    assert.throws(() => jobs.startMirror({ ...options, id: '1r', source: memory('other', MIB) }), {
+    assert.throws(() => jobs.startMirror({ ...options, ...others, id: '1r' }), {
       message: "Invalid job ID '1r'",
+    });
+    assert.throws(() => requireUnblocked(source, 'backup-source', 'd0'), {
+      message: "Node 'd0' is busy: block device is in use by block job: mirror",
     });
     await jobs.cancelAll();
     await job.ended;
@@ -420,7 +424,7 @@ describe('backup (copy before write)', () => {
     const source = memory('source', 8 * CLUSTER);
     await source.write(0, filled(8 * CLUSTER, 1));
     const target = memory('hidden', 8 * CLUSTER, { backing: source });
-    const backup = new BackupJob({ source, target });
+    const backup = new CopyBeforeWrite({ source, target });
     backup.start();
     await source.write(CLUSTER + 5, filled(10, 2));
     await source.writeZeroes(CLUSTER * 3, CLUSTER * 2);
@@ -445,7 +449,7 @@ describe('backup (copy before write)', () => {
       backing: source,
       wrap: (driver) => new ErrorFilter(driver, [{ op: 'write', times: 1 }]),
     });
-    const backup = new BackupJob({ source, target });
+    const backup = new CopyBeforeWrite({ source, target });
     backup.start();
     await assert.rejects(source.write(0, filled(10, 2)), /Copy before write to 'source' failed/);
     assert.notEqual(backup.error, null);
@@ -456,7 +460,7 @@ describe('backup (copy before write)', () => {
     const source = memory('source', CLUSTER);
     const target = memory('hidden', CLUSTER, { backing: source });
     let letGo = (): void => assert.fail();
-    const backup = new BackupJob({
+    const backup = new CopyBeforeWrite({
       source,
       target,
       readersPassed: () => new Promise<void>((resolve) => (letGo = resolve)),

@@ -36,10 +36,11 @@ async function addRaw(bare: BareVm, node: string, bytes = MIB): Promise<void> {
 async function refusals(
   bare: BareVm,
   name: string,
-  cases: readonly [unknown, string | null][],
+  cases: readonly [unknown, string | RegExp | null][],
 ): Promise<void> {
   for (const [args, failure] of cases) {
     if (failure === null) await bare.execute(name, args);
+    else if (failure instanceof RegExp) assert.match(await bare.failure(name, args), failure);
     else assert.equal(await bare.failure(name, args), failure, JSON.stringify(args));
   }
 }
@@ -260,9 +261,14 @@ test('jobs', async (t) => {
       "GenericError: Failed to connect to '127.0.0.1:1': Connection refused",
     ],
     [
-      { ...mirror, mode: 'absolute-paths' },
-      "GenericError: drive-mirror: only mode 'existing' is supported; create the target with colo img first",
+      { ...mirror, target: 'nbd://127.0.0.1:1/x', mode: 'absolute-paths' },
+      "GenericError: Protocol driver 'nbd' does not support image creation; make the target there and use mode=existing",
     ],
+    [
+      { ...mirror, target: '/nope/t', mode: 'absolute-paths' },
+      "GenericError: Could not create '/nope/t': No such file or directory",
+    ],
+    [{ ...mirror, replaces: 'b', 'node-name': 'n' }, /Parameter 'replaces' is not supported/],
   ]);
   assert.deepEqual(await bare.execute('query-block-jobs'), []);
 });
