@@ -58,7 +58,7 @@ export async function compareScript(t: TestContext, script: SameScript): Promise
     if (same === (reason === null)) return [];
     return same
       ? [`no difference any more: ${line}`]
-      : [`${line}\n  QEMU: ${theirs.replies[at]!}\n  colo: ${ours.replies[at]!}`];
+      : [`${line}${difference(theirs.replies[at]!, ours.replies[at]!)}`];
   });
   assert.equal(differences.join('\n'), '');
   const events = ({ qmp, home }: BareProcess): string[] =>
@@ -66,6 +66,27 @@ export async function compareScript(t: TestContext, script: SameScript): Promise
       .filter(({ event }) => script.without?.includes(event) !== true)
       .map(({ event, data }) => `${event} ${JSON.stringify(normalise(data))}`.replaceAll(home, 'DIR'));
   assert.deepEqual(events(ours.bare), events(theirs.bare));
+}
+
+/** Both replies; of long ones the members that differ. */
+function difference(qemu: string, colo: string): string {
+  if (isGood(qemu) && isGood(colo)) {
+    const found: string[] = [];
+    compareMembers(JSON.parse(qemu), JSON.parse(colo), '', found);
+    return found.slice(0, 10).join('');
+  }
+  return `\n  QEMU: ${qemu.slice(0, 2000)}\n  colo: ${colo.slice(0, 2000)}`;
+}
+
+function compareMembers(qemu: unknown, colo: unknown, where: string, found: string[]): void {
+  const [theirs, ours] = [JSON.stringify(qemu), JSON.stringify(colo)];
+  if (theirs === ours) return;
+  if (typeof qemu === 'object' && typeof colo === 'object' && qemu !== null && colo !== null) {
+    for (const key of new Set([...Object.keys(qemu), ...Object.keys(colo)])) {
+      const member = (of: object): unknown => (of as Record<string, unknown>)[key];
+      compareMembers(member(qemu), member(colo), `${where}.${key}`, found);
+    }
+  } else found.push(`\n  ${where}: QEMU: ${theirs}, colo: ${ours}`);
 }
 
 const isGood = (reply: string): boolean => /^["[{]/.test(reply);
