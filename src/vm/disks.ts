@@ -1,27 +1,20 @@
 /**
  * The VM's side of the block graph: the guest's disks as the engine sees them, replication nodes as participants of a
- * checkpoint, and the jobs that monitors start.
+ * checkpoint. Jobs that monitors start are in block-jobs.ts.
  */
-import { withDeadline } from '../base/async.ts';
 import { ColoError, ERRNO_TEXT, ParameterError, errnoOf } from '../base/errors.ts';
 import type { CheckpointParticipant } from '../base/participant.ts';
 import { findReplications } from '../block/drivers/replication.ts';
 import { parentUser } from '../block/graph.ts';
 import type { BlockBackend, BlockGraph } from '../block/graph.ts';
-import type { Job } from '../block/jobs/job.ts';
-import { requireUnblocked } from '../block/jobs/manager.ts';
 import type { BlockJobs } from '../block/jobs/manager.ts';
 import { nestOptions } from '../block/options.ts';
 import type { EngineDisk } from '../engine/engine.ts';
-import { loggerFor } from '../base/logger.ts';
 import { QuorumDriver } from '../block/drivers/quorum.ts';
 import { checkDrive } from './disk-options.ts';
 import { DiskStats } from './disk-stats.ts';
 
 type Emit = (event: string, data: Record<string, unknown>) => void;
-
-const SETTLE_MS = 30_000;
-const log = loggerFor('disks');
 
 /** A guest disk on a block backend; follows the backend when a job makes it show another node. */
 export class GuestDisk implements EngineDisk {
@@ -97,24 +90,11 @@ export class GuestDisk implements EngineDisk {
   }
 }
 
-export interface MirrorRequest {
-  readonly device: string;
-  readonly job: string;
-  readonly target: string;
-  readonly sync: 'full' | 'top' | 'none';
-  readonly format?: string;
-  readonly speed?: number;
-}
-
 export class VmDisks {
   readonly #graph: BlockGraph;
   readonly #jobs: BlockJobs;
   readonly #guestDisks = new Map<string, GuestDisk>();
   readonly #emit: Emit;
-  /** Mirror jobs by id → the end of the job and the closing of its target. */
-  readonly #mirrors = new Map<string, Promise<void>>();
-  /** Those of them that were told to end and have not yet. */
-  readonly #ending = new Set<Promise<void>>();
 
   constructor(graph: BlockGraph, jobs: BlockJobs, emit: Emit) {
     this.#graph = graph;
@@ -144,51 +124,6 @@ export class VmDisks {
       driver.onDetach = (node, user) => this.#graph.detach(node, user);
       return driver.participant;
     });
-  }
-
-  /** drive-mirror onto an existing target. */
-  async mirror(request: MirrorRequest): Promise<void> {
-    const source = this.#graph.findBackend(request.device)?.root ?? this.#graph.require(request.device);
-    requireUnblocked(source, 'mirror', request.device);
-    this.#jobs.checkId(request.job);
-    const target = await this.#graph.openImage(request.target, {
-      ...(request.format === undefined ? {} : { format: request.format }),
-    });
-    let job: Job;
-    try {
-      job = this.#jobs.startMirror({
-        id: request.job,
-        source,
-        target,
-        sync: request.sync,
-        ...(request.speed === undefined ? {} : { speed: request.speed }),
-      });
-    } catch (error) {
-      await this.#graph.closeImage(target);
-      throw error;
-    }
-    const closed = job.ended
-      .then(() => this.#graph.closeImage(target))
-      .catch((error: unknown) => log.warn({ err: error, job: job.id }, 'closing a mirror target'))
-      .then(() => {
-        this.#mirrors.delete(job.id);
-        this.#ending.delete(closed);
-      });
-    this.#mirrors.set(job.id, closed);
-  }
-
-  cancelJob(id: string, force: boolean): void {
-    this.#jobs.cancel(id, force);
-    const closed = this.#mirrors.get(id);
-    if (closed) this.#ending.add(closed);
-  }
-
-  /**
-   * Resolves when every job that was told to end has ended: a mirror that is being cut must be whole before the
-   * secondary is built on its target.
-   */
-  async settled(): Promise<void> {
-    await withDeadline(Promise.all(this.#ending), SETTLE_MS, 'a block job that was cancelled');
   }
 
   /** x-blockdev-change. Exactly one of `child` and `node` is given; checked by the caller. */

@@ -14,6 +14,7 @@ import type { Engine } from '../engine/engine.ts';
 import type { Netdev } from '../net/netdev.ts';
 import { assemble, withOrigin } from './assemble.ts';
 import type { Parts, VmHost } from './assemble.ts';
+import { VmBlockJobs } from './block-jobs.ts';
 import type { VmConfig } from './command-line/config.ts';
 import { originOf } from './command-line/origin.ts';
 import type { VmDisks } from './disks.ts';
@@ -42,6 +43,7 @@ export class VirtualMachine {
   readonly graph: BlockGraph;
   readonly jobs: BlockJobs;
   readonly disks: VmDisks;
+  readonly blockJobs: VmBlockJobs;
   readonly exports: NbdExports;
   readonly objects: VmObjects;
   readonly migration: VmMigration;
@@ -59,6 +61,7 @@ export class VirtualMachine {
     this.graph = parts.graph;
     this.jobs = parts.jobs;
     this.disks = parts.disks;
+    this.blockJobs = new VmBlockJobs(this.graph, this.jobs);
     this.engine = parts.engine;
     this.#networks = parts.networks;
     const emit = (event: string, data?: Record<string, unknown>): void => this.emit(event, data);
@@ -103,7 +106,7 @@ export class VirtualMachine {
           );
         }
       },
-      settleJobs: () => this.disks.settled(),
+      settleJobs: () => this.blockJobs.settled(),
       announce: () => this.announce(),
       startPaused: config.startPaused,
     });

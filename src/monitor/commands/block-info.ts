@@ -45,6 +45,7 @@ export class BlockDescriber {
   /** An element of query-named-block-nodes. */
   async node(node: BlockNode): Promise<Members> {
     const { detectZeroes, noFlush } = node.settings;
+    const bitmaps = node.dirtyBitmaps.info();
     const image = { ...(await this.#images.info(node)) };
     let depth = 0;
     let above = image;
@@ -67,6 +68,7 @@ export class BlockDescriber {
       image,
       cache: { writeback: true, direct: false, 'no-flush': noFlush },
       write_threshold: 0,
+      ...(bitmaps === undefined ? {} : { 'dirty-bitmaps': bitmaps }),
     };
   }
 

@@ -33,7 +33,7 @@ export const jobCommands = [
         );
       }
       const job = args['job-id'] ?? args.device;
-      await vm.disks.mirror({
+      await vm.blockJobs.mirror({
         device: args.device,
         job,
         target: args.target,
@@ -47,7 +47,7 @@ export const jobCommands = [
     'block-job-cancel',
     z.strictObject({ device: z.string(), force: z.boolean().optional() }),
     (vm, args) => {
-      vm.disks.cancelJob(args.device, args.force ?? false);
+      vm.blockJobs.cancel(args.device, args.force ?? false);
     },
   ),
   command('block-job-complete', device, (vm, args) => vm.jobs.complete(args.device)),

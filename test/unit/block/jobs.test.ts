@@ -5,7 +5,7 @@ import fc from 'fast-check';
 import { DeviceNotActiveError } from '../../../src/base/errors.ts';
 import { ErrorFilter } from '../../../src/block/filters/error.ts';
 import { DelayFilter, GateFilter } from '../../../src/block/filters/delay.ts';
-import { BackupJob } from '../../../src/block/jobs/backup.ts';
+import { CopyBeforeWrite } from '../../../src/block/jobs/copy-before-write.ts';
 import { ChunkBitmap } from '../../../src/block/jobs/chunk-bitmap.ts';
 import { CommitJob } from '../../../src/block/jobs/commit.ts';
 import { BlockJobs, requireUnblocked } from '../../../src/block/jobs/manager.ts';
@@ -420,7 +420,7 @@ describe('backup (copy before write)', () => {
     const source = memory('source', 8 * CLUSTER);
     await source.write(0, filled(8 * CLUSTER, 1));
     const target = memory('hidden', 8 * CLUSTER, { backing: source });
-    const backup = new BackupJob({ source, target });
+    const backup = new CopyBeforeWrite({ source, target });
     backup.start();
     await source.write(CLUSTER + 5, filled(10, 2));
     await source.writeZeroes(CLUSTER * 3, CLUSTER * 2);
@@ -445,7 +445,7 @@ describe('backup (copy before write)', () => {
       backing: source,
       wrap: (driver) => new ErrorFilter(driver, [{ op: 'write', times: 1 }]),
     });
-    const backup = new BackupJob({ source, target });
+    const backup = new CopyBeforeWrite({ source, target });
     backup.start();
     await assert.rejects(source.write(0, filled(10, 2)), /Copy before write to 'source' failed/);
     assert.notEqual(backup.error, null);
@@ -456,7 +456,7 @@ describe('backup (copy before write)', () => {
     const source = memory('source', CLUSTER);
     const target = memory('hidden', CLUSTER, { backing: source });
     let letGo = (): void => assert.fail();
-    const backup = new BackupJob({
+    const backup = new CopyBeforeWrite({
       source,
       target,
       readersPassed: () => new Promise<void>((resolve) => (letGo = resolve)),

@@ -3,7 +3,7 @@
  *
  * The rule it keeps (docs/qemu-behaviour.md 5.1 to 5.4): through this chain the secondary VM sees the last complete
  * checkpoint plus its own writes, whatever the NBD export writes to the secondary disk meanwhile. Its own writes go to
- * the active disk; the old content of what the export overwrites goes to the hidden disk first (BackupJob). A request
+ * the active disk; the old content of what the export overwrites goes to the hidden disk first (CopyBeforeWrite). A request
  * of the VM that is on its way through the chain is counted in `#requests`; the export's write waits for those that
  * had begun before its copy was in the hidden disk, since they may have found the hidden disk empty there.
  *
@@ -14,8 +14,8 @@ import { Gate } from '../../../base/async.ts';
 import { ColoError, IoError } from '../../../base/errors.ts';
 import type { BlockExtent, WriteFlags } from '../../driver.ts';
 import { statusAbove } from '../../jobs/allocation.ts';
-import { BackupJob } from '../../jobs/backup.ts';
 import { CommitJob } from '../../jobs/commit.ts';
+import { CopyBeforeWrite } from '../../jobs/copy-before-write.ts';
 import type { EmitEvent } from '../../jobs/job.ts';
 import { RangeTracker } from '../../jobs/range-tracker.ts';
 import { BlockNode } from '../../node.ts';
@@ -51,7 +51,7 @@ export function findChain(active: BlockNode): ChainDisks {
 
 export class SecondaryChain {
   readonly disks: ChainDisks;
-  readonly #backup: BackupJob;
+  readonly #backup: CopyBeforeWrite;
   /** The VM's requests on their way through the chain, widened to whole clusters. */
   readonly #requests = new RangeTracker();
   /** Closed while the chain is being emptied or switched. */
@@ -67,14 +67,14 @@ export class SecondaryChain {
     const { active, hidden, secondary } = disks;
     this.#granularity = Math.max(active.driver.clusterBytes ?? 1, hidden.driver.clusterBytes ?? 1);
     this.#behindFence = new BlockNode(secondary.nodeName, secondary.driver);
-    this.#backup = new BackupJob({
+    this.#backup = new CopyBeforeWrite({
       source: secondary,
       target: hidden,
       readersPassed: (offset, length) => this.#requests.settled(offset, length),
     });
   }
 
-  get backup(): BackupJob {
+  get backup(): CopyBeforeWrite {
     return this.#backup;
   }
 

@@ -19,14 +19,14 @@ const MIN_CLUSTER_BYTES = 64 * 1024;
 /** Most that is copied in one piece, which bounds the memory a write can make us take. */
 const MAX_COPY_BYTES = 1024 * 1024;
 
-export interface BackupOptions {
+export interface CopyBeforeWriteOptions {
   readonly source: BlockNode;
   readonly target: BlockNode;
   /** Resolves when the reads of the chain that overlap the range and have begun by now have ended. */
   readonly readersPassed?: (offset: number, length: number) => Promise<void>;
 }
 
-export class BackupJob {
+export class CopyBeforeWrite {
   readonly source: BlockNode;
   readonly target: BlockNode;
   readonly clusterBytes: number;
@@ -38,7 +38,7 @@ export class BackupJob {
   #refuseHeld = false;
   #error: Error | null = null;
 
-  constructor(options: BackupOptions) {
+  constructor(options: CopyBeforeWriteOptions) {
     this.source = options.source;
     this.target = options.target;
     this.clusterBytes = Math.max(MIN_CLUSTER_BYTES, options.target.driver.clusterBytes ?? 0);
