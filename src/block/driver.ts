@@ -29,6 +29,9 @@ export interface WriteFlags {
   readonly unmap?: boolean;
 }
 
+/** Options that decide what a node shows (QEMU: strong runtime options), as a `json:` name holds them. */
+export type StrongOptions = Readonly<Record<string, string | number | boolean>>;
+
 export interface BlockDriver {
   /** QEMU's driver name: `file`, `raw`, `qcow2`, `nbd`, `quorum`, `replication`, `null-co`… */
   readonly driverName: string;
@@ -37,6 +40,10 @@ export interface BlockDriver {
   readonly readOnly: boolean;
   /** Granularity of copy-on-write and allocation (qcow2: the cluster size), if there is one. */
   readonly clusterBytes?: number;
+  /** The name that opens the same content, for drivers that stand on no other node: a path, a URI. */
+  readonly exactName?: string | null;
+  /** Its own options without its children; with any, only a `json:` name opens the same. Missing: none. */
+  readonly strongOptions?: StrongOptions;
   /** Nodes below this one by role (`file`, `backing`, `children.0`…). Changes show at once. */
   children(): ReadonlyMap<string, BlockNode>;
   /** Fills all of `target` from `offset`. Throws IoError. */
@@ -53,6 +60,8 @@ export interface BlockDriver {
   blockStatus?(offset: number, length: number): Promise<BlockExtent[]>;
   /** Drops every mapping, so that all reads come from the backing node (QEMU: bdrv_make_empty). */
   makeEmpty?(): Promise<void>;
+  /** What the content takes on the host; missing: unknown, or what the nodes below take. */
+  allocatedBytes?(): Promise<number>;
   /** Grows or shrinks. */
   truncate?(lengthBytes: number): Promise<void>;
   /** Flushes what it caches and releases what it holds. The wrapper closes anonymous children afterwards. */

@@ -7,16 +7,23 @@ import { ParameterError } from '../base/errors.ts';
 import { OptionReader } from './options.ts';
 import type { OptionTree, OptionValue } from './options.ts';
 
+/** What becomes of writes of zeros: themselves, zeros written cheaply, or zeros by which space may be freed. */
+export type DetectZeroes = 'off' | 'on' | 'unmap';
+
 /** Inherited by children unless they say otherwise (QEMU: bdrv_inherited_options). */
 export interface InheritedOptions {
   readonly readOnly: boolean;
   readonly autoReadOnly: boolean;
   readonly forceShare: boolean;
+  readonly noFlush: boolean;
+  /** Pass discards on. Children that are opened with their parent do: it sends none that it does not mean. */
+  readonly unmap: boolean;
 }
 
 export interface GenericOptions extends InheritedOptions {
   readonly driver: string | undefined;
   readonly nodeName: string | undefined;
+  readonly detectZeroes: DetectZeroes;
   /** Everything the driver itself has to take. */
   readonly rest: OptionTree;
 }
@@ -35,13 +42,20 @@ export function takeGenericOptions(options: OptionTree, inherited: InheritedOpti
   const forceShare = reader.boolean('force-share') ?? inherited.forceShare;
   if (forceShare && !readOnly)
     throw new ParameterError('force-share=on can only be used with read-only images');
-  checkCache(reader.node('cache'));
-  checkChoice(reader, 'discard', ['ignore', 'off', 'unmap', 'on']);
-  checkChoice(reader, 'detect-zeroes', ['off']);
+  const noFlush = takeCache(reader.node('cache')) ?? inherited.noFlush;
+  const discard = checkChoice(reader, 'discard', ['ignore', 'off', 'unmap', 'on']);
+  const unmap = discard === undefined ? inherited.unmap : discard === 'unmap' || discard === 'on';
+  const detectZeroes = checkChoice(reader, 'detect-zeroes', ['off', 'on', 'unmap']) ?? 'off';
+  if (detectZeroes === 'unmap' && !unmap) {
+    throw new ParameterError(
+      'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap',
+    );
+  }
   checkChoice(reader, 'copy-on-read', ['off']);
   const rest: OptionTree = Object.create(null) as OptionTree;
   for (const key of reader.remaining()) rest[key] = options[key] ?? '';
-  return { driver: driver ?? format, nodeName, readOnly, autoReadOnly, forceShare, rest };
+  const inheritable = { readOnly, autoReadOnly, forceShare, noFlush, unmap };
+  return { driver: driver ?? format, nodeName, ...inheritable, detectZeroes, rest };
 }
 
 /** Removes what `-drive` says about the device rather than the image (if, id, media, index, bus, unit, aio…). */
@@ -66,24 +80,30 @@ export function mergeDefaults(value: OptionTree, defaults: OptionTree | undefine
   return merged;
 }
 
-function checkChoice(reader: OptionReader, key: string, allowed: readonly string[]): void {
+function checkChoice<T extends string>(
+  reader: OptionReader,
+  key: string,
+  allowed: readonly T[],
+): T | undefined {
   const value = reader.string(key);
-  if (value === undefined || allowed.includes(value)) return;
+  const known = allowed.find((one) => one === value);
+  if (value === undefined || known !== undefined) return known;
   throw new ParameterError(
     `Block option '${key}=${value}' is not supported; use one of: ${allowed.join(', ')}`,
   );
 }
 
-function checkCache(cache: OptionValue | undefined): void {
-  if (cache === undefined) return;
+/** Whether flushes are left out; undefined when nothing is said of that. */
+function takeCache(cache: OptionValue | undefined): boolean | undefined {
+  if (cache === undefined) return undefined;
   if (typeof cache === 'string') {
-    if (cache === 'writeback') return;
+    if (cache === 'writeback') return false;
+    if (cache === 'unsafe') return true;
     throw new ParameterError(`Block option 'cache=${cache}' is not supported; use cache=writeback`);
   }
   const reader = new OptionReader(cache);
   for (const [key, wanted] of [
     ['direct', false],
-    ['no-flush', false],
     ['writeback', true],
   ] as const) {
     const value = reader.boolean(key);
@@ -94,5 +114,7 @@ function checkCache(cache: OptionValue | undefined): void {
       );
     }
   }
+  const noFlush = reader.boolean('no-flush');
   reader.finish('cache');
+  return noFlush;
 }

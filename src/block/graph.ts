@@ -25,7 +25,13 @@ import type { DriverRegistry, OpenContext } from './registry.ts';
 /** A backing chain (or any nesting) deeper than this is refused. */
 const MAX_DEPTH = 200;
 const MAX_NODES = 10_000;
-const TOP: InheritedOptions = { readOnly: false, autoReadOnly: false, forceShare: false };
+const TOP: InheritedOptions = {
+  readOnly: false,
+  autoReadOnly: false,
+  forceShare: false,
+  noFlush: false,
+  unmap: false,
+};
 
 export interface BlockGraphOptions {
   readonly registry?: DriverRegistry;
@@ -119,6 +125,7 @@ export class BlockGraph {
     if (options.backing !== undefined) tree['backing'] = options.backing;
     const inherited = {
       ...TOP,
+      unmap: true,
       readOnly: options.readOnly ?? false,
       forceShare: options.forceShare ?? false,
     };
@@ -258,7 +265,8 @@ export class BlockGraph {
       const opener = this.#registry.get(driverName);
       if (!opener) throw new ParameterError(`Unknown driver '${driverName}'`);
       const driver = await opener(new OptionReader(driverOptions(driverName, generic)), this.#context(frame));
-      const node = new BlockNode(name, driver);
+      const { unmap, noFlush, detectZeroes } = generic;
+      const node = new BlockNode(name, driver, { unmap, noFlush, detectZeroes });
       this.#nodes.set(name, node);
       return node;
     } catch (error) {
@@ -293,7 +301,12 @@ export class BlockGraph {
       child = this.require(value);
     } else {
       // A backing file is written to by nobody but who says so (QEMU: bdrv_backing_options).
-      const inherited = role === 'backing' ? { ...frame.generic, readOnly: true } : frame.generic;
+      const inherited = {
+        ...frame.generic,
+        // A format sends no discard that it does not mean.
+        unmap: true,
+        readOnly: role === 'backing' || frame.generic.readOnly,
+      };
       const level = role === 'file' && isProtocolTree(value) ? 'protocol' : 'format';
       child = await this.#open(mergeDefaults(value, defaults), inherited, frame, level);
     }

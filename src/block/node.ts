@@ -2,9 +2,11 @@
  * A node of the block graph: the wrapper around one driver. It checks ranges once, counts what is in flight, lets jobs
  * watch writes, and knows who uses it. It does not know the graph's names (graph.ts) nor any driver.
  */
-import { ColoError, IoError, messageOf } from '../base/errors.ts';
 import { ENDED, InFlight } from '../base/async.ts';
+import { ColoError, IoError, messageOf } from '../base/errors.ts';
+import { DirtyBitmaps } from './dirty-bitmap.ts';
 import type { BlockDriver, BlockExtent, WriteFlags } from './driver.ts';
+import type { DetectZeroes } from './generic-options.ts';
 
 /** Called before a write (of any kind) reaches the driver; the write waits for it and fails if it throws. */
 export type BeforeWrite = (offset: number, length: number) => Promise<void>;
@@ -16,22 +18,45 @@ export type AfterWrite = (offset: number, length: number) => void;
  */
 export type RepeatWrite = (offset: number, length: number, source: Uint8Array | null) => Promise<void>;
 
+/** Options of every node that change what becomes of requests (QEMU: discard, cache.no-flush, detect-zeroes). */
+export interface NodeSettings {
+  /** False: discards end here, and zeros are written without freeing space. */
+  readonly unmap: boolean;
+  /** Flushes are not passed on to the host. */
+  readonly noFlush: boolean;
+  readonly detectZeroes: DetectZeroes;
+}
+
+const PLAIN: NodeSettings = { unmap: true, noFlush: false, detectZeroes: 'off' };
+const KEEP: WriteFlags = { unmap: false };
+const KEEP_FUA: WriteFlags = { unmap: false, fua: true };
+const ZEROS = new Uint8Array(1 << 16);
+
 export class BlockNode {
   readonly nodeName: string;
   readonly driver: BlockDriver;
+  readonly settings: NodeSettings;
   readonly inFlight = new InFlight();
   /** Who refers to this node: parents by role, block backends, exports, jobs. A node in use cannot be deleted. */
   readonly users = new Set<string>();
   /** Operations that somebody has forbidden, with the reason (QEMU: op blockers). */
   readonly blockers = new Map<string, string>();
+  readonly dirtyBitmaps = new DirtyBitmaps();
   #beforeWrite: BeforeWrite[] = [];
   #afterWrite: AfterWrite[] = [];
   #repeatWrite: RepeatWrite[] = [];
   #closed = false;
+  #writtenTo = 0;
 
-  constructor(nodeName: string, driver: BlockDriver) {
+  constructor(nodeName: string, driver: BlockDriver, settings: NodeSettings = PLAIN) {
     this.nodeName = nodeName;
     this.driver = driver;
+    this.settings = settings;
+  }
+
+  /** The end of the furthest write since the node was opened. */
+  get highestWrittenOffset(): number {
+    return this.#writtenTo;
   }
 
   get lengthBytes(): number {
@@ -62,26 +87,44 @@ export class BlockNode {
   }
 
   async write(offset: number, source: Uint8Array, flags?: WriteFlags): Promise<void> {
+    const { detectZeroes } = this.settings;
+    if (detectZeroes !== 'off' && this.driver.writeZeroes && isZero(source)) {
+      const fua = flags?.fua === true;
+      await this.writeZeroes(offset, source.byteLength, { fua, unmap: detectZeroes === 'unmap' });
+      return;
+    }
+    if (this.settings.noFlush) flags = undefined;
     await this.#mutate(offset, source.byteLength, async () => {
       await this.driver.write(offset, source, flags);
       for (const repeat of this.#repeatWrite) await repeat(offset, source.byteLength, source);
     });
+    this.#noteWrite(offset + source.byteLength);
   }
 
   async writeZeroes(offset: number, length: number, flags?: WriteFlags): Promise<void> {
+    if (!this.settings.unmap) flags = flags?.fua === true && !this.settings.noFlush ? KEEP_FUA : KEEP;
+    else if (this.settings.noFlush && flags?.fua === true) flags = { ...flags, fua: false };
     await this.#mutate(offset, length, async () => {
       if (this.driver.writeZeroes) await this.driver.writeZeroes(offset, length, flags);
       else await this.#writeZeroBytes(offset, length, flags);
       for (const repeat of this.#repeatWrite) await repeat(offset, length, null);
     });
+    this.#noteWrite(offset + length);
   }
 
   async discard(offset: number, length: number): Promise<void> {
+    if (!this.settings.unmap) {
+      this.#check(offset, length);
+      this.#requireWritable();
+      return;
+    }
     await this.#mutate(offset, length, async () => this.driver.discard?.(offset, length));
   }
 
   async flush(): Promise<void> {
     this.#open();
+    // Below a format there are other nodes, which inherit the option or not.
+    if (this.settings.noFlush && this.driver.children().size === 0) return;
     this.inFlight.enter();
     try {
       await this.driver.flush();
@@ -106,7 +149,9 @@ export class BlockNode {
     if (!this.driver.makeEmpty) {
       throw new ColoError(`Node '${this.nodeName}' (${this.driver.driverName}) doesn't support make_empty`);
     }
+    this.dirtyBitmaps.mark(0, this.lengthBytes);
     await this.driver.makeEmpty();
+    this.dirtyBitmaps.mark(0, this.lengthBytes);
   }
 
   /** Adds a hook that runs before each write; returns its removal. Hooks run in order of registration. */
@@ -153,14 +198,20 @@ export class BlockNode {
     }
   }
 
+  #noteWrite(end: number): void {
+    if (end > this.#writtenTo) this.#writtenTo = end;
+  }
+
   async #mutate(offset: number, length: number, act: () => Promise<void>): Promise<void> {
     this.#check(offset, length);
-    if (this.driver.readOnly) throw new IoError('EPERM', `Node '${this.nodeName}' is read-only`);
+    this.#requireWritable();
     this.inFlight.enter();
+    this.dirtyBitmaps.mark(offset, length);
     try {
       for (const hook of this.#beforeWrite) await hook(offset, length);
       await act();
     } finally {
+      this.dirtyBitmaps.mark(offset, length);
       for (const observer of this.#afterWrite) observer(offset, length);
       this.inFlight.leave();
     }
@@ -195,7 +246,19 @@ export class BlockNode {
     );
   }
 
+  #requireWritable(): void {
+    if (this.driver.readOnly) throw new IoError('EPERM', `Node '${this.nodeName}' is read-only`);
+  }
+
   #open(): void {
     if (this.#closed) throw new IoError('ESHUTDOWN', `Node '${this.nodeName}' is closed`);
   }
+}
+
+function isZero(bytes: Uint8Array): boolean {
+  for (let at = 0; at < bytes.byteLength; at += ZEROS.byteLength) {
+    const length = Math.min(ZEROS.byteLength, bytes.byteLength - at);
+    if (Buffer.compare(bytes.subarray(at, at + length), ZEROS.subarray(0, length)) !== 0) return false;
+  }
+  return bytes.byteLength > 0;
 }

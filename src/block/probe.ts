@@ -55,7 +55,9 @@ function fromJson(value: unknown, where: string): OptionValue {
 
 function flatten(value: object, prefix: string, into: Record<string, string>): void {
   for (const [key, below] of Object.entries(value) as [string, unknown][]) {
-    if (typeof below === 'object' && below !== null) flatten(below, `${prefix}${key}.`, into);
+    // No backing file, whatever the image says.
+    if (below === null && key === 'backing') into[prefix + key] = '';
+    else if (typeof below === 'object' && below !== null) flatten(below, `${prefix}${key}.`, into);
     else into[prefix + key] = fromJson(below, prefix + key) as string;
   }
 }

@@ -119,11 +119,11 @@ async function openDisks(
   }
   plugged.sort((a, b) => a.position - b.position);
   const inOrder: EngineDisk[] = [];
-  for (const { id, origin } of [
-    ...plugged,
-    ...devices.disks.map(({ drive, origin }) => ({ id: drive, origin })),
+  for (const { drive, origin, id } of [
+    ...plugged.map(({ id: drive, origin }) => ({ drive, origin, id: null })),
+    ...devices.disks,
   ]) {
-    inOrder.push(await withOrigin(origin, () => disks.plug(id)));
+    inOrder.push(await withOrigin(origin, () => disks.plug(drive, id)));
   }
   return inOrder;
 }

@@ -24,6 +24,8 @@ export interface NicDevice {
 }
 
 export interface DiskDevice {
+  /** The device's own id, or null. */
+  readonly id: string | null;
   readonly drive: string;
   readonly origin: string;
 }
@@ -152,7 +154,7 @@ function planDisk(plan: Draft, device: DeviceOption, origin: string): void {
   refuseProperties(device, DISK_PROPERTIES);
   const { drive } = options;
   if (drive === undefined) throw new ParameterError('drive property not set');
-  plan.disks.push({ drive, origin });
+  plan.disks.push({ id: options['id'] ?? null, drive, origin });
   if (driver.startsWith('ide')) return;
   plan.warnings.push(
     `-device ${driver}: the v86 engine has no ${driver}, the guest sees an IDE disk instead`,

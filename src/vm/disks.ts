@@ -12,34 +12,21 @@ import { nestOptions } from '../block/options.ts';
 import type { EngineDisk } from '../engine/engine.ts';
 import { QuorumDriver } from '../block/drivers/quorum.ts';
 import { checkDrive } from './disk-options.ts';
+import { DiskStats } from './disk-stats.ts';
 
 type Emit = (event: string, data: Record<string, unknown>) => void;
-
-/** What query-blockstats counts; bytes and requests since the start. */
-export interface DiskStats {
-  readBytes: number;
-  readRequests: number;
-  writtenBytes: number;
-  writeRequests: number;
-  flushRequests: number;
-  failed: number;
-}
 
 /** A guest disk on a block backend; follows the backend when a job makes it show another node. */
 export class GuestDisk implements EngineDisk {
   readonly backend: BlockBackend;
-  readonly stats: DiskStats = {
-    readBytes: 0,
-    readRequests: 0,
-    writtenBytes: 0,
-    writeRequests: 0,
-    flushRequests: 0,
-    failed: 0,
-  };
+  readonly stats = new DiskStats();
+  /** The `id=` of its `-device`, if there is one. */
+  readonly deviceId: string | null;
   readonly #emit: Emit;
 
-  constructor(backend: BlockBackend, emit: Emit) {
+  constructor(backend: BlockBackend, emit: Emit, deviceId: string | null = null) {
     this.backend = backend;
+    this.deviceId = deviceId;
     this.#emit = emit;
   }
 
@@ -56,28 +43,43 @@ export class GuestDisk implements EngineDisk {
   }
 
   async read(offset: number, target: Uint8Array): Promise<void> {
-    this.stats.readRequests++;
-    this.stats.readBytes += target.byteLength;
+    const startMs = performance.now();
     if (!this.backend.gate.isOpen) await this.backend.gate.pass();
-    await this.backend.root.read(offset, target).catch((error: unknown) => this.#failed('read', error));
+    try {
+      await this.backend.root.read(offset, target);
+    } catch (error) {
+      this.stats.ended('rd', target.byteLength, startMs, false);
+      this.#failed('read', error);
+    }
+    this.stats.ended('rd', target.byteLength, startMs, true);
   }
 
   async write(offset: number, source: Uint8Array): Promise<void> {
-    this.stats.writeRequests++;
-    this.stats.writtenBytes += source.byteLength;
+    const startMs = performance.now();
     if (!this.backend.gate.isOpen) await this.backend.gate.pass();
-    await this.backend.root.write(offset, source).catch((error: unknown) => this.#failed('write', error));
+    try {
+      await this.backend.root.write(offset, source);
+    } catch (error) {
+      this.stats.ended('wr', source.byteLength, startMs, false);
+      this.#failed('write', error);
+    }
+    this.stats.ended('wr', source.byteLength, startMs, true);
   }
 
   async flush(): Promise<void> {
-    this.stats.flushRequests++;
+    const startMs = performance.now();
     if (!this.backend.gate.isOpen) await this.backend.gate.pass();
-    await this.backend.root.flush().catch((error: unknown) => this.#failed('write', error));
+    try {
+      await this.backend.root.flush();
+    } catch (error) {
+      this.stats.ended('flush', 0, startMs, false);
+      this.#failed('write', error);
+    }
+    this.stats.ended('flush', 0, startMs, true);
   }
 
   /** As QEMU with werror/rerror=report: an event for the manager, an error for the guest. */
   #failed(operation: 'read' | 'write', error: unknown): never {
-    this.stats.failed++;
     const errno = errnoOf(error);
     this.#emit('BLOCK_IO_ERROR', {
       device: this.id,
@@ -108,12 +110,12 @@ export class VmDisks {
   }
 
   /** Puts a drive behind a guest disk. Throws ParameterError when there is no such drive. */
-  plug(id: string): GuestDisk {
+  plug(id: string, deviceId: string | null = null): GuestDisk {
     const backend = this.#graph.findBackend(id);
     if (!backend) throw new ParameterError(`Property 'ide-hd.drive' can't find value '${id}'`);
     if (this.#guestDisks.has(id))
       throw new ParameterError(`Drive '${id}' is already in use by another device`);
-    const disk = new GuestDisk(backend, this.#emit);
+    const disk = new GuestDisk(backend, this.#emit, deviceId);
     this.#guestDisks.set(id, disk);
     return disk;
   }

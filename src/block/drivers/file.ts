@@ -8,7 +8,7 @@ import { open } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { ENDED } from '../../base/async.ts';
 import { ColoError, ERRNO_TEXT, IoError, errnoOf } from '../../base/errors.ts';
-import type { BlockDriver, BlockExtent, WriteFlags } from '../driver.ts';
+import type { BlockDriver, BlockExtent, StrongOptions, WriteFlags } from '../driver.ts';
 import type { BlockNode } from '../node.ts';
 import type { OptionReader } from '../options.ts';
 import { lockImage } from './image-lock.ts';
@@ -33,6 +33,7 @@ export class FileDriver implements BlockDriver {
   readonly driverName = 'file';
   readonly readOnly: boolean;
   readonly filename: string;
+  readonly strongOptions: StrongOptions;
   /** `dev:ino`, the same for two names of one file. */
   readonly identity: string;
   readonly #handle: FileHandle;
@@ -45,6 +46,7 @@ export class FileDriver implements BlockDriver {
   ) {
     this.#handle = handle;
     this.filename = init.filename;
+    this.strongOptions = { filename: init.filename };
     this.identity = init.identity;
     this.readOnly = init.readOnly;
     this.#lengthBytes = init.lengthBytes;
@@ -74,6 +76,14 @@ export class FileDriver implements BlockDriver {
 
   get lengthBytes(): number {
     return this.#lengthBytes;
+  }
+
+  get exactName(): string {
+    return this.filename;
+  }
+
+  async allocatedBytes(): Promise<number> {
+    return (await this.#handle.stat()).blocks * 512;
   }
 
   children(): ReadonlyMap<string, BlockNode> {

@@ -10,7 +10,7 @@ import type { NbdAddress } from '../../nbd/address.ts';
 import { NBD_DEFAULT_PORT } from '../../nbd/address.ts';
 import { NbdClient } from '../../nbd/client.ts';
 import { NbdConnectError } from '../../nbd/errors.ts';
-import type { BlockDriver, BlockExtent, WriteFlags } from '../driver.ts';
+import type { BlockDriver, BlockExtent, StrongOptions, WriteFlags } from '../driver.ts';
 import type { BlockNode } from '../node.ts';
 import { OptionReader, type OptionTree } from '../options.ts';
 import { parseFilename } from '../probe.ts';
@@ -27,6 +27,8 @@ export class NbdDriver implements BlockDriver {
   readonly driverName = 'nbd';
   readonly lengthBytes: number;
   readonly readOnly: boolean;
+  readonly exactName: string | null;
+  readonly strongOptions: StrongOptions;
   /** Missing where the server cannot: the node then writes zero bytes. */
   readonly writeZeroes?: (offset: number, length: number, flags?: WriteFlags) => Promise<void>;
   readonly #client: NbdClient;
@@ -34,7 +36,10 @@ export class NbdDriver implements BlockDriver {
   /** Something was written since the last flush began. */
   #dirty = false;
 
-  constructor(client: NbdClient, readOnly: boolean) {
+  /** `export` with its address, for those who ask what is open here. */
+  constructor(client: NbdClient, readOnly: boolean, where?: { address: NbdAddress; exportName: string }) {
+    this.exactName = where ? uriOf(where.address, where.exportName) : null;
+    this.strongOptions = where ? optionsOf(where.address, where.exportName) : {};
     this.#client = client;
     this.#aligned = new AlignedNbd(client);
     this.lengthBytes = this.#aligned.lengthBytes;
@@ -119,13 +124,29 @@ export const openNbd: DriverOpener = async (options) => {
     exportName,
     requestTimeoutMs: requestTimeoutMs === 0 ? Infinity : requestTimeoutMs,
   });
-  return new NbdDriver(client, readOnly);
+  return new NbdDriver(client, readOnly, { address, exportName });
 };
 
 /** Driver options for `nbd://HOST[:PORT]/EXPORT` or `nbd+unix:///EXPORT?socket=PATH`. Throws ParameterError. */
 export function nbdOptionsFromUri(uri: string): OptionTree {
   if (!/^nbd(?:\+tcp|\+unix)?:\/\//.test(uri)) throw new ParameterError(`Invalid NBD URI '${uri}'`);
   return parseFilename(uri);
+}
+
+/** As QEMU spells it, nothing escaped. */
+function uriOf(address: NbdAddress, exportName: string): string {
+  const path = exportName === '' ? '' : `/${exportName}`;
+  if ('path' in address) return `nbd+unix://${path}?socket=${address.path}`;
+  const host = address.host.includes(':') ? `[${address.host}]` : address.host;
+  return `nbd://${host}:${address.port}${path}`;
+}
+
+function optionsOf(address: NbdAddress, exportName: string): StrongOptions {
+  const server =
+    'path' in address
+      ? { 'server.type': 'unix', 'server.path': address.path }
+      : { 'server.type': 'inet', 'server.host': address.host, 'server.port': String(address.port) };
+  return { ...server, ...(exportName === '' ? {} : { export: exportName }) };
 }
 
 async function connect(

@@ -1,16 +1,23 @@
 /** QEMU's `null-co`: a device of a given size that swallows writes and reads as zeros. For tests and benches. */
-import type { BlockDriver, BlockExtent } from '../driver.ts';
+import type { BlockDriver, BlockExtent, StrongOptions } from '../driver.ts';
 import type { BlockNode } from '../node.ts';
 import type { OptionReader } from '../options.ts';
+
+/** QEMU's. */
+const DEFAULT_BYTES = 2 ** 30;
 
 export class NullDriver implements BlockDriver {
   readonly driverName = 'null-co';
   readonly lengthBytes: number;
   readonly readOnly: boolean;
+  readonly exactName: string | null;
+  readonly strongOptions: StrongOptions;
 
   constructor(lengthBytes: number, readOnly = false) {
     this.lengthBytes = lengthBytes;
     this.readOnly = readOnly;
+    this.exactName = lengthBytes === DEFAULT_BYTES ? 'null-co://' : null;
+    this.strongOptions = this.exactName === null ? { size: lengthBytes } : {};
   }
 
   children(): ReadonlyMap<string, BlockNode> {
@@ -38,6 +45,10 @@ export class NullDriver implements BlockDriver {
     return Promise.resolve([{ offset, length, zero: true, data: false, allocated: true }]);
   }
 
+  allocatedBytes(): Promise<number> {
+    return Promise.resolve(0);
+  }
+
   close(): Promise<void> {
     return Promise.resolve();
   }
@@ -45,7 +56,7 @@ export class NullDriver implements BlockDriver {
 
 /** Options: `size` in bytes (default 1 GiB, as in QEMU), `read-zeroes` (accepted: reads always give zeros). */
 export function openNull(options: OptionReader): Promise<NullDriver> {
-  const size = options.integer('size') ?? 2 ** 30;
+  const size = options.integer('size') ?? DEFAULT_BYTES;
   options.boolean('read-zeroes');
   const readOnly = options.boolean('read-only') ?? false;
   options.finish('null-co');

@@ -3,7 +3,7 @@
  * (QEMU qapi/block-core.json: BlockdevOptionsRaw). It adds nothing and caches nothing.
  */
 import { ParameterError } from '../../base/errors.ts';
-import type { BlockDriver, BlockExtent, WriteFlags } from '../driver.ts';
+import type { BlockDriver, BlockExtent, StrongOptions, WriteFlags } from '../driver.ts';
 import type { BlockNode } from '../node.ts';
 import type { OptionReader } from '../options.ts';
 import type { OpenContext } from '../registry.ts';
@@ -23,6 +23,13 @@ export class RawDriver implements BlockDriver {
     this.#offset = options.offset ?? 0;
     this.#size = options.size;
     this.#children = new Map([['file', file]]);
+  }
+
+  get strongOptions(): StrongOptions {
+    return {
+      ...(this.#offset === 0 ? {} : { offset: this.#offset }),
+      ...(this.#size === undefined ? {} : { size: this.#size }),
+    };
   }
 
   get lengthBytes(): number {

@@ -1,10 +1,9 @@
 /** Block nodes and devices (QEMU qapi/block-core.json), and replication as foreign managers drive it. */
 import { z } from 'zod';
-import { ColoError, ParameterError } from '../../base/errors.ts';
+import { ParameterError } from '../../base/errors.ts';
 import { blockDrivers } from '../../block/drivers/index.ts';
 import { nestOptions } from '../../block/options.ts';
 import { flatten } from '../../vm/command-line/keyval.ts';
-import type { VirtualMachine } from '../../vm/machine.ts';
 import { command, noArguments } from '../registry.ts';
 
 /** What every block node has; the drivers check the rest. */
@@ -32,32 +31,6 @@ export const blockCommands = [
   }),
   command('blockdev-del', z.strictObject({ 'node-name': z.string() }), (vm, args) =>
     vm.disks.removeNode(args['node-name']),
-  ),
-  command('query-block', noArguments, (vm) =>
-    vm.graph.list().backends.map(({ id, root }) => ({
-      device: id,
-      locked: false,
-      removable: false,
-      type: 'unknown',
-      inserted: describeNode(root.nodeName, vm),
-    })),
-  ),
-  command('query-named-block-nodes', z.strictObject({ flat: z.boolean().optional() }), (vm) =>
-    vm.graph.list().nodes.map((node) => describeNode(node.nodeName, vm)),
-  ),
-  command('query-blockstats', z.strictObject({ 'query-nodes': z.boolean().optional() }), (vm) =>
-    vm.disks.guestDisks.map((disk) => ({
-      device: disk.id,
-      'node-name': disk.backend.root.nodeName,
-      stats: {
-        rd_bytes: disk.stats.readBytes,
-        rd_operations: disk.stats.readRequests,
-        wr_bytes: disk.stats.writtenBytes,
-        wr_operations: disk.stats.writeRequests,
-        flush_operations: disk.stats.flushRequests,
-        failed_operations: disk.stats.failed,
-      },
-    })),
   ),
   command(
     'xen-set-replication',
@@ -116,16 +89,4 @@ function checkBlockdev(options: Record<string, unknown>, where: string): void {
     if (typeof below === 'object' && below !== null)
       checkBlockdev(below as Record<string, unknown>, `${where}${key}.`);
   }
-}
-
-function describeNode(name: string, vm: VirtualMachine): Record<string, unknown> {
-  const node = vm.graph.findNode(name);
-  if (!node) throw new ColoError(`Node '${name}' not found`);
-  return {
-    'node-name': name,
-    drv: node.driver.driverName,
-    ro: node.readOnly,
-    image: { 'virtual-size': node.lengthBytes, format: node.driver.driverName },
-    children: [...node.driver.children()].map(([child, below]) => ({ child, 'node-name': below.nodeName })),
-  };
 }

@@ -71,6 +71,8 @@ export function flatten(value: object, prefix: string, into: Options): void {
   for (const [key, member] of Object.entries(value) as [string, unknown][]) {
     const name = prefix + key;
     if (typeof member === 'object' && member !== null) flatten(member, `${name}.`, into);
+    // The one option that has a null: no backing file, whatever the image says.
+    else if (member === null && key === 'backing') into[name] = '';
     else if (typeof member === 'boolean') into[name] = member ? 'on' : 'off';
     else if (typeof member === 'string' || typeof member === 'number') into[name] = String(member);
     else throw new ParameterError(`Parameter '${name}' expects a value`);

@@ -3,7 +3,7 @@
  * tables loaded, and an image that was not closed (dirty bit) repaired before it is written.
  * Sources: QEMU qapi/block-core.json (BlockdevOptionsQcow2), block/qcow2.c; docs/qemu-behaviour.md 9.2, 9.4.
  */
-import { dirname, isAbsolute, resolve } from 'node:path';
+import { isAbsolute } from 'node:path';
 import { ColoError, ParameterError } from '../../../base/errors.ts';
 import { loggerFor } from '../../../base/logger.ts';
 import type { BlockNode } from '../../node.ts';
@@ -73,17 +73,29 @@ export async function openQcow2(options: OptionReader, context: OpenContext): Pr
   const file = new HostFile(fileNode, 2 ** header.clusterBits);
   const refcounts = await Refcounts.load(file, header);
   const tables = await MappingTables.load(file, header, refcounts, cacheBytes);
-  return new Qcow2Driver({ header, fileNode, backing, readOnly, file, refcounts, tables });
+  const saysBacking =
+    backingFile === null
+      ? null
+      : { file: backingFile, fullName: fullBackingName(backingFile, fileNode), format: backingFormat };
+  return new Qcow2Driver({
+    ...{ header, fileNode, backing, readOnly, file, refcounts, tables },
+    named: saysBacking,
+  });
+}
+
+/** Where a backing file's name leads: as in QEMU the image's folder, as it was given, is put in front. */
+function fullBackingName(name: string, file: BlockNode): string | null {
+  if (hasProtocol(name) || isAbsolute(name)) return name;
+  if (!(file.driver instanceof FileDriver)) return null;
+  const image = file.driver.filename;
+  return image.slice(0, image.lastIndexOf('/') + 1) + name;
 }
 
 function backingOptions(name: string, format: string | null, file: BlockNode): OptionTree {
-  let target: OptionTree;
-  if (hasProtocol(name)) target = parseFilename(name);
-  else if (isAbsolute(name)) target = { driver: 'file', filename: name };
-  else if (file.driver instanceof FileDriver) {
-    target = { driver: 'file', filename: resolve(dirname(file.driver.filename), name) };
-  } else
+  const full = fullBackingName(name, file);
+  if (full === null)
     throw new ColoError(`Cannot use the relative backing file name '${name}' of node '${file.nodeName}'`);
+  const target: OptionTree = hasProtocol(name) ? parseFilename(name) : { driver: 'file', filename: full };
   if (name.startsWith('json:')) return target;
   return format === null ? { file: target } : { driver: format, file: target };
 }

@@ -26,11 +26,21 @@ import type { MappingTables } from './tables.ts';
 /** Requests to the file that one guest request has in flight at once. */
 const MAX_PARALLEL = 32;
 
+/** A backing file as the header names it. */
+export interface NamedBacking {
+  readonly file: string;
+  /** Where that leads; null when it is relative and the image has no folder. */
+  readonly fullName: string | null;
+  readonly format: string | null;
+}
+
 export interface Qcow2Parts {
   readonly header: Qcow2Header;
   readonly fileNode: BlockNode;
   readonly backing: BlockNode | null;
   readonly readOnly: boolean;
+  /** What the header says of a backing file, whatever backs the node now. */
+  readonly named?: NamedBacking | null;
   readonly file: HostFile;
   readonly refcounts: Refcounts;
   readonly tables: MappingTables;
@@ -41,6 +51,8 @@ export class Qcow2Driver implements BlockDriver {
   readonly readOnly: boolean;
   readonly clusterBytes: number;
   readonly header: Readonly<Qcow2Header>;
+  /** What the header says of a backing file; whoever rewrites the header changes this too. */
+  namedBacking: NamedBacking | null;
   readonly #header: Qcow2Header;
   readonly #file: HostFile;
   readonly #refcounts: Refcounts;
@@ -56,6 +68,7 @@ export class Qcow2Driver implements BlockDriver {
     const { header, file, refcounts, tables, backing } = parts;
     this.header = header;
     this.#header = header;
+    this.namedBacking = parts.named ?? null;
     this.readOnly = parts.readOnly;
     this.clusterBytes = 2 ** header.clusterBits;
     this.#file = file;

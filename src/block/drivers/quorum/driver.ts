@@ -9,7 +9,7 @@
  * Discard is passed on only while there is one child: several might read differently afterwards.
  */
 import { ColoError, ERRNO_TEXT, IoError, ParameterError, errnoOf } from '../../../base/errors.ts';
-import type { BlockDriver, BlockExtent, WriteFlags } from '../../driver.ts';
+import type { BlockDriver, BlockExtent, StrongOptions, WriteFlags } from '../../driver.ts';
 import { RangeTracker } from '../../jobs/range-tracker.ts';
 import type { RangeToken } from '../../jobs/range-tracker.ts';
 import type { BlockNode } from '../../node.ts';
@@ -85,6 +85,15 @@ export class QuorumDriver implements BlockDriver {
     this.#nextIndex = children.length;
     this.#map = new Map();
     this.#setChildren(this.#list);
+  }
+
+  get strongOptions(): StrongOptions {
+    return {
+      'vote-threshold': this.voteThreshold,
+      ...(this.readPattern === 'quorum' ? {} : { 'read-pattern': this.readPattern }),
+      ...(this.blkverify ? { blkverify: true } : {}),
+      ...(this.rewriteCorrupted ? { 'rewrite-corrupted': true } : {}),
+    };
   }
 
   get lengthBytes(): number {

@@ -12,7 +12,7 @@ import { Mutex } from '../../../base/async.ts';
 import { ColoError, IoError } from '../../../base/errors.ts';
 import { loggerFor } from '../../../base/logger.ts';
 import type { CheckpointParticipant, Role } from '../../../base/participant.ts';
-import type { BlockDriver, BlockExtent, WriteFlags } from '../../driver.ts';
+import type { BlockDriver, BlockExtent, StrongOptions, WriteFlags } from '../../driver.ts';
 import { statusAbove } from '../../jobs/allocation.ts';
 import type { CommitJob } from '../../jobs/commit.ts';
 import type { EmitEvent } from '../../jobs/job.ts';
@@ -32,6 +32,8 @@ export interface ReplicationOptions {
   readonly nodeName: string;
   readonly mode: ReplicationMode;
   readonly file: BlockNode;
+  /** Secondary: the name that `findTop` looks up. */
+  readonly topId?: string;
   /** Secondary: finds the root above this node (top-id). */
   readonly findTop?: () => BlockNode | null;
   readonly emit: EmitEvent;
@@ -41,6 +43,7 @@ export class ReplicationDriver implements BlockDriver {
   readonly driverName = 'replication';
   readonly nodeName: string;
   readonly mode: ReplicationMode;
+  readonly strongOptions: StrongOptions;
   readonly participant: CheckpointParticipant;
   /** Told of the commit job of a failover before it starts, e.g. to list it. Without it the job makes no events. */
   onJob: ((job: CommitJob) => void) | null = null;
@@ -65,6 +68,10 @@ export class ReplicationDriver implements BlockDriver {
   constructor(options: ReplicationOptions) {
     this.nodeName = options.nodeName;
     this.mode = options.mode;
+    this.strongOptions = {
+      mode: options.mode,
+      ...(options.topId === undefined ? {} : { 'top-id': options.topId }),
+    };
     this.#file = options.file;
     this.#children = new Map([['file', options.file]]);
     this.#findTop = options.findTop ?? (() => null);

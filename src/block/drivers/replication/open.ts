@@ -36,6 +36,7 @@ export async function openReplication(
     nodeName: context.nodeName,
     mode,
     file,
+    topId,
     findTop: context.findLater(topId),
     emit,
   });

@@ -1,0 +1,133 @@
+/** Nodes, quorum, the NBD server, drives and jobs: the same lines to our program and to QEMU 7.2. */
+import { test } from 'node:test';
+import { execute, hmp, rawNode } from '../../helpers/bare-process.ts';
+import { compareScript } from '../../helpers/same-script.ts';
+import type { ScriptLine } from '../../helpers/same-script.ts';
+
+const HOST = '127.0.0.1';
+const quorum = {
+  driver: 'quorum',
+  'node-name': 'q',
+  children: ['a'],
+  'vote-threshold': 1,
+  'read-pattern': 'fifo',
+};
+
+const LINES: readonly ScriptLine[] = [
+  execute('qmp_capabilities'),
+  // Nodes, quorum and its children.
+  execute('query-block'),
+  execute('blockdev-add', {}),
+  execute('blockdev-add', { driver: 'nosuch', 'node-name': 'n' }),
+  execute('blockdev-add', { driver: 'file', filename: 'DIR/a.raw' }),
+  execute('blockdev-add', { driver: 'file', 'node-name': 'f' }),
+  execute('blockdev-add', { driver: 'file', 'node-name': 'f', filename: 'DIR/none' }),
+  execute('blockdev-add', { driver: 'file', 'node-name': '1f', filename: 'DIR/a.raw' }),
+  [
+    execute('blockdev-add', { driver: 'file', 'node-name': 'f', filename: 'DIR/a.raw', foo: 1 }),
+    'the driver is named too, as on the command line',
+  ],
+  execute('blockdev-add', {
+    driver: 'qcow2',
+    'node-name': 'f',
+    file: { driver: 'file', filename: 'DIR/a.raw' },
+  }),
+  execute('blockdev-add', { driver: 'raw', 'node-name': 'f', file: 'nope' }),
+  execute('blockdev-add', rawNode('a', 'a.raw')),
+  execute('blockdev-add', rawNode('b', 'b.raw')),
+  execute('blockdev-add', rawNode('big', 'big.raw')),
+  execute('blockdev-add', { driver: 'quorum', 'node-name': 'q', children: ['a'] }),
+  execute('blockdev-add', { driver: 'quorum', 'node-name': 'q', 'vote-threshold': 1 }),
+  execute('blockdev-add', { ...quorum, 'vote-threshold': 0 }),
+  execute('blockdev-add', { ...quorum, 'vote-threshold': 2 }),
+  execute('blockdev-add', { ...quorum, children: [] }),
+  execute('blockdev-add', { ...quorum, 'read-pattern': 'zig' }),
+  execute('blockdev-add', { ...quorum, 'read-pattern': 'quorum', blkverify: true }),
+  [execute('blockdev-add', { ...quorum, children: ['a', 'big'] }), 'the lengths that do not agree are told'],
+  execute('blockdev-add', quorum),
+  execute('x-blockdev-change', { parent: 'nope' }),
+  execute('x-blockdev-change', { parent: 'q' }),
+  execute('x-blockdev-change', { parent: 'q', node: 'b', child: 'children.0' }),
+  execute('x-blockdev-change', { parent: 'q', child: 'children.7' }),
+  execute('x-blockdev-change', { parent: 'q', child: 'children.0' }),
+  execute('x-blockdev-change', { parent: 'q', node: 'nosuch' }),
+  execute('x-blockdev-change', { parent: 'q', node: 'a' }),
+  execute('x-blockdev-change', { parent: 'b', node: 'big' }),
+  execute('x-blockdev-change', { parent: 'b', child: 'file' }),
+  execute('x-blockdev-change', { parent: 'q', node: 'b' }),
+  execute('x-blockdev-change', { parent: 'q', node: 'b' }),
+  execute('x-blockdev-change', { parent: 'q', child: 'children.1' }),
+  execute('blockdev-del', { 'node-name': 'nope' }),
+  execute('blockdev-del', { 'node-name': 'a' }),
+  execute('blockdev-del', { 'node-name': 'q' }),
+  // The NBD server.
+  execute('nbd-server-add', { device: 'b' }),
+  execute('nbd-server-stop'),
+  execute('nbd-server-start', {}),
+  execute('nbd-server-start', { addr: {} }),
+  execute('nbd-server-start', { addr: { type: 'zig', data: {} } }),
+  execute('nbd-server-start', { addr: { type: 'inet', data: { host: HOST } } }),
+  execute('nbd-server-start', { addr: { type: 'inet', data: { host: HOST, port: 'x' } } }),
+  execute('nbd-server-start', { addr: { type: 'unix', data: { path: 'DIR/no/such' } } }),
+  execute('nbd-server-start', { addr: { type: 'unix', data: { path: 'DIR/nbd' } } }),
+  execute('nbd-server-start', { addr: { type: 'unix', data: { path: 'DIR/nbd2' } } }),
+  execute('nbd-server-add', { device: 'nosuch' }),
+  execute('nbd-server-add', { device: 'b', writable: 'yes' }),
+  execute('nbd-server-add', { device: 'b', writable: true }),
+  execute('nbd-server-add', { device: 'b' }),
+  execute('nbd-server-add', { device: 'b', name: 'second' }),
+  execute('query-block-exports'),
+  execute('blockdev-del', { 'node-name': 'b' }),
+  execute('nbd-server-remove', { name: 'zz' }),
+  execute('nbd-server-remove', { name: 'second' }),
+  execute('nbd-server-stop'),
+  execute('query-block-exports'),
+  // drive_add and drive_del.
+  hmp('bogus'),
+  hmp('info status'),
+  hmp('drive_add'),
+  hmp('drive_add 0 a b'),
+  hmp('drive_del'),
+  hmp('drive_del zz'),
+  hmp('drive_add -n buddy driver=raw,file.driver=file'),
+  hmp('drive_add -n buddy driver=nosuch,node-name=r0'),
+  hmp(
+    `drive_add -n buddy driver=replication,mode=primary,file.driver=nbd,file.host=${HOST},file.port=1,file.export=x,node-name=r0`,
+  ),
+  hmp('drive_add -n buddy driver=raw,file.driver=file,file.filename=DIR/none,node-name=r0'),
+  hmp('drive_add -n buddy driver=raw,file.driver=file,file.filename=DIR/a.raw,node-name=b'),
+  [
+    hmp('drive_add -n buddy driver=raw,file.driver=file,file.filename=DIR/a.raw,node-name=r1'),
+    'an image that is open for writing is locked at once; QEMU waits until somebody writes',
+  ],
+  hmp('drive_add -n buddy driver=raw,file.driver=file,file.filename=DIR/c.raw,node-name=r0'),
+  hmp('drive_del r0'),
+  hmp('drive_add 0 if=zig,id=d,format=raw,file=DIR/a.raw'),
+  [hmp('drive_add 0 if=ide,id=d,format=raw,file=DIR/a.raw'), 'the interface by its name, and the way out'],
+  hmp('drive_add 0 if=none,id=d,format=raw,file=DIR/none'),
+  // The name is still taken in QEMU after a failure (its QemuOpts stay), so another one.
+  hmp('drive_add 0 if=none,id=e,format=raw,file=DIR/c.raw'),
+  hmp('drive_add 0 if=none,id=e,format=raw,file=DIR/c.raw'),
+  // Jobs.
+  execute('query-block-jobs'),
+  execute('block-job-cancel', { device: 'zz' }),
+  execute('block-job-set-speed', { device: 'zz', speed: -1 }),
+  execute('block-job-set-speed', { device: 'zz', speed: 'x' }),
+  execute('drive-mirror', { device: 'nope', target: 'DIR/big.raw', sync: 'full', mode: 'existing' }),
+  execute('drive-mirror', { device: 'e', target: 'DIR/b.raw', sync: 'zig', mode: 'existing' }),
+  execute('drive-mirror', { device: 'e', sync: 'full', mode: 'existing' }),
+  execute('drive-mirror', { device: 'e', target: 'DIR/none', sync: 'full', mode: 'existing', format: 'raw' }),
+  execute('drive-mirror', {
+    device: 'e',
+    target: 'DIR/b.raw',
+    sync: 'full',
+    mode: 'existing',
+    format: 'nosuch',
+  }),
+  hmp('drive_del e'),
+  hmp('drive_del e'),
+  execute('quit'),
+];
+
+test('nodes, exports and drives as in QEMU', (t) =>
+  compareScript(t, { lines: LINES, atLeast: { good: 15, bad: 45 } }));

@@ -1,0 +1,106 @@
+/** What there is, told by query-block and the like: the same graph in our program and in QEMU 7.2, member by member. */
+import { execFileSync } from 'node:child_process';
+import { truncateSync } from 'node:fs';
+import path from 'node:path';
+import { test } from 'node:test';
+import { execute, hmp, qemuVersion, rawNode } from '../../helpers/bare-process.ts';
+import { compareScript } from '../../helpers/same-script.ts';
+import type { ScriptLine } from '../../helpers/same-script.ts';
+
+const skip = qemuVersion?.startsWith('7.2') === true ? false : 'QEMU 7.2 is not installed';
+
+/** Images of one content for both programs: made by qemu-img. */
+function prepare(home: string): Promise<void> {
+  const make = (...args: string[]): unknown =>
+    execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', ...args], { cwd: home });
+  for (const name of ['a.raw', 'b.raw', 'c.raw', 'd.raw']) {
+    execFileSync('qemu-img', ['create', '-q', '-f', 'raw', name, '1M'], { cwd: home });
+  }
+  truncateSync(path.join(home, 'd.raw'), 1 << 20);
+  make('base.qcow2', '1M');
+  make('-b', 'base.qcow2', '-F', 'qcow2', 'over.qcow2');
+  make('-b', 'a.raw', '-F', 'raw', '-o', 'cluster_size=4096,lazy_refcounts=on', 'onraw.qcow2');
+  make('-o', 'compat=0.10', 'v2.qcow2', '1M');
+  make('active.qcow2', '1M');
+  make('hidden.qcow2', '1M');
+  return Promise.resolve();
+}
+
+const QUERIES: readonly ScriptLine[] = [
+  execute('query-block'),
+  execute('query-named-block-nodes'),
+  execute('query-named-block-nodes', { flat: true }),
+  execute('query-named-block-nodes', { flat: 'x' }),
+  execute('query-blockstats'),
+  execute('query-blockstats', { 'query-nodes': true }),
+  execute('query-blockstats', { 'query-nodes': 1 }),
+];
+
+const file = (name: string, more: object = {}): object => ({
+  driver: 'file',
+  filename: `DIR/${name}`,
+  ...more,
+});
+const qcow2 = (node: string, name: string, more: object = {}): object => ({
+  driver: 'qcow2',
+  'node-name': node,
+  file: file(name),
+  ...more,
+});
+const add = (options: object): string => execute('blockdev-add', options);
+
+const LINES: readonly ScriptLine[] = [
+  execute('qmp_capabilities'),
+  ...QUERIES,
+  add(qcow2('overlay', 'over.qcow2')),
+  hmp('drive_add 0 if=none,id=disk,format=qcow2,file=DIR/onraw.qcow2'),
+  add({ ...rawNode('ro', 'c.raw'), 'read-only': true }),
+  ...QUERIES,
+  add({ driver: 'raw', 'node-name': 'window', offset: 512, size: 1024, file: 'f' }),
+  add(file('b.raw', { 'node-name': 'f', discard: 'unmap', 'detect-zeroes': 'unmap' })),
+  add({
+    driver: 'raw',
+    'node-name': 'window',
+    offset: 512,
+    size: 1024,
+    file: 'f',
+    cache: { 'no-flush': true },
+  }),
+  add(qcow2('v2', 'v2.qcow2', { discard: 'unmap', 'detect-zeroes': 'on' })),
+  add(qcow2('alone', 'base.qcow2', { backing: null, 'read-only': true })),
+  add({
+    driver: 'quorum',
+    'node-name': 'q1',
+    children: ['window'],
+    'vote-threshold': 1,
+    'read-pattern': 'fifo',
+  }),
+  add({ driver: 'null-co', 'node-name': 'nothing' }),
+  add({ driver: 'null-co', 'node-name': 'little', size: 1048576 }),
+  add({ driver: 'quorum', 'node-name': 'q2', children: ['little', 'v2'], 'vote-threshold': 2 }),
+  ...QUERIES,
+  execute('nbd-server-start', { addr: { type: 'unix', data: { path: 'DIR/nbd' } } }),
+  execute('query-block-exports'),
+  execute('quit'),
+];
+
+/** Names of nodes that nobody named, `json:` names parsed: their members are in no order. */
+function mask(reply: unknown): unknown {
+  if (Array.isArray(reply)) return reply.map(mask);
+  if (typeof reply === 'object' && reply !== null) {
+    return Object.fromEntries(Object.entries(reply).map(([key, member]) => [key, mask(member)]));
+  }
+  if (typeof reply !== 'string') return reply;
+  if (reply.startsWith('json:{')) return { json: JSON.parse(reply.slice(5)) as unknown };
+  return reply.replace(/^#block\d+$/, '#block');
+}
+
+test('nodes, devices and statistics as QEMU tells them', { skip }, (t) =>
+  compareScript(t, {
+    line: '-drive if=none,id=first,format=raw,file=DIR/d.raw',
+    lines: LINES,
+    prepare,
+    mask,
+    atLeast: { good: 20, bad: 3 },
+  }),
+);
