@@ -285,7 +285,8 @@ export class BlockGraph {
     } else {
       // A backing file is written to by nobody but who says so (QEMU: bdrv_backing_options).
       const inherited = role === 'backing' ? { ...frame.generic, readOnly: true } : frame.generic;
-      const level = role === 'file' && isProtocolTree(value) ? 'protocol' : 'format';
+      const isFile = role === 'file' || role === 'image';
+      const level = isFile && isProtocolTree(value) ? 'protocol' : 'format';
       child = await this.#open(mergeDefaults(value, defaults), inherited, frame, level);
     }
     this.attach(child, parentUser(frame.name, role));

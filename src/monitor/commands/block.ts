@@ -6,6 +6,7 @@ import { nestOptions } from '../../block/options.ts';
 import { flatten } from '../../vm/command-line/keyval.ts';
 import type { VirtualMachine } from '../../vm/machine.ts';
 import { command, noArguments } from '../registry.ts';
+import { checkBlkdebug } from './blkdebug.ts';
 
 /** What every block node has; the drivers check the rest. */
 const blockdevOptions = z.looseObject({ driver: z.string(), 'node-name': z.string().optional() });
@@ -112,6 +113,7 @@ function checkBlockdev(options: Record<string, unknown>, where: string): void {
       throw new ParameterError(`Parameter 'read-pattern' does not accept value '${pattern}'`);
     }
   }
+  if (driver === 'blkdebug') checkBlkdebug(options);
   for (const [key, below] of Object.entries(options)) {
     if (typeof below === 'object' && below !== null)
       checkBlockdev(below as Record<string, unknown>, `${where}${key}.`);
