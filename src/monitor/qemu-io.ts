@@ -147,16 +147,15 @@ async function read(
   const [offset, length] = range(words);
   const bytes = Buffer.alloc(length, DEFAULT_PATTERN);
   await io('read', () => node.read(offset, bytes));
+  const read = report('read', offset, length, options);
   const pattern = patternOf(options);
-  if (pattern !== null) {
-    const from = sizeOf(options.get('s') ?? '0');
-    const count = options.has('l') ? sizeOf(options.get('l') ?? '') : length - from;
-    if (from + count > length) throw new ColoError('pattern verification range exceeds end of read data');
-    if (!bytes.subarray(from, from + count).every((byte) => byte === pattern)) {
-      return `Pattern verification failed at offset ${offset + from}, ${count} bytes\n`;
-    }
-  }
-  return report('read', offset, length, options);
+  if (pattern === null) return read;
+  const from = sizeOf(options.get('s') ?? '0');
+  const count = options.has('l') ? sizeOf(options.get('l') ?? '') : length - from;
+  if (from + count > length) throw new ColoError('pattern verification range exceeds end of read data');
+  if (bytes.subarray(from, from + count).every((byte) => byte === pattern)) return read;
+  return `Pattern verification failed at offset ${offset + from}, ${count} bytes
+${read}`;
 }
 
 async function write(

@@ -122,7 +122,7 @@ function treeOf(value: OptionValue | undefined, group: string): OptionTree {
 
 function injectRule(rule: OptionReader): InjectRule {
   const event = readEvent(rule);
-  const state = rule.integer('state') ?? 0;
+  const state = numberOf(rule, 'state') ?? 0;
   const iotype = rule.string('iotype');
   const type = IO_TYPES.find((one) => one === iotype);
   if (iotype !== undefined && !type) throw new ParameterError(`invalid parameter value: ${iotype}`);
@@ -163,8 +163,8 @@ function injectRule(rule: OptionReader): InjectRule {
 
 function stateRule(rule: OptionReader): StateRule {
   const event = readEvent(rule);
-  const state = rule.integer('state') ?? 0;
-  return { event, ...(state === 0 ? {} : { state }), newState: rule.integer('new_state') ?? 0 };
+  const state = numberOf(rule, 'state') ?? 0;
+  return { event, ...(state === 0 ? {} : { state }), newState: numberOf(rule, 'new_state') ?? 0 };
 }
 
 function readEvent(rule: OptionReader): DebugEvent {
