@@ -307,7 +307,8 @@ export class BlockGraph {
         unmap: true,
         readOnly: role === 'backing' || frame.generic.readOnly,
       };
-      const level = role === 'file' && isProtocolTree(value) ? 'protocol' : 'format';
+      const isFile = role === 'file' || role === 'image';
+      const level = isFile && isProtocolTree(value) ? 'protocol' : 'format';
       child = await this.#open(mergeDefaults(value, defaults), inherited, frame, level);
     }
     this.attach(child, parentUser(frame.name, role));

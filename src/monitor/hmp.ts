@@ -3,9 +3,10 @@
  * type by habit. As in QEMU the answer is always a text; a command's failure is a text that begins with `Error: ` (the
  * QEMU 8 and later form), a line that is no command has a text of its own (monitor/hmp.c).
  */
-import { ColoError, messageOf } from '../base/errors.ts';
+import { ColoError, DeviceNotFoundError, messageOf } from '../base/errors.ts';
 import { parseOptions } from '../vm/command-line/keyval.ts';
 import type { VirtualMachine } from '../vm/machine.ts';
+import { runQemuIo } from './qemu-io.ts';
 import { QEMU_VERSION } from './version.ts';
 
 /** One argument of a line. QEMU says `expected` when it is missing. */
@@ -45,6 +46,18 @@ const LINES: ReadonlyMap<string, HmpLine> = new Map<string, HmpLine>([
       parameters: [{ expected: 'block device name' }],
       help: 'device -- remove a drive or a block node',
       run: (vm, [id = '']) => done(vm.disks.remove(id)),
+    },
+  ],
+  [
+    'qemu-io',
+    {
+      flags: 'd',
+      parameters: [{ expected: 'block device name' }, string],
+      help: '[-d] device "command" -- read, write, flush or discard as the qemu-io program would',
+      run: (vm, [device = '', text = ''], flags) => {
+        if (flags.has('d')) throw new DeviceNotFoundError(`Device '${device}' not found`);
+        return runQemuIo(vm, device, text);
+      },
     },
   ],
   ['stop', { parameters: [], help: '-- stop the guest', run: (vm) => done(vm.stop()) }],
@@ -100,7 +113,7 @@ const INFO: ReadonlyMap<string, (vm: VirtualMachine) => string> = new Map([
 
 /** Runs one line. Never throws: what went wrong is in the text. */
 export async function runHmp(vm: VirtualMachine, line: string): Promise<string> {
-  const [given = '', ...words] = line.trim().split(/\s+/);
+  const [given = '', ...words] = splitWords(line);
   if (given === '') return '';
   const name = Object.hasOwn(ALIASES, given) ? (ALIASES[given] ?? given) : given;
   const found = LINES.get(name);
@@ -121,6 +134,13 @@ export async function runHmp(vm: VirtualMachine, line: string): Promise<string> 
   } catch (error) {
     return `Error: ${messageOf(error)}\r\n`;
   }
+}
+
+/** Words are separated by blanks; a quoted one holds them, and a backslash keeps the next character as it is. */
+function splitWords(line: string): string[] {
+  return [...line.matchAll(/"((?:[^"\\]|\\.)*)"|(\S+)/g)].map(([, quoted, plain]) =>
+    quoted === undefined ? (plain ?? '') : quoted.replaceAll(/\\(.)/g, '$1'),
+  );
 }
 
 function usage(name: string, text: string): string {

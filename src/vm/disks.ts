@@ -5,6 +5,7 @@
 import { ColoError, ERRNO_TEXT, ParameterError, errnoOf } from '../base/errors.ts';
 import type { CheckpointParticipant } from '../base/participant.ts';
 import { findReplications } from '../block/drivers/replication.ts';
+import type { ReplicationDriver } from '../block/drivers/replication.ts';
 import { parentUser } from '../block/graph.ts';
 import type { BlockBackend, BlockGraph } from '../block/graph.ts';
 import type { BlockJobs } from '../block/jobs/manager.ts';
@@ -120,13 +121,18 @@ export class VmDisks {
     return disk;
   }
 
-  /** The replication nodes as participants; the commit job of a failover shows up among the VM's jobs. */
-  participants(): CheckpointParticipant[] {
+  /** The replication nodes, newest first; the commit job of a failover shows up among the VM's jobs. */
+  replications(): ReplicationDriver[] {
     return findReplications(this.#graph.list().nodes).map((driver) => {
       driver.onJob = (job) => this.#jobs.add(job);
       driver.onDetach = (node, user) => this.#graph.detach(node, user);
-      return driver.participant;
+      return driver;
     });
+  }
+
+  /** The same as participants of a checkpoint. */
+  participants(): CheckpointParticipant[] {
+    return this.replications().map((driver) => driver.participant);
   }
 
   /** x-blockdev-change. Exactly one of `child` and `node` is given; checked by the caller. */

@@ -1,5 +1,6 @@
 /** The registry of block drivers: QEMU's driver name → opener. A new driver is one file and one line here. */
 import type { DriverOpener, DriverRegistry } from '../registry.ts';
+import { openBlkdebug } from './blkdebug.ts';
 import { openFile } from './file.ts';
 import { openMemory } from './memory.ts';
 import { openNbd } from './nbd.ts';
@@ -10,6 +11,7 @@ import { openRaw } from './raw.ts';
 import { openReplication } from './replication.ts';
 
 export const blockDrivers: DriverRegistry = new Map<string, DriverOpener>([
+  ['blkdebug', openBlkdebug],
   ['file', openFile],
   ['host_device', openFile],
   ['memory', openMemory],

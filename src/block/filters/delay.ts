@@ -1,14 +1,10 @@
 /**
- * A filter that makes requests wait: for a time (a slow disk), for a gate that the owner opens (a stuck one), or for
- * whatever a test's scheduler decides. Options of the openable form: `file`, `read-ms`, `write-ms`, `flush-ms`.
+ * Filters that make a test's requests wait: for a gate that the owner opens, or for whatever the test's scheduler
+ * decides. A disk that is slow or stuck by options of its own is blkdebug.ts's.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { Gate } from '../../base/async.ts';
-import { ParameterError } from '../../base/errors.ts';
 import type { BlockDriver } from '../driver.ts';
-import type { OptionReader } from '../options.ts';
-import type { OpenContext } from '../registry.ts';
-import { NodeAsDriver, PassThrough } from './pass-through.ts';
+import { PassThrough } from './pass-through.ts';
 import type { FilteredOp } from './pass-through.ts';
 
 /** Called before a request and (`done`) after it, both of which it can hold up. */
@@ -60,21 +56,4 @@ export class GateFilter extends PassThrough {
     }
     return act();
   }
-}
-
-export async function openDelayFilter(options: OptionReader, context: OpenContext): Promise<DelayFilter> {
-  const file = options.node('file');
-  const ms: Partial<Record<FilteredOp, number>> = {
-    read: options.integer('read-ms', 0, 3_600_000) ?? 0,
-    write: options.integer('write-ms', 0, 3_600_000) ?? 0,
-    flush: options.integer('flush-ms', 0, 3_600_000) ?? 0,
-  };
-  options.boolean('read-only');
-  options.finish('delay');
-  if (file === undefined) throw new ParameterError('A block device must be specified for "file"');
-  const node = await context.openChild('file', file);
-  return new DelayFilter(new NodeAsDriver(node), async (op, _offset, _length, done) => {
-    const wait = ms[op] ?? 0;
-    if (!done && wait > 0) await sleep(wait);
-  });
 }

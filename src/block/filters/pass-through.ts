@@ -51,10 +51,13 @@ export class PassThrough implements BlockDriver {
   }
 
   writeZeroes(offset: number, length: number, flags?: WriteFlags): Promise<void> {
-    return this.around('write', offset, length, async () => {
-      if (this.next.writeZeroes) await this.next.writeZeroes(offset, length, flags);
-      else await this.next.write(offset, new Uint8Array(length), flags);
-    });
+    return this.around('write', offset, length, () => this.zero(offset, length, flags));
+  }
+
+  /** Zeroes as the driver below can. */
+  protected async zero(offset: number, length: number, flags?: WriteFlags): Promise<void> {
+    if (this.next.writeZeroes) await this.next.writeZeroes(offset, length, flags);
+    else await this.next.write(offset, new Uint8Array(length), flags);
   }
 
   discard(offset: number, length: number): Promise<void> {
@@ -76,15 +79,19 @@ export class PassThrough implements BlockDriver {
 /** What a filter can tell apart; write-zeroes counts as a write. */
 export type FilteredOp = 'read' | 'write' | 'flush' | 'discard' | 'status' | 'makeEmpty';
 
-/** A child node in the role `file`, as a driver. */
+/** A child node, as a driver. It is no part of what the child is above: a backing file or makeEmpty stay with the child. */
 export class NodeAsDriver implements BlockDriver {
   readonly driverName = 'node';
   readonly #file: BlockNode;
   readonly #children: ReadonlyMap<string, BlockNode>;
 
-  constructor(file: BlockNode) {
+  readonly truncate?: (lengthBytes: number) => Promise<void>;
+
+  constructor(file: BlockNode, role = 'file') {
     this.#file = file;
-    this.#children = new Map([['file', file]]);
+    this.#children = new Map([[role, file]]);
+    const { driver } = file;
+    if (driver.truncate) this.truncate = async (lengthBytes) => driver.truncate?.(lengthBytes);
   }
 
   get lengthBytes(): number {

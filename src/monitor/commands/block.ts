@@ -5,6 +5,7 @@ import { blockDrivers } from '../../block/drivers/index.ts';
 import { nestOptions } from '../../block/options.ts';
 import { flatten } from '../../vm/command-line/keyval.ts';
 import { command, noArguments } from '../registry.ts';
+import { checkBlkdebug } from './blkdebug.ts';
 
 /** What every block node has; the drivers check the rest. */
 const blockdevOptions = z.looseObject({ driver: z.string(), 'node-name': z.string().optional() });
@@ -40,23 +41,24 @@ export const blockCommands = [
         throw new ParameterError("Parameter 'failover' is only for stopping replication");
       }
       const role = primary ? 'primary' : 'secondary';
-      for (const disk of vm.disks.participants()) {
+      // As in QEMU the nodes are asked newest first, the first error ends it, and a stop does not look at the role.
+      for (const disk of vm.disks.replications()) {
         if (enable) await disk.start(role);
         // QEMU swallows the errors of a stop with failover: the survivor has nobody else to ask.
-        else if (failover === true) await disk.stop(role, true).catch(() => undefined);
-        else await disk.stop(role, false);
+        else if (failover === true) await disk.stopReplication(true).catch(() => undefined);
+        else await disk.stopReplication(false);
       }
     },
   ),
   command('query-xen-replication-status', noArguments, (vm) => {
-    for (const disk of vm.disks.participants()) {
-      const failed = disk.error();
+    for (const disk of vm.disks.replications()) {
+      const failed = disk.getError();
       if (failed) return { error: true, desc: failed.message };
     }
     return { error: false };
   }),
   command('xen-colo-do-checkpoint', noArguments, async (vm) => {
-    for (const disk of vm.disks.participants()) await disk.commit('secondary');
+    for (const disk of vm.disks.replications()) await disk.doCheckpoint();
     for (const netdev of vm.netdevs.values()) netdev.notify('checkpoint');
   }),
 ];
@@ -85,6 +87,7 @@ function checkBlockdev(options: Record<string, unknown>, where: string): void {
       throw new ParameterError(`Parameter 'read-pattern' does not accept value '${pattern}'`);
     }
   }
+  if (driver === 'blkdebug') checkBlkdebug(options);
   for (const [key, below] of Object.entries(options)) {
     if (typeof below === 'object' && below !== null)
       checkBlockdev(below as Record<string, unknown>, `${where}${key}.`);

@@ -5,6 +5,7 @@ import { runHmp } from '../hmp.ts';
 import { QEMU_VERSION } from '../version.ts';
 import { blockQueryCommands } from './block-query.ts';
 import { bitmapCommands } from './bitmaps.ts';
+import { blkdebugCommands } from './blkdebug.ts';
 import { blockCommands } from './block.ts';
 import { jobCommands } from './jobs.ts';
 import { migrationCommands } from './migration.ts';
@@ -25,6 +26,7 @@ const monitorCommands = [
 
 export const commands: CommandRegistry = new CommandRegistry([
   bitmapCommands,
+  blkdebugCommands,
   blockCommands,
   blockQueryCommands,
   jobCommands,

@@ -1,24 +1,12 @@
-/** The fault-injecting filters: what they let through, what they stop, and their options. */
+/** The fault injection of tests, by object. By options it is blkdebug.test.ts's. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { IoError } from '../../../src/base/errors.ts';
-import { GateFilter, openDelayFilter } from '../../../src/block/filters/delay.ts';
-import { ErrorFilter, openErrorFilter } from '../../../src/block/filters/error.ts';
-import { BlockNode } from '../../../src/block/node.ts';
-import { OptionReader, nestOptions } from '../../../src/block/options.ts';
-import type { OpenContext } from '../../../src/block/registry.ts';
+import { GateFilter } from '../../../src/block/filters/delay.ts';
+import { ErrorFilter } from '../../../src/block/filters/error.ts';
 import { CLUSTER, bytesOf, filled, isPending, memory } from './jobs-helpers.ts';
 
 const LENGTH = 2 * CLUSTER;
-
-const context: OpenContext = {
-  nodeName: 'filter',
-  openChild: () => Promise.resolve(memory('disk', LENGTH)),
-  find: () => null,
-  findLater: () => () => null,
-  emit: () => undefined,
-};
-const options = (flat: Record<string, string>): OptionReader => new OptionReader(nestOptions(flat));
 
 describe('error filter', () => {
   it('fails the Nth request, in a range, so many times', async () => {
@@ -35,27 +23,9 @@ describe('error filter', () => {
     await assert.rejects(bytesOf(node, 1000, 100), IoError);
     assert.equal(box.faults?.failed, 2);
   });
-
-  it('opens over a child and refuses what it does not know', async () => {
-    const flat = { 'file.driver': 'memory', op: 'flush', errno: 'EIO', times: '1' };
-    const node = new BlockNode('filter', await openErrorFilter(options(flat), context));
-    assert.deepEqual([...node.driver.children().keys()], ['file']);
-    await assert.rejects(node.flush(), { errno: 'EIO' });
-    await node.flush();
-    await node.write(5, filled(10, 1));
-    assert.deepEqual(await bytesOf(node, 5, 10), Buffer.alloc(10, 1));
-    await assert.rejects(
-      openErrorFilter(options({ ...flat, errno: 'EX' }), context),
-      /'errno' expects one of: EPERM/,
-    );
-    await assert.rejects(
-      openErrorFilter(options({ ...flat, op: 'x' }), context),
-      /'op' expects one of: read/,
-    );
-  });
 });
 
-describe('delay and gate filters', () => {
+describe('gate filter', () => {
   it('the gate holds the kinds it is told to', async () => {
     const box: { gate: GateFilter | null } = { gate: null };
     const node = memory('disk', LENGTH, { wrap: (driver) => (box.gate = new GateFilter(driver, ['write'])) });
@@ -67,18 +37,5 @@ describe('delay and gate filters', () => {
     box.gate.gate.open();
     await write;
     assert.equal(box.gate.waiting, 0);
-  });
-
-  it('the delay opens over a child', async () => {
-    const flat = { 'file.driver': 'memory', 'write-ms': '1' };
-    const node = new BlockNode('filter', await openDelayFilter(options(flat), context));
-    await node.write(0, filled(10, 1));
-    await node.discard(0, 10);
-    assert.equal((await node.blockStatus(0, LENGTH)).length, 2);
-    await assert.rejects(
-      openDelayFilter(options({ 'write-ms': '1' }), context),
-      /must be specified for "file"/,
-    );
-    await node.close();
   });
 });
