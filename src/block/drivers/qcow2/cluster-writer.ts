@@ -4,7 +4,7 @@
  * and last the counts of what was replaced.
  */
 import { loggerFor } from '../../../base/logger.ts';
-import { compressedPlace, clusterKind, entryOffset, putEntry, viewOf } from './format.ts';
+import { compressedPlace, clusterKind, entryOffset, putCompressed, putEntry, viewOf } from './format.ts';
 import type { GuestMap, Run } from './guest-map.ts';
 import type { Qcow2Header } from './header.ts';
 import type { HostFile } from './host-file.ts';
@@ -143,8 +143,36 @@ export class ClusterWriter {
   }
 
   async #releaseEntries(entries: Uint8Array): Promise<void> {
+    // Other content may come to the same place with an equal entry.
+    this.#map.forget();
     for (const { offset, clusters } of referredPlaces(entries, this.#header.clusterBits)) {
       await this.#refcounts.release(offset, clusters);
+    }
+  }
+
+  /** Puts `packed`, a deflated cluster, in the place of what the guest cluster at `offset` holds. */
+  async writePacked(offset: number, packed: Uint8Array): Promise<void> {
+    const { clusterBits } = this.#header;
+    const place = {
+      offset: await this.#refcounts.allocateBytes(packed.byteLength),
+      length: packed.byteLength,
+    };
+    await this.#file.write(place.offset, packed);
+    await this.#remap(Math.floor(offset / this.clusterBytes), 1, (view, at) =>
+      putCompressed(view, at, place, clusterBits),
+    );
+  }
+
+  /** Gives the clusters of [from, end) places that hold zeros, without writing any data; they have none so far. */
+  async preallocate(from: number, end: number): Promise<void> {
+    const tableBytes = this.#tables.l2Entries * this.clusterBytes;
+    for (let at = from; at < end;) {
+      const length = Math.min(end - at, tableBytes - (at % tableBytes));
+      const fresh = await this.#refcounts.allocate(Math.ceil(length / this.clusterBytes));
+      await this.#remap(at / this.clusterBytes, fresh.count, (view, entry, which) =>
+        putEntry(view, entry, fresh.offset + which * this.clusterBytes, { copied: true, zero: false }),
+      );
+      at += fresh.count * this.clusterBytes;
     }
   }
 

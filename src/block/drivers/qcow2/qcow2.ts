@@ -13,6 +13,7 @@ import { ColoError, IoError } from '../../../base/errors.ts';
 import type { BlockDriver, BlockExtent, WriteFlags } from '../../driver.ts';
 import type { BlockNode } from '../../node.ts';
 import { ClusterWriter } from './cluster-writer.ts';
+import { packCluster } from './compressed.ts';
 import { MAX_L1_BYTES } from './format.ts';
 import { GuestMap } from './guest-map.ts';
 import type { Run } from './guest-map.ts';
@@ -98,6 +99,27 @@ export class Qcow2Driver implements BlockDriver {
       }
     }
     if (flags?.fua) await this.flush();
+  }
+
+  /**
+   * Stores one guest cluster deflated, as `qemu-img convert -c` does, or plain when it does not shrink. `offset` is the
+   * cluster's; `cluster` holds all of it (the image's last one may be shorter). Calls may overlap.
+   */
+  async writeCompressed(offset: number, cluster: Uint8Array): Promise<void> {
+    const length = Math.min(this.clusterBytes, this.lengthBytes - offset);
+    if (this.readOnly) throw new IoError('EPERM', 'A read-only qcow2 image cannot be written');
+    if (!(offset >= 0 && offset % this.clusterBytes === 0 && length > 0 && cluster.byteLength === length)) {
+      throw new IoError('EINVAL', 'Compressed writes must cover whole clusters');
+    }
+    let whole = cluster;
+    if (length < this.clusterBytes) {
+      whole = new Uint8Array(this.clusterBytes);
+      whole.set(cluster);
+    }
+    const packed = await packCluster(whole);
+    if (!packed) return this.write(offset, cluster);
+    await this.#beforeChange();
+    await this.#holding(offset, length, true, () => this.#writer.writePacked(offset, packed));
   }
 
   flush(): Promise<void> {

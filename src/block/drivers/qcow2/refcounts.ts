@@ -48,6 +48,8 @@ export class Refcounts {
   #blockClusters: Set<number>;
   /** No cluster below this index is free. */
   #firstFree = 0;
+  /** Where the next compressed cluster may begin, inside a cluster that holds others; 0: nowhere. */
+  #packedEnd = 0;
   /** Blocks that may count more than metadata (see `reset`). */
   #used: Set<number>;
 
@@ -85,6 +87,14 @@ export class Refcounts {
     return this.#mutex.run(() => this.#allocate(count, exact));
   }
 
+  /**
+   * Room for `length` bytes (at most a cluster) of a compressed cluster, behind the last one if it fits. Every cluster
+   * that the bytes touch gets one more reference. Throws IoError.
+   */
+  allocateBytes(length: number): Promise<number> {
+    return this.#mutex.run(() => this.#allocateBytes(length));
+  }
+
   /** Lowers the counts of `count` clusters from file offset `offset` by one. */
   release(offset: number, count: number): Promise<void> {
     return this.#mutex.run(() => this.#release(Math.floor(offset / this.#clusterBytes), count));
@@ -116,6 +126,7 @@ export class Refcounts {
       for (const index of [...this.#blocks.keys()]) if (!needed.has(index)) this.#blocks.delete(index);
       this.#used = new Set();
       this.#firstFree = 0;
+      this.#packedEnd = 0;
       return Math.max(...fixed.map(({ first, count }) => first + count)) * this.#clusterBytes;
     });
   }
@@ -194,6 +205,25 @@ export class Refcounts {
     return { offset, count: run, virgin };
   }
 
+  async #allocateBytes(length: number): Promise<number> {
+    const at = this.#packedEnd;
+    const first = Math.floor(at / this.#clusterBytes);
+    const room = (first + 1) * this.#clusterBytes - at;
+    const block = at > 0 ? await this.#block(Math.floor(first / this.#perBlock)) : null;
+    const shares = block ? this.codec.get(block.view, first % this.#perBlock) : 0;
+    const mayShare = shares > 0 && shares < this.codec.max;
+    let offset = at;
+    if (!mayShare || length > room) {
+      const fresh = (await this.#allocate(1, true)).offset;
+      // Across two clusters only where they are neighbours.
+      if (!mayShare || fresh !== at + room) offset = fresh;
+    }
+    if (offset === at) await this.#setRange(first, 1, shares + 1);
+    const end = offset + length;
+    this.#packedEnd = end % this.#clusterBytes === 0 ? 0 : end;
+    return offset;
+  }
+
   /** Broken counts must not make us write data over the image's own tables. */
   #refuseMetadata(first: number, count: number): void {
     const last = first + count - 1;
@@ -232,6 +262,7 @@ export class Refcounts {
         await this.#change(index, block, cluster - base, last - base, (old, at) => {
           if (old === 0)
             log.warn({ cluster: base + at }, 'a cluster in use has refcount 0; run `colo img check`');
+          if (old <= 1 && base + at === Math.floor(this.#packedEnd / this.#clusterBytes)) this.#packedEnd = 0;
           return Math.max(0, old - 1);
         });
       }
