@@ -15,6 +15,7 @@ import {
   viewOf,
 } from './format.ts';
 import { Qcow2Error, encodeHeader, l1EntriesFor } from './header.ts';
+import { Allocator } from './allocator.ts';
 import { ClusterWriter } from './cluster-writer.ts';
 import { GuestMap } from './guest-map.ts';
 import { HostFile } from './host-file.ts';
@@ -69,15 +70,18 @@ async function preallocate(node: BlockNode, sizeBytes: number, fill: boolean): P
   const { header } = await readQcow2Info(node, true);
   const file = new HostFile(node, 2 ** header.clusterBits);
   const refcounts = await Refcounts.load(file, header);
-  const tables = await MappingTables.load(file, header, refcounts, DEFAULT_L2_CACHE_BYTES);
+  const allocator = new Allocator(refcounts, file, 2 ** header.clusterBits);
+  file.lax = true;
+  const tables = await MappingTables.load(file, header, allocator, DEFAULT_L2_CACHE_BYTES);
   const map = new GuestMap(header, file, tables, null);
-  await new ClusterWriter(header, file, tables, refcounts, map).preallocate(0, sizeBytes);
+  await new ClusterWriter(header, file, tables, allocator, map).preallocate(0, sizeBytes);
   const zeros = new Uint8Array(fill ? Math.min(FILL_PIECE, sizeBytes) : 0);
   for (let at = 0; fill && at < sizeBytes;) {
     const run = await map.run(at, Math.min(zeros.byteLength, sizeBytes - at));
     await file.write(run.hostOffset, zeros.subarray(0, run.length));
     at += run.length;
   }
+  await allocator.close();
   await file.trim();
 }
 
