@@ -1,40 +1,38 @@
 /**
  * Everything that changes the mapping: writes into new clusters with copy-on-write, zero clusters, unmapping. The caller
- * holds the guest clusters alone (range-lock.ts). The order of steps is the rule in qcow2.ts: counts, data, L2 entry,
- * and last the counts of what was replaced.
+ * holds the guest clusters alone (range-lock.ts). The order of steps is the rule in qcow2.ts: counted clusters, data,
+ * L2 entry, and only then what was replaced is let go of.
  */
-import { loggerFor } from '../../../base/logger.ts';
-import { compressedPlace, clusterKind, entryOffset, putEntry, viewOf } from './format.ts';
+import { compressedPlace, clusterKind, entryOffset, putCompressed, putEntry, viewOf } from './format.ts';
 import type { GuestMap, Run } from './guest-map.ts';
 import type { Qcow2Header } from './header.ts';
 import type { HostFile } from './host-file.ts';
-import type { Refcounts } from './refcounts.ts';
+import type { Allocator } from './allocator.ts';
 import type { MappingTables } from './tables.ts';
 
 /** Version 2 writes zeros as data, in pieces of this size. */
 const ZERO_PIECE = 2 ** 21;
-const log = loggerFor('qcow2');
 
 export class ClusterWriter {
   readonly clusterBytes: number;
   readonly #header: Readonly<Qcow2Header>;
   readonly #file: HostFile;
   readonly #tables: MappingTables;
-  readonly #refcounts: Refcounts;
+  readonly #allocator: Allocator;
   readonly #map: GuestMap;
 
   constructor(
     header: Readonly<Qcow2Header>,
     file: HostFile,
     tables: MappingTables,
-    refcounts: Refcounts,
+    allocator: Allocator,
     map: GuestMap,
   ) {
     this.clusterBytes = 2 ** header.clusterBits;
     this.#header = header;
     this.#file = file;
     this.#tables = tables;
-    this.#refcounts = refcounts;
+    this.#allocator = allocator;
     this.#map = map;
   }
 
@@ -42,60 +40,87 @@ export class ClusterWriter {
   async write(offset: number, source: Uint8Array): Promise<void> {
     for (let done = 0; done < source.byteLength;) {
       const at = offset + done;
-      const run = await this.#map.run(at, source.byteLength - done);
+      const run =
+        this.#map.peekRun(at, source.byteLength - done) ??
+        (await this.#map.run(at, source.byteLength - done));
       if (run.kind === 'data' && run.inPlace) {
         await this.#file.write(run.hostOffset, source.subarray(done, done + run.length));
         done += run.length;
       } else {
-        const length = await this.#replaceable(at, source.byteLength - done, run);
-        done += await this.#writeNew(at, source.subarray(done, done + length));
+        const { length, wasZero } = await this.#replaceable(at, source.byteLength - done, run);
+        done += await this.#writeNew(at, source.subarray(done, done + length), wasZero);
       }
     }
+    await this.#settle();
   }
 
-  /** The bytes from `offset` that have to get new clusters, up to the end of the L2 table. */
-  async #replaceable(offset: number, max: number, first: Run): Promise<number> {
+  /**
+   * The bytes from `offset` that have to get new clusters, up to the end of the L2 table, and whether all of these
+   * clusters read as zeros so far.
+   */
+  async #replaceable(offset: number, max: number, first: Run): Promise<{ length: number; wasZero: boolean }> {
     const tableBytes = this.#tables.l2Entries * this.clusterBytes;
     const limit = Math.min(max, tableBytes - (offset % tableBytes));
     let length = Math.min(first.length, limit);
+    let wasZero = this.#readsAsZeros(first, offset - (offset % this.clusterBytes));
     while (length < limit) {
       const run = await this.#map.run(offset + length, limit - length);
       if (run.kind === 'data' && run.inPlace) break;
+      wasZero &&= this.#readsAsZeros(run, offset + length);
       length += run.length;
     }
-    return length;
+    return { length, wasZero };
+  }
+
+  /** Whether a run that begins with the cluster at `start` shows zeros. */
+  #readsAsZeros(run: Run, start: number): boolean {
+    if (run.kind === 'unallocated') return this.#map.belowIsZero(start);
+    return run.kind === 'zero' || run.kind === 'zero-allocated';
   }
 
   /** Gives the clusters under `source` new places, as many as lie side by side; returns the bytes dealt with. */
-  async #writeNew(offset: number, source: Uint8Array): Promise<number> {
+  async #writeNew(offset: number, source: Uint8Array, wasZero: boolean): Promise<number> {
     const first = Math.floor(offset / this.clusterBytes);
     const wanted = Math.ceil((offset + source.byteLength) / this.clusterBytes) - first;
-    const fresh = await this.#refcounts.allocate(wanted);
+    const fresh = this.#allocator.take(wanted) ?? (await this.#allocator.allocate(wanted));
     const end = Math.min((first + fresh.count) * this.clusterBytes, offset + source.byteLength);
-    const bytes = source.subarray(0, end - offset);
+    const bytes = end - offset === source.byteLength ? source : source.subarray(0, end - offset);
+    const put = (view: DataView, at: number, which: number): void =>
+      putEntry(view, at, fresh.offset + which * this.clusterBytes, { copied: true, zero: false });
+    if (wasZero && fresh.virgin) {
+      // Zeros before, zeros in the new place: entry and data may come in any order.
+      const mapped = this.#remap(first, fresh.count, put);
+      const written = this.#file.write(fresh.offset + (offset % this.clusterBytes), bytes);
+      await both(written, mapped);
+      return bytes.byteLength;
+    }
     try {
-      await this.#writeData(offset, bytes, fresh.offset, fresh.virgin);
+      const copied = await this.#writeData(offset, bytes, fresh.offset, fresh.virgin);
+      // What is copied may be all that there is of bytes that were flushed long ago.
+      if (copied) await this.#file.barrier();
     } catch (error) {
-      await this.#refcounts.release(fresh.offset, fresh.count).catch((cause: unknown) => {
-        log.warn({ err: cause }, 'clusters leaked after a failed write');
-      });
+      this.#allocator.release(fresh.offset, fresh.count);
       throw error;
     }
-    await this.#remap(first, fresh.count, (view, at, which) =>
-      putEntry(view, at, fresh.offset + which * this.clusterBytes, { copied: true, zero: false }),
-    );
+    await this.#remap(first, fresh.count, put);
     return bytes.byteLength;
   }
 
-  /** Puts `bytes` into clusters at `host`, filling what they leave of the first and the last one from the old content. */
-  async #writeData(offset: number, bytes: Uint8Array, host: number, virgin: boolean): Promise<void> {
+  /**
+   * Puts `bytes` into clusters at `host`, filling what they leave of the first and the last one from the old content.
+   * True: something had to be filled in.
+   */
+  async #writeData(offset: number, bytes: Uint8Array, host: number, virgin: boolean): Promise<boolean> {
     const head = offset % this.clusterBytes;
     const end = offset + bytes.byteLength;
     const tail = (this.clusterBytes - (end % this.clusterBytes)) % this.clusterBytes;
     const start = offset - head;
     const headOld = head > 0 ? await this.#oldContent(start, head, virgin) : null;
     const tailOld = tail > 0 ? await this.#oldContent(end, tail, virgin) : null;
-    if (!headOld && !tailOld) return this.#file.write(host + head, bytes);
+    if (!headOld && !tailOld) {
+      await this.#file.write(host + head, bytes);
+      return false;
+    }
     if (bytes.byteLength <= 2 * this.clusterBytes) {
       const joined = Buffer.allocUnsafe(
         (headOld?.byteLength ?? 0) + bytes.byteLength + (tailOld?.byteLength ?? 0),
@@ -104,12 +129,13 @@ export class ClusterWriter {
       if (headOld) joined.set(headOld);
       joined.set(bytes, skip);
       if (tailOld) joined.set(tailOld, skip + bytes.byteLength);
-      return this.#file.write(headOld ? host : host + head, joined);
+      await this.#file.write(headOld ? host : host + head, joined);
+      return true;
     }
     if (headOld) await this.#file.write(host, headOld);
     await this.#file.write(host + head, bytes);
     if (tailOld) await this.#file.write(host + head + bytes.byteLength, tailOld);
-    return undefined;
+    return true;
   }
 
   /** What a fresh cluster must take over at [offset, offset+length); null: zeros, and they are there already. */
@@ -135,16 +161,52 @@ export class ClusterWriter {
     const { l2Entries } = this.#tables;
     const l1Index = Math.floor(first / l2Entries);
     const index = first % l2Entries;
-    const table = await this.#tables.table(l1Index);
+    let table = this.#tables.peek(l1Index);
+    if (table === undefined) table = await this.#tables.table(l1Index);
     const old = table ? table.bytes.slice(index * 8, (index + count) * 8) : null;
     await this.#tables.update(l1Index, index, count, put);
-    if (!old) return;
-    await this.#releaseEntries(old);
+    if (old) this.#releaseEntries(old);
   }
 
-  async #releaseEntries(entries: Uint8Array): Promise<void> {
-    for (const { offset, clusters } of referredPlaces(entries, this.#header.clusterBits)) {
-      await this.#refcounts.release(offset, clusters);
+  #releaseEntries(entries: Uint8Array): void {
+    const places = referredPlaces(entries, this.#header.clusterBits);
+    if (places.length === 0) return;
+    // Other content may come to the same place with an equal entry.
+    this.#map.forget();
+    for (const { offset, clusters } of places) this.#allocator.release(offset, clusters);
+  }
+
+  /** Lets what was replaced wait for a flush, but not too much of it. */
+  async #settle(): Promise<void> {
+    if (this.#allocator.isOverdue) await this.#allocator.settle('barrier');
+  }
+
+  /** Puts `packed`, a deflated cluster, in the place of what the guest cluster at `offset` holds. */
+  async writePacked(offset: number, packed: Uint8Array): Promise<void> {
+    const { clusterBits } = this.#header;
+    const place = {
+      offset: await this.#allocator.allocateBytes(packed.byteLength),
+      length: packed.byteLength,
+    };
+    await this.#file.write(place.offset, packed);
+    // A reference that is not counted would be an error, and one to half a stream could not be read.
+    await this.#file.barrier();
+    await this.#remap(Math.floor(offset / this.clusterBytes), 1, (view, at) =>
+      putCompressed(view, at, place, clusterBits),
+    );
+    await this.#settle();
+  }
+
+  /** Gives the clusters of [from, end) places that hold zeros, without writing any data; they have none so far. */
+  async preallocate(from: number, end: number): Promise<void> {
+    const tableBytes = this.#tables.l2Entries * this.clusterBytes;
+    for (let at = from; at < end;) {
+      const length = Math.min(end - at, tableBytes - (at % tableBytes));
+      const fresh = await this.#allocator.allocate(Math.ceil(length / this.clusterBytes));
+      await this.#remap(at / this.clusterBytes, fresh.count, (view, entry, which) =>
+        putEntry(view, entry, fresh.offset + which * this.clusterBytes, { copied: true, zero: false }),
+      );
+      at += fresh.count * this.clusterBytes;
     }
   }
 
@@ -188,6 +250,7 @@ export class ClusterWriter {
     await this.#remap(Math.floor(offset / this.clusterBytes), count, (view, at) =>
       putEntry(view, at, 0, { copied: false, zero }),
     );
+    await this.#settle();
   }
 
   async #remapKeeping(
@@ -198,6 +261,12 @@ export class ClusterWriter {
     const { l2Entries } = this.#tables;
     await this.#tables.update(Math.floor(first / l2Entries), first % l2Entries, count, put);
   }
+}
+
+/** Waits for both, then throws what either threw. */
+async function both(one: Promise<void>, other: Promise<void>): Promise<void> {
+  const results = await Promise.allSettled([one, other]);
+  for (const result of results) if (result.status === 'rejected') throw result.reason as Error;
 }
 
 /** The file ranges that L2 entries refer to, in whole clusters, neighbours joined. */

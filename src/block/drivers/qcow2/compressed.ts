@@ -1,5 +1,5 @@
-/** Reading of compressed clusters: raw deflate, one cluster at a time. Source: qcow2.rst, compressed clusters. */
-import { constants, inflateRaw } from 'node:zlib';
+/** Compressed clusters: raw deflate, one cluster at a time. Source: qcow2.rst, compressed clusters. */
+import { constants, deflateRaw, inflateRaw } from 'node:zlib';
 import { promisify } from 'node:util';
 import { IoError } from '../../../base/errors.ts';
 import { compressedPlace } from './format.ts';
@@ -9,6 +9,17 @@ const inflate = promisify(inflateRaw) as (
   input: Uint8Array,
   options: { finishFlush: number; maxOutputLength: number },
 ) => Promise<Buffer>;
+
+const deflate = promisify(deflateRaw) as (
+  input: Uint8Array,
+  options: { windowBits: number; memLevel: number },
+) => Promise<Buffer>;
+
+/** A whole cluster deflated, or null when that makes it no smaller. QEMU reads with a window of 4 KiB, no larger one. */
+export async function packCluster(cluster: Uint8Array): Promise<Uint8Array | null> {
+  const packed = await deflate(cluster, { windowBits: 12, memLevel: 9 });
+  return packed.byteLength < cluster.byteLength ? packed : null;
+}
 
 /** The content of the compressed cluster that an L2 entry describes. Throws IoError. */
 export async function readCompressed(

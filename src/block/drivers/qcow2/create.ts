@@ -15,7 +15,17 @@ import {
   viewOf,
 } from './format.ts';
 import { Qcow2Error, encodeHeader, l1EntriesFor } from './header.ts';
+import { Allocator } from './allocator.ts';
+import { ClusterWriter } from './cluster-writer.ts';
+import { GuestMap } from './guest-map.ts';
+import { HostFile } from './host-file.ts';
+import { readQcow2Info } from './open.ts';
 import { refcountCodec } from './refcount-codec.ts';
+import { Refcounts } from './refcounts.ts';
+import { DEFAULT_L2_CACHE_BYTES, MappingTables } from './tables.ts';
+
+/** Preallocated data is written in pieces of this size. */
+const FILL_PIECE = 2 ** 20;
 
 export interface CreateQcow2Options {
   /** Virtual size in bytes; QEMU rounds it up to a multiple of 512. */
@@ -29,6 +39,11 @@ export interface CreateQcow2Options {
   /** 0 to 6, default 4; version 2 knows 4 only. */
   readonly refcountOrder?: number;
   readonly lazyRefcounts?: boolean;
+  /**
+   * `metadata`: every guest cluster has a place from the start; `falloc`, `full`: these places are written with zeros
+   * too. Default `off`.
+   */
+  readonly preallocation?: 'off' | 'metadata' | 'falloc' | 'full';
 }
 
 /** Writes an empty image to `path`, replacing what was there. Throws Qcow2Error, ColoError (locks), IoError. */
@@ -42,13 +57,36 @@ export async function createQcow2(path: string, options: CreateQcow2Options): Pr
     await file.write(plan.tableOffset, plan.table);
     await file.write(plan.blocksOffset, plan.blocks);
     await file.write(0, plan.header);
+    const { preallocation = 'off' } = options;
+    if (preallocation !== 'off') await preallocate(file, plan.sizeBytes, preallocation !== 'metadata');
     await file.flush();
   } finally {
     await file.close();
   }
 }
 
+/** Maps the whole image of a new file, and with `fill` writes its places. */
+async function preallocate(node: BlockNode, sizeBytes: number, fill: boolean): Promise<void> {
+  const { header } = await readQcow2Info(node, true);
+  const file = new HostFile(node, 2 ** header.clusterBits);
+  const refcounts = await Refcounts.load(file, header);
+  const allocator = new Allocator(refcounts, file, 2 ** header.clusterBits);
+  file.lax = true;
+  const tables = await MappingTables.load(file, header, allocator, DEFAULT_L2_CACHE_BYTES);
+  const map = new GuestMap(header, file, tables, null);
+  await new ClusterWriter(header, file, tables, allocator, map).preallocate(0, sizeBytes);
+  const zeros = new Uint8Array(fill ? Math.min(FILL_PIECE, sizeBytes) : 0);
+  for (let at = 0; fill && at < sizeBytes;) {
+    const run = await map.run(at, Math.min(zeros.byteLength, sizeBytes - at));
+    await file.write(run.hostOffset, zeros.subarray(0, run.length));
+    at += run.length;
+  }
+  await allocator.close();
+  await file.trim();
+}
+
 interface Plan {
+  readonly sizeBytes: number;
   readonly header: Uint8Array;
   readonly table: Uint8Array;
   readonly tableOffset: number;
@@ -72,6 +110,11 @@ function planImage(options: CreateQcow2Options): Plan {
   if (version === 2 && options.lazyRefcounts) {
     throw new Qcow2Error(
       'Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)',
+    );
+  }
+  if (options.backingFile !== undefined && (options.preallocation ?? 'off') !== 'off') {
+    throw new Qcow2Error(
+      'Backing file and preallocation can only be used at the same time if extended_l2 is on',
     );
   }
   const sizeBytes = Math.ceil(options.sizeBytes / 512) * 512;
@@ -129,5 +172,13 @@ function planImage(options: CreateQcow2Options): Plan {
       : [{ type: EXT_BACKING_FORMAT, data: new TextEncoder().encode(options.backingFormat) }],
     options.backingFile ?? null,
   );
-  return { header, table, tableOffset, blocks: counts, blocksOffset, totalBytes: total * clusterBytes };
+  return {
+    sizeBytes,
+    header,
+    table,
+    tableOffset,
+    blocks: counts,
+    blocksOffset,
+    totalBytes: total * clusterBytes,
+  };
 }

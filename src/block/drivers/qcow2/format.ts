@@ -87,3 +87,15 @@ export function compressedPlace(
   const sectors = Number((entry >> offsetBits) & ((1n << BigInt(clusterBits - 8)) - 1n)) + 1;
   return { offset, length: sectors * 512 - (offset % 512) };
 }
+
+/** Writes the entry of a compressed cluster of `length` bytes at byte `offset` to `at`. */
+export function putCompressed(
+  view: DataView,
+  at: number,
+  place: { offset: number; length: number },
+  clusterBits: number,
+): void {
+  const sectors = Math.floor((place.offset + place.length - 1) / 512) - Math.floor(place.offset / 512);
+  const offsetBits = BigInt(62 - (clusterBits - 8));
+  view.setBigUint64(at, (1n << 62n) | (BigInt(sectors) << offsetBits) | BigInt(place.offset));
+}

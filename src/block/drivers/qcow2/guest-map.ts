@@ -53,11 +53,22 @@ export class GuestMap {
 
   /** The run of clusters mapped alike from `offset`, `max` bytes at most. `loose`: data need not be contiguous. */
   async run(offset: number, max: number, loose = false): Promise<Run> {
+    const l1Index = Math.floor(offset / this.clusterBytes / this.#tables.l2Entries);
+    let table = this.#tables.peek(l1Index);
+    if (table === undefined) table = await this.#tables.table(l1Index);
+    return this.#runIn(table, offset, max, loose);
+  }
+
+  /** The same at once, or null when the table has to be loaded first. */
+  peekRun(offset: number, max: number): Run | null {
+    const table = this.#tables.peek(Math.floor(offset / this.clusterBytes / this.#tables.l2Entries));
+    return table === undefined ? null : this.#runIn(table, offset, max, false);
+  }
+
+  #runIn(table: L2Table | null, offset: number, max: number, loose: boolean): Run {
     const { clusterBits } = this.#header;
     const cluster = Math.floor(offset / this.clusterBytes);
     const l1Index = Math.floor(cluster / this.#tables.l2Entries);
-    let table = this.#tables.peek(l1Index);
-    if (table === undefined) table = await this.#tables.table(l1Index);
     const index = cluster % this.#tables.l2Entries;
     const inCluster = offset - cluster * this.clusterBytes;
     const wanted = Math.ceil((inCluster + max) / this.clusterBytes);

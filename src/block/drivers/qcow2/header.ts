@@ -54,7 +54,7 @@ export interface Qcow2Header {
 /** Bytes to read before `decodeHeader`. */
 export const HEADER_BYTES = 112;
 /** Byte offsets of header fields that are rewritten in place. */
-export const FIELD = { size: 24, refcountTable: 48, incompatible: 72, autoclear: 88 } as const;
+export const FIELD = { size: 24, l1: 36, refcountTable: 48, incompatible: 72, autoclear: 88 } as const;
 
 /** Decodes the first bytes of a file (up to HEADER_BYTES; fewer in a short file). Throws Qcow2Error. */
 export function decodeHeader(bytes: Uint8Array): Qcow2Header {

@@ -2,6 +2,9 @@
  * The file below a qcow2 image as its metadata code sees it: reads behind the end give zeros, room is made before it is
  * used, and clusters that were never written are known to be zeros (so that a fresh cluster needs no padding).
  * Growth happens in sparse steps and is undone by `trim`.
+ *
+ * `barrier` puts a flush between two writes of which the second must not reach the disk before the first. While `lax`
+ * is set there is nothing that a power failure could take (the image was emptied and not flushed since): no barriers.
  */
 import { Mutex } from '../../../base/async.ts';
 import { IoError } from '../../../base/errors.ts';
@@ -18,6 +21,9 @@ export class HostFile {
   #virginFrom: number;
   /** The end of the last cluster in use. */
   #usedEnd: number;
+  #flushing: Promise<void> | null = null;
+  #nextFlush: Promise<void> | null = null;
+  lax = false;
 
   constructor(node: BlockNode, clusterBytes: number) {
     this.node = node;
@@ -54,8 +60,26 @@ export class HostFile {
     await this.node.write(offset, source);
   }
 
+  /** All writes that ended before are on stable storage afterwards. Calls that come at once share one flush. */
   flush(): Promise<void> {
-    return this.node.flush();
+    if (!this.#flushing) return this.#startFlush();
+    // The one that is under way may have begun before the caller's writes ended.
+    this.#nextFlush ??= this.#flushing.catch(() => undefined).then(() => this.#startFlush());
+    return this.#nextFlush;
+  }
+
+  #startFlush(): Promise<void> {
+    this.#nextFlush = null;
+    const flushing = this.node.flush().finally(() => {
+      if (this.#flushing === flushing) this.#flushing = null;
+    });
+    this.#flushing = flushing;
+    return flushing;
+  }
+
+  /** What was written before reaches the disk before what is written afterwards. */
+  barrier(): Promise<void> {
+    return this.lax ? Promise.resolve() : this.flush();
   }
 
   /** True: the clusters from `offset` on have never been written. Ask before `reserve` of the same range. */
@@ -68,6 +92,11 @@ export class HostFile {
     if (end > this.#usedEnd) this.#usedEnd = end;
     if (end > this.#virginFrom) this.#virginFrom = end;
     await this.#grow(end);
+  }
+
+  /** Clusters that were reserved and never used. */
+  unreserve(start: number, end: number): void {
+    if (end >= this.#usedEnd && start < this.#usedEnd) this.#usedEnd = start;
   }
 
   /** Everything from `end` on is free: gives it back. */

@@ -42,3 +42,29 @@ export function neededBlocks(
     need((table[index] ?? 0) / clusterBytes);
   return needed;
 }
+
+/**
+ * The blocks that are not needed, in an order in which the table can let go of them: one that counts the cluster of
+ * another block goes after it. Blocks of one round may go in any order.
+ */
+export function dropRounds(
+  table: readonly number[],
+  needed: ReadonlySet<number>,
+  clusterBytes: number,
+  perBlock: number,
+): number[][] {
+  let left = [...table.keys()].filter((index) => table[index] !== 0 && !needed.has(index));
+  const rounds: number[][] = [];
+  while (left.length > 0) {
+    const holders = new Set<number>();
+    for (const index of left) {
+      const holder = Math.floor((table[index] ?? 0) / clusterBytes / perBlock);
+      if (holder !== index) holders.add(holder);
+    }
+    const free = left.filter((index) => !holders.has(index));
+    // Blocks that count each other in a ring cannot be had in order.
+    rounds.push(free.length > 0 ? free : left);
+    left = free.length > 0 ? left.filter((index) => holders.has(index)) : [];
+  }
+  return rounds;
+}

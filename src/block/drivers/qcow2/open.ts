@@ -12,6 +12,7 @@ import { mergeDefaults } from '../../generic-options.ts';
 import { hasProtocol, parseFilename } from '../../probe.ts';
 import type { OpenContext } from '../../registry.ts';
 import { FileDriver } from '../file.ts';
+import { Allocator } from './allocator.ts';
 import { INCOMPAT_DIRTY } from './format.ts';
 import { FIELD, HEADER_BYTES, checkHeader, decodeHeader, decodeTail } from './header.ts';
 import type { HeaderExtension, Qcow2Header } from './header.ts';
@@ -72,13 +73,14 @@ export async function openQcow2(options: OptionReader, context: OpenContext): Pr
   if (!readOnly && header.incompatible & INCOMPAT_DIRTY) await repairDirty(fileNode, header);
   const file = new HostFile(fileNode, 2 ** header.clusterBits);
   const refcounts = await Refcounts.load(file, header);
-  const tables = await MappingTables.load(file, header, refcounts, cacheBytes);
+  const allocator = new Allocator(refcounts, file, 2 ** header.clusterBits);
+  const tables = await MappingTables.load(file, header, allocator, cacheBytes);
   const saysBacking =
     backingFile === null
       ? null
       : { file: backingFile, fullName: fullBackingName(backingFile, fileNode), format: backingFormat };
   return new Qcow2Driver({
-    ...{ header, fileNode, backing, readOnly, file, refcounts, tables },
+    ...{ header, fileNode, backing, readOnly, file, refcounts, allocator, tables },
     named: saysBacking,
   });
 }

@@ -12,7 +12,9 @@
 import { ColoError, IoError } from '../../../base/errors.ts';
 import type { BlockDriver, BlockExtent, WriteFlags } from '../../driver.ts';
 import type { BlockNode } from '../../node.ts';
+import type { Allocator } from './allocator.ts';
 import { ClusterWriter } from './cluster-writer.ts';
+import { packCluster } from './compressed.ts';
 import { MAX_L1_BYTES } from './format.ts';
 import { GuestMap } from './guest-map.ts';
 import type { Run } from './guest-map.ts';
@@ -43,6 +45,7 @@ export interface Qcow2Parts {
   readonly named?: NamedBacking | null;
   readonly file: HostFile;
   readonly refcounts: Refcounts;
+  readonly allocator: Allocator;
   readonly tables: MappingTables;
 }
 
@@ -56,6 +59,7 @@ export class Qcow2Driver implements BlockDriver {
   readonly #header: Qcow2Header;
   readonly #file: HostFile;
   readonly #refcounts: Refcounts;
+  readonly #allocator: Allocator;
   readonly #tables: MappingTables;
   readonly #backing: BlockNode | null;
   readonly #children: ReadonlyMap<string, BlockNode>;
@@ -65,7 +69,7 @@ export class Qcow2Driver implements BlockDriver {
   #headerReady: Promise<void> | null = null;
 
   constructor(parts: Qcow2Parts) {
-    const { header, file, refcounts, tables, backing } = parts;
+    const { header, file, refcounts, allocator, tables, backing } = parts;
     this.header = header;
     this.#header = header;
     this.namedBacking = parts.named ?? null;
@@ -73,10 +77,11 @@ export class Qcow2Driver implements BlockDriver {
     this.clusterBytes = 2 ** header.clusterBits;
     this.#file = file;
     this.#refcounts = refcounts;
+    this.#allocator = allocator;
     this.#tables = tables;
     this.#backing = backing;
     this.#map = new GuestMap(header, file, tables, backing);
-    this.#writer = new ClusterWriter(header, file, tables, refcounts, this.#map);
+    this.#writer = new ClusterWriter(header, file, tables, allocator, this.#map);
     this.#children = new Map([['file', parts.fileNode], ...(backing ? [['backing', backing] as const] : [])]);
   }
 
@@ -113,8 +118,39 @@ export class Qcow2Driver implements BlockDriver {
     if (flags?.fua) await this.flush();
   }
 
-  flush(): Promise<void> {
-    return this.#file.flush();
+  /**
+   * Stores one guest cluster deflated, as `qemu-img convert -c` does, or plain when it does not shrink. `offset` is the
+   * cluster's; `cluster` holds all of it (the image's last one may be shorter). Calls may overlap.
+   */
+  async writeCompressed(offset: number, cluster: Uint8Array): Promise<void> {
+    const length = Math.min(this.clusterBytes, this.lengthBytes - offset);
+    if (this.readOnly) throw new IoError('EPERM', 'A read-only qcow2 image cannot be written');
+    if (!(offset >= 0 && offset % this.clusterBytes === 0 && length > 0 && cluster.byteLength === length)) {
+      throw new IoError('EINVAL', 'Compressed writes must cover whole clusters');
+    }
+    let whole = cluster;
+    if (length < this.clusterBytes) {
+      whole = new Uint8Array(this.clusterBytes);
+      whole.set(cluster);
+    }
+    const packed = await packCluster(whole);
+    if (!packed) return this.write(offset, cluster);
+    await this.#beforeChange();
+    await this.#holding(offset, length, true, () => this.#writer.writePacked(offset, packed));
+  }
+
+  async flush(): Promise<void> {
+    if (this.readOnly) return this.#file.flush();
+    if (!this.#file.lax) return this.#allocator.settle('flush');
+    // Requests under way have put up no barriers.
+    const held = await this.#locks.acquire(0, Infinity, true);
+    try {
+      await this.#allocator.quiet();
+      await this.#allocator.settle('flush');
+      this.#file.lax = false;
+    } finally {
+      this.#locks.release(held);
+    }
   }
 
   async writeZeroes(offset: number, length: number, flags?: WriteFlags): Promise<void> {
@@ -182,8 +218,11 @@ export class Qcow2Driver implements BlockDriver {
     await this.#beforeChange();
     const held = await this.#locks.acquire(0, Infinity, true);
     try {
+      await this.#allocator.quiet();
+      this.#file.lax = true;
       this.#map.forget();
       await this.#tables.clear();
+      this.#allocator.reset();
       await this.#file.cut(await this.#refcounts.reset());
     } finally {
       this.#locks.release(held);
@@ -200,18 +239,25 @@ export class Qcow2Driver implements BlockDriver {
     await this.#beforeChange();
     const held = await this.#locks.acquire(0, Infinity, true);
     try {
-      await this.#tables.grow(Math.max(entries, this.#header.l1Size), lengthBytes);
+      if (entries > this.#header.l1Size) await this.#tables.growL1(entries);
+      // What the backing file holds behind the old end must not come to light, not even if we are killed now.
+      const hidden = Math.min(lengthBytes, this.#backing?.lengthBytes ?? 0);
+      if (hidden > old) {
+        const from = Math.min(hidden, Math.ceil(old / this.clusterBytes) * this.clusterBytes);
+        if (from > old) await this.#writer.write(old, new Uint8Array(from - old));
+        await this.#writer.zero(from, hidden, true);
+        await this.#file.barrier();
+      }
+      await this.#tables.setSize(lengthBytes);
     } finally {
       this.#locks.release(held);
     }
-    // What the backing file holds behind the old end must not come to light.
-    const hidden = Math.min(lengthBytes, this.#backing?.lengthBytes ?? 0);
-    if (hidden > old) await this.writeZeroes(old, hidden - old);
   }
 
   async close(): Promise<void> {
     this.#tables.forgetCache();
     if (this.readOnly) return;
+    await this.#allocator.close();
     await this.#file.trim();
     await this.#file.flush();
   }
@@ -286,7 +332,7 @@ export class Qcow2Driver implements BlockDriver {
   async #clearAutoclear(): Promise<void> {
     if (this.#header.autoclear === 0n) return;
     await this.#file.write(FIELD.autoclear, new Uint8Array(8));
-    await this.#file.flush();
+    await this.#file.barrier();
     this.#header.autoclear = 0n;
   }
 }

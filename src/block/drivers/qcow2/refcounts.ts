@@ -1,10 +1,9 @@
 /**
- * Which clusters of the file are in use: the refcount table and its blocks, and the allocator on top of them.
+ * Which clusters of the file are in use: the refcount table and its blocks, and the search for free clusters.
  *
- * Write-through: a count is in the file before the caller goes on, so a killed process leaves at worst clusters that
- * are counted but not referred to (leaks). One mutex guards everything; sections are short. Blocks are cached within a
- * bound and are never dirty. Ordering against L2 and L1 is the driver's business (qcow2.ts). Source:
- * docs/qemu-behaviour.md 9.3.
+ * Write-through: a count is in the file before the caller goes on. A structure is on stable storage before anything
+ * refers to it. One mutex guards everything; sections are short. Blocks are cached within a bound and are never dirty.
+ * When counts change is decided by allocator.ts. Source: docs/qemu-behaviour.md 9.3.
  */
 import { Mutex } from '../../../base/async.ts';
 import { IoError } from '../../../base/errors.ts';
@@ -13,7 +12,7 @@ import { FIELD, Qcow2Error } from './header.ts';
 import type { Qcow2Header } from './header.ts';
 import type { HostFile } from './host-file.ts';
 import { MAX_REFCOUNT_TABLE_BYTES, setUint64, viewOf } from './format.ts';
-import { fixedRanges, neededBlocks } from './metadata-ranges.ts';
+import { dropRounds, fixedRanges, neededBlocks } from './metadata-ranges.ts';
 import type { ClusterRange } from './metadata-ranges.ts';
 import { decodeRefcountTable, refcountCodec } from './refcount-codec.ts';
 import type { RefcountCodec } from './refcount-codec.ts';
@@ -85,9 +84,22 @@ export class Refcounts {
     return this.#mutex.run(() => this.#allocate(count, exact));
   }
 
-  /** Lowers the counts of `count` clusters from file offset `offset` by one. */
-  release(offset: number, count: number): Promise<void> {
-    return this.#mutex.run(() => this.#release(Math.floor(offset / this.#clusterBytes), count));
+  /** Gives a cluster in use one more reference. False: its count is 0 or as large as it can be. */
+  raise(cluster: number): Promise<boolean> {
+    return this.#mutex.run(async () => {
+      const index = Math.floor(cluster / this.#perBlock);
+      const block = await this.#block(index);
+      const at = cluster % this.#perBlock;
+      const count = block ? this.codec.get(block.view, at) : 0;
+      if (!block || count === 0 || count >= this.codec.max) return false;
+      await this.#change(index, block, at, at, () => count + 1);
+      return true;
+    });
+  }
+
+  /** Lowers the counts of these clusters by one, with one write for each block concerned. */
+  lower(ranges: readonly ClusterRange[]): Promise<void> {
+    return this.#mutex.run(() => this.#lower(ranges));
   }
 
   /** Sets one count (repair). Blocks that are missing are put behind everything in the file. */
@@ -105,8 +117,11 @@ export class Refcounts {
       const fixed = fixedRanges(this.#header);
       const needed = neededBlocks(this.#table, fixed, this.#clusterBytes, this.#perBlock);
       // The table lets go of a block before the count of the block's own cluster is dropped: a kill leaks, no more.
-      const table = this.#table.map((offset, index) => (needed.has(index) ? offset : 0));
-      if (table.some((offset, index) => offset !== this.#table[index])) await this.#writeTable(table);
+      const table = [...this.#table];
+      for (const round of dropRounds(table, needed, this.#clusterBytes, this.#perBlock)) {
+        for (const index of round) table[index] = 0;
+        await this.#writeTable(table, Math.min(...round), Math.max(...round));
+      }
       for (const index of needed) fixed.push({ first: (table[index] ?? 0) / this.#clusterBytes, count: 1 });
       for (const index of needed) {
         if (this.#used.has(index)) await this.#rewriteBlock(index, fixed);
@@ -221,26 +236,48 @@ export class Refcounts {
     }
   }
 
-  async #release(first: number, count: number): Promise<void> {
-    for (let cluster = first; cluster < first + count;) {
-      const index = Math.floor(cluster / this.#perBlock);
-      const base = index * this.#perBlock;
-      const last = Math.min(first + count, base + this.#perBlock) - 1;
-      const block = await this.#block(index);
-      if (!block) log.warn({ cluster }, 'a cluster in use has no refcount block; run `colo img check`');
-      else {
-        await this.#change(index, block, cluster - base, last - base, (old, at) => {
-          if (old === 0)
-            log.warn({ cluster: base + at }, 'a cluster in use has refcount 0; run `colo img check`');
-          return Math.max(0, old - 1);
-        });
+  async #lower(ranges: readonly ClusterRange[]): Promise<void> {
+    const parts: { index: number; first: number; last: number }[] = [];
+    for (const { first, count } of ranges) {
+      for (let cluster = first; cluster < first + count;) {
+        const index = Math.floor(cluster / this.#perBlock);
+        const base = index * this.#perBlock;
+        const last = Math.min(first + count, base + this.#perBlock) - 1;
+        parts.push({ index, first: cluster - base, last: last - base });
+        cluster = last + 1;
       }
-      this.#firstFree = Math.min(this.#firstFree, cluster);
-      cluster = last + 1;
+    }
+    parts.sort((a, b) => a.index - b.index);
+    for (let from = 0; from < parts.length;) {
+      const index = parts[from]?.index ?? 0;
+      let to = from + 1;
+      while (parts[to]?.index === index) to++;
+      await this.#lowerInBlock(index, parts.slice(from, to));
+      from = to;
     }
   }
 
-  /** Changes entries of a block in memory and in the file; on failure the block is read again next time. */
+  async #lowerInBlock(index: number, parts: readonly { first: number; last: number }[]): Promise<void> {
+    const base = index * this.#perBlock;
+    const first = Math.min(...parts.map((part) => part.first));
+    const last = Math.max(...parts.map((part) => part.last));
+    const block = await this.#block(index);
+    if (!block) {
+      log.warn({ cluster: base + first }, 'a cluster in use has no refcount block; run `colo img check`');
+      return;
+    }
+    for (const part of parts) {
+      for (let at = part.first; at <= part.last; at++) {
+        const old = this.codec.get(block.view, at);
+        if (old > 0) this.codec.set(block.view, at, old - 1);
+        else log.warn({ cluster: base + at }, 'a cluster in use has refcount 0; run `colo img check`');
+      }
+    }
+    await this.#store(index, block, first, last);
+    this.#firstFree = Math.min(this.#firstFree, base + first);
+  }
+
+  /** Changes entries of a block in memory and in the file. */
   async #change(
     index: number,
     block: Block,
@@ -250,6 +287,11 @@ export class Refcounts {
   ): Promise<void> {
     for (let at = first; at <= last; at++)
       this.codec.set(block.view, at, next(this.codec.get(block.view, at), at));
+    await this.#store(index, block, first, last);
+  }
+
+  /** Writes entries of a block; on failure the block is read again next time. */
+  async #store(index: number, block: Block, first: number, last: number): Promise<void> {
     this.#used.add(index);
     const { from, to } = this.codec.span(first, last);
     try {
@@ -297,6 +339,7 @@ export class Refcounts {
       this.codec.set(block.view, cluster % this.#perBlock, 1);
     await this.#file.reserve(offset + this.#clusterBytes);
     await this.#file.write(offset, block.bytes);
+    await this.#file.barrier();
     const entry = new Uint8Array(8);
     setUint64(viewOf(entry), 0, offset);
     await this.#file.write(this.#header.refcountTableOffset + index * 8, entry);
@@ -307,11 +350,11 @@ export class Refcounts {
     return block;
   }
 
-  async #writeTable(table: readonly number[]): Promise<void> {
-    const bytes = new Uint8Array(table.length * 8);
+  async #writeTable(table: readonly number[], first: number, last: number): Promise<void> {
+    const bytes = new Uint8Array((last - first + 1) * 8);
     const view = viewOf(bytes);
-    for (const [index, offset] of table.entries()) if (offset > 0) setUint64(view, index * 8, offset);
-    await this.#file.write(this.#header.refcountTableOffset, bytes);
+    for (let index = first; index <= last; index++) setUint64(view, (index - first) * 8, table[index] ?? 0);
+    await this.#file.write(this.#header.refcountTableOffset + first * 8, bytes);
   }
 
   /**
@@ -342,18 +385,18 @@ export class Refcounts {
     const view = viewOf(bytes);
     for (const [index, offset] of table.entries()) if (offset > 0) setUint64(view, index * 8, offset);
     await this.#file.write(at(blocks), bytes);
-    await this.#file.flush();
+    await this.#file.barrier();
     const fields = new Uint8Array(12);
     setUint64(viewOf(fields), 0, at(blocks));
     viewOf(fields).setUint32(8, clusters);
     await this.#file.write(FIELD.refcountTable, fields);
-    await this.#file.flush();
+    await this.#file.barrier();
     const oldOffset = this.#header.refcountTableOffset;
     this.#header.refcountTableOffset = at(blocks);
     this.#header.refcountTableClusters = clusters;
     this.#table = table;
     this.#blockClusters = new Set(table.map((offset) => offset / this.#clusterBytes));
-    await this.#release(oldOffset / this.#clusterBytes, oldClusters);
+    await this.#lower([{ first: oldOffset / this.#clusterBytes, count: oldClusters }]);
   }
 }
 

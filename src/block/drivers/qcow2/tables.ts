@@ -1,16 +1,17 @@
 /**
  * The two-level map from guest clusters to L2 entries: the L1 table in memory, L2 tables in a bounded cache.
  *
- * Write-through: an entry is in the file before `update` ends; cached tables are never dirty, so eviction just forgets
- * them (a table that is being changed is pinned). The caller holds the guest clusters whose entries it changes
- * (range-lock.ts); tables themselves need no lock, as updates of other entries touch other bytes.
+ * Write-through: an entry is in the file before `update` ends, so eviction just forgets a table (one that is being
+ * changed is pinned). One write of a table is under way at a time; updates that come meanwhile share the next one. The
+ * caller holds the guest clusters whose entries it changes (range-lock.ts); tables themselves need no lock, as updates
+ * of other entries touch other bytes.
  */
-import { Mutex } from '../../../base/async.ts';
+import { Deferred, Mutex } from '../../../base/async.ts';
 import { IoError } from '../../../base/errors.ts';
 import type { Qcow2Header } from './header.ts';
 import { FIELD } from './header.ts';
 import type { HostFile } from './host-file.ts';
-import type { Refcounts } from './refcounts.ts';
+import type { Allocator } from './allocator.ts';
 import { entryOffset, isCopied, putEntry, setUint64, viewOf } from './format.ts';
 
 /** Enough for 16 GiB of guest data in 64 KiB clusters. */
@@ -22,13 +23,24 @@ export interface L2Table {
   readonly bytes: Uint8Array;
   readonly view: DataView;
   pins: number;
+  /** A write to the file is under way. */
+  writing: boolean;
+  /** What waits for it to end. */
+  queued: TableWrite | null;
+}
+
+/** Bytes [from, to) of a table that have to get into the file. */
+interface TableWrite {
+  from: number;
+  to: number;
+  readonly done: Deferred<void>;
 }
 
 export class MappingTables {
   readonly l2Entries: number;
   readonly #file: HostFile;
   readonly #header: Qcow2Header;
-  readonly #refcounts: Refcounts;
+  readonly #allocator: Allocator;
   readonly #clusterBytes: number;
   readonly #maxTables: number;
   readonly #cache = new Map<number, L2Table>();
@@ -42,13 +54,13 @@ export class MappingTables {
   private constructor(
     file: HostFile,
     header: Qcow2Header,
-    refcounts: Refcounts,
+    allocator: Allocator,
     l1: Uint8Array,
     cacheBytes: number,
   ) {
     this.#file = file;
     this.#header = header;
-    this.#refcounts = refcounts;
+    this.#allocator = allocator;
     this.#clusterBytes = 2 ** header.clusterBits;
     this.l2Entries = this.#clusterBytes / 8;
     this.#maxTables = Math.max(2, Math.floor(cacheBytes / this.#clusterBytes));
@@ -62,12 +74,12 @@ export class MappingTables {
   static async load(
     file: HostFile,
     header: Qcow2Header,
-    refcounts: Refcounts,
+    allocator: Allocator,
     cacheBytes: number,
   ): Promise<MappingTables> {
     const l1 = new Uint8Array(header.l1Size * 8);
     if (l1.byteLength > 0) await file.read(header.l1Offset, l1);
-    return new MappingTables(file, header, refcounts, l1, cacheBytes);
+    return new MappingTables(file, header, allocator, l1, cacheBytes);
   }
 
   /** True: no cluster has a mapping. */
@@ -114,20 +126,49 @@ export class MappingTables {
     count: number,
     put: (view: DataView, at: number, which: number) => void,
   ): Promise<void> {
-    const table = await this.#writable(l1Index);
+    const ready = this.#cache.get(l1Index);
+    const table =
+      ready && isCopied(this.#l1.getUint32(l1Index * 8)) ? pin(ready) : await this.#writable(l1Index);
     try {
-      const bytes = new Uint8Array(count * 8);
-      const view = viewOf(bytes);
-      for (let which = 0; which < count; which++) put(view, which * 8, which);
-      await this.#file.write(table.offset + first * 8, bytes);
-      // Readers of these clusters are kept out by the range lock, so memory may follow the file.
-      table.bytes.set(bytes, first * 8);
+      const from = first * 8;
+      const old = table.bytes.slice(from, from + count * 8);
+      // Readers of these clusters are kept out by the range lock, so memory may be ahead of the file.
+      for (let which = 0; which < count; which++) put(table.view, from + which * 8, which);
+      try {
+        await this.#store(table, from, from + count * 8);
+      } catch (error) {
+        table.bytes.set(old, from);
+        throw error;
+      }
     } finally {
       table.pins--;
     }
   }
 
-  /** Drops every mapping in the file and in memory. The clusters stay counted: `Refcounts.reset` comes next. */
+  /** Writes a part of a table; parts that come while another is being written go together. */
+  #store(table: L2Table, from: number, to: number): Promise<void> {
+    if (!table.writing) return this.#writePart(table, from, to);
+    if (table.queued) {
+      table.queued.from = Math.min(table.queued.from, from);
+      table.queued.to = Math.max(table.queued.to, to);
+    } else table.queued = { from, to, done: new Deferred<void>() };
+    return table.queued.done.promise;
+  }
+
+  async #writePart(table: L2Table, from: number, to: number): Promise<void> {
+    table.writing = true;
+    try {
+      // A copy: entries must not change while they are on their way to the file.
+      await this.#file.write(table.offset + from, table.bytes.slice(from, to));
+    } finally {
+      const next = table.queued;
+      table.queued = null;
+      table.writing = false;
+      if (next) this.#writePart(table, next.from, next.to).then(next.done.resolve, next.done.reject);
+    }
+  }
+
+  /** Drops every mapping in the file and in memory. The clusters stay counted: `Allocator.reset` comes next. */
   async clear(): Promise<void> {
     if (this.#l1Used > 0) await this.#file.write(this.#header.l1Offset, new Uint8Array(this.#l1Used * 8));
     new Uint8Array(this.#l1.buffer).fill(0);
@@ -139,33 +180,34 @@ export class MappingTables {
     this.#cache.clear();
   }
 
-  /** Makes room for `entries` L1 entries and writes the image's new size. A kill in between leaks clusters. */
-  async grow(entries: number, sizeBytes: number): Promise<void> {
+  /** Moves the L1 table to a place for `entries` entries. A kill in between leaks clusters. */
+  async growL1(entries: number): Promise<void> {
     const { l1Size: oldSize, l1Offset: oldOffset } = this.#header;
-    const fields = new Uint8Array(24);
+    const clusters = Math.ceil((entries * 8) / this.#clusterBytes);
+    const bytes = new Uint8Array(clusters * this.#clusterBytes);
+    bytes.set(new Uint8Array(this.#l1.buffer));
+    const { offset } = await this.#allocator.allocate(clusters, true);
+    await this.#file.write(offset, bytes);
+    await this.#file.barrier();
+    const fields = new Uint8Array(12);
     const view = viewOf(fields);
-    setUint64(view, 0, sizeBytes);
-    let l1Offset = oldOffset;
-    if (entries > oldSize) {
-      const clusters = Math.ceil((entries * 8) / this.#clusterBytes);
-      const bytes = new Uint8Array(clusters * this.#clusterBytes);
-      bytes.set(new Uint8Array(this.#l1.buffer));
-      l1Offset = (await this.#refcounts.allocate(clusters, true)).offset;
-      await this.#file.write(l1Offset, bytes);
-      this.#l1 = viewOf(bytes.slice(0, entries * 8));
-      this.#header.l1Size = entries;
-    }
-    view.setUint32(8, this.#header.cryptMethod);
-    view.setUint32(12, this.#header.l1Size);
-    setUint64(view, 16, l1Offset);
-    await this.#file.flush();
-    await this.#file.write(FIELD.size, fields);
-    await this.#file.flush();
+    view.setUint32(0, entries);
+    setUint64(view, 4, offset);
+    await this.#file.write(FIELD.l1, fields);
+    this.#l1 = viewOf(bytes.slice(0, entries * 8));
+    this.#header.l1Size = entries;
+    this.#header.l1Offset = offset;
+    if (oldSize > 0) this.#allocator.release(oldOffset, Math.ceil((oldSize * 8) / this.#clusterBytes));
+  }
+
+  /** Writes the image's new size, for which the L1 table has room. */
+  async setSize(sizeBytes: number): Promise<void> {
+    // A table that is too small for the size makes an image that cannot be opened.
+    await this.#file.barrier();
+    const field = new Uint8Array(8);
+    setUint64(viewOf(field), 0, sizeBytes);
+    await this.#file.write(FIELD.size, field);
     this.#header.sizeBytes = sizeBytes;
-    this.#header.l1Offset = l1Offset;
-    if (l1Offset !== oldOffset && oldSize > 0) {
-      await this.#refcounts.release(oldOffset, Math.ceil((oldSize * 8) / this.#clusterBytes));
-    }
   }
 
   async #load(l1Index: number): Promise<L2Table> {
@@ -179,7 +221,7 @@ export class MappingTables {
     }
     const bytes = new Uint8Array(this.#clusterBytes);
     await this.#file.read(offset, bytes);
-    const table: L2Table = { offset, bytes, view: viewOf(bytes), pins: 0 };
+    const table = newTable(offset, bytes);
     this.#remember(l1Index, table);
     return table;
   }
@@ -191,32 +233,34 @@ export class MappingTables {
       if (!table || !isCopied(this.#l1.getUint32(l1Index * 8))) break;
       // Evicted while this call was on its way back: another copy may be on its way in.
       if (this.#cache.get(l1Index) !== table) continue;
-      table.pins++;
-      return table;
+      return pin(table);
     }
     return this.#mutex.run(async () => {
       const now = await this.table(l1Index);
       const shared = now !== null && !isCopied(this.#l1.getUint32(l1Index * 8));
       const made = now === null || shared ? await this.#make(l1Index, now) : now;
-      made.pins++;
-      return made;
+      return pin(made);
     });
   }
 
   async #make(l1Index: number, old: L2Table | null): Promise<L2Table> {
-    const { offset } = await this.#refcounts.allocate(1);
+    const { offset, virgin } = await this.#allocator.allocate(1);
     const bytes = old ? old.bytes.slice() : new Uint8Array(this.#clusterBytes);
     const entry = new Uint8Array(8);
     putEntry(viewOf(entry), 0, offset, { copied: true, zero: false });
-    // If one of these fails the new cluster leaks: whether the entry is in the file is then unknown.
-    await this.#file.write(offset, bytes);
+    // If one of these fails the new cluster leaks: whether the entry is in the file is then unknown. An empty table in
+    // a cluster that was never written is there already.
+    if (old || !virgin) {
+      await this.#file.write(offset, bytes);
+      await this.#file.barrier();
+    }
     await this.#file.write(this.#header.l1Offset + l1Index * 8, entry);
     new Uint8Array(this.#l1.buffer).set(entry, l1Index * 8);
     if (l1Index >= this.#l1Used) this.#l1Used = l1Index + 1;
-    const table: L2Table = { offset, bytes, view: viewOf(bytes), pins: 0 };
+    const table = newTable(offset, bytes);
     this.#cache.delete(l1Index);
     this.#remember(l1Index, table);
-    if (old) await this.#refcounts.release(old.offset, 1);
+    if (old) this.#allocator.release(old.offset, 1);
     return table;
   }
 
@@ -229,4 +273,13 @@ export class MappingTables {
       if (this.#cache.size <= this.#maxTables) return;
     }
   }
+}
+
+function newTable(offset: number, bytes: Uint8Array): L2Table {
+  return { offset, bytes, view: viewOf(bytes), pins: 0, writing: false, queued: null };
+}
+
+function pin(table: L2Table): L2Table {
+  table.pins++;
+  return table;
 }
