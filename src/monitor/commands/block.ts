@@ -4,7 +4,8 @@ import { ParameterError } from '../../base/errors.ts';
 import { blockDrivers } from '../../block/drivers/index.ts';
 import { nestOptions } from '../../block/options.ts';
 import { flatten } from '../../vm/command-line/keyval.ts';
-import { command, noArguments } from '../registry.ts';
+import { resizeNode } from '../../vm/resize.ts';
+import { command, int64, noArguments } from '../registry.ts';
 
 /** What every block node has; the drivers check the rest. */
 const blockdevOptions = z.looseObject({ driver: z.string(), 'node-name': z.string().optional() });
@@ -29,6 +30,16 @@ export const blockCommands = [
     flatten(args, '', flat);
     await vm.graph.addNode(nestOptions(flat));
   }),
+  command(
+    'block_resize',
+    z.strictObject({ device: z.string().optional(), 'node-name': z.string().optional(), size: int64 }),
+    (vm, args) =>
+      resizeNode(vm.graph, (id) => vm.disks.guestDisks.some((disk) => disk.id === id), {
+        device: args.device,
+        nodeName: args['node-name'],
+        sizeBytes: args.size,
+      }),
+  ),
   command('blockdev-del', z.strictObject({ 'node-name': z.string() }), (vm, args) =>
     vm.disks.removeNode(args['node-name']),
   ),
