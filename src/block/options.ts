@@ -58,6 +58,16 @@ export class OptionReader {
     throw new ParameterError(`Parameter '${key}' expects 'on' or 'off'`);
   }
 
+  /** One of `allowed`. Throws ParameterError with QEMU's text. */
+  choice<T extends string>(key: string, allowed: readonly T[]): T | undefined {
+    const value = this.string(key);
+    const known = allowed.find((one) => one === value);
+    if (value !== undefined && known === undefined) {
+      throw new ParameterError(`Parameter '${key}' does not accept value '${value}'`);
+    }
+    return known;
+  }
+
   integer(key: string, min = 0, max = Number.MAX_SAFE_INTEGER): number | undefined {
     const value = this.string(key);
     if (value === undefined) return undefined;

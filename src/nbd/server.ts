@@ -87,6 +87,13 @@ export class NbdServer {
     this.#exports.set(name, { name, source, writable, description, fastZeroes });
   }
 
+  /** How many clients use an export. */
+  clientsOf(name: string): number {
+    const found = this.#exports.get(name);
+    if (!found) return 0;
+    return [...this.#sessions].filter((session) => session.export === found).length;
+  }
+
   hasExport(name: string): boolean {
     return this.#exports.has(name);
   }

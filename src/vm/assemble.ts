@@ -6,6 +6,7 @@ import { readFile } from 'node:fs/promises';
 import { ClosedError, ColoError, ParameterError, messageOf } from '../base/errors.ts';
 import { loggerFor } from '../base/logger.ts';
 import { BlockGraph } from '../block/graph.ts';
+import { nestDriveOptions } from '../block/drive-options.ts';
 import { BlockJobs } from '../block/jobs/manager.ts';
 import { nestOptions } from '../block/options.ts';
 import { parseChardevOptions } from '../chardev/options.ts';
@@ -114,7 +115,7 @@ async function openDisks(
   const plugged: { id: string; position: number; origin: string }[] = [];
   for (const { id, options, position, origin, warnings } of planDrives(config.drives, config.machine)) {
     for (const warning of warnings) host.warn(warning);
-    await withOrigin(origin, () => graph.addDrive(id, nestOptions(options)));
+    await withOrigin(origin, () => graph.addDrive(id, nestDriveOptions(options)));
     if (position !== null) plugged.push({ id, position, origin });
   }
   plugged.sort((a, b) => a.position - b.position);

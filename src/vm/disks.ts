@@ -9,6 +9,7 @@ import type { ReplicationDriver } from '../block/drivers/replication.ts';
 import { parentUser } from '../block/graph.ts';
 import type { BlockBackend, BlockGraph } from '../block/graph.ts';
 import type { BlockJobs } from '../block/jobs/manager.ts';
+import { nestDriveOptions } from '../block/drive-options.ts';
 import { nestOptions } from '../block/options.ts';
 import type { EngineDisk } from '../engine/engine.ts';
 import { QuorumDriver } from '../block/drivers/quorum.ts';
@@ -171,7 +172,7 @@ export class VmDisks {
     const id = options['id'];
     if (id === undefined) throw new ParameterError("Parameter 'id' is missing");
     if (this.#graph.findBackend(id)) throw new ColoError(`Duplicate ID '${id}' for drive`);
-    await this.#graph.addDrive(id, nestOptions(options));
+    await this.#graph.addDrive(id, nestDriveOptions(options));
   }
 
   /** blockdev-del. Throws ColoError with QEMU's texts. */

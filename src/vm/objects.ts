@@ -85,6 +85,10 @@ export class VmObjects {
     return object;
   }
 
+  hasIothread(id: string): boolean {
+    return this.#objects.get(id)?.typeName === 'iothread';
+  }
+
   list(): VmObject[] {
     return [...this.#objects.values()];
   }
@@ -189,7 +193,7 @@ export class VmObjects {
       netdev: (id) => netdevs.get(id) ?? null,
       chardev: (id) => chardevs.find(id),
       netdevOfFilter: (id) => this.#filterNetdevs.get(id) ?? null,
-      hasIothread: (id) => this.#objects.get(id)?.typeName === 'iothread',
+      hasIothread: (id) => this.hasIothread(id),
       findSender: (incoming) => this.#findSender(incoming),
       findOutputNetdev: (outdev) => this.#findOutputNetdev(outdev),
       bypassUntilStarted: hasGuest,

@@ -68,6 +68,21 @@ export async function compareScript(t: TestContext, script: SameScript): Promise
   assert.deepEqual(events(ours.bare), events(theirs.bare));
 }
 
+/**
+ * For replies about nodes: names that nobody gave are alike, `json:` names are parsed (their members are in no order),
+ * and members called `without` are left out.
+ */
+export function maskNodes(reply: unknown, without: readonly string[] = []): unknown {
+  if (Array.isArray(reply)) return reply.map((element) => maskNodes(element, without));
+  if (typeof reply === 'object' && reply !== null) {
+    const kept = Object.entries(reply).filter(([key]) => !without.includes(key));
+    return Object.fromEntries(kept.map(([key, member]) => [key, maskNodes(member, without)]));
+  }
+  if (typeof reply !== 'string') return reply;
+  if (reply.startsWith('json:{')) return { json: JSON.parse(reply.slice(5)) as unknown };
+  return reply.replace(/^#block\d+$/, '#block');
+}
+
 /** Both replies; of long ones the members that differ. */
 function difference(qemu: string, colo: string): string {
   if (isGood(qemu) && isGood(colo)) {

@@ -7,7 +7,7 @@ import { constants, read as readFile, write as writeFile } from 'node:fs';
 import { open } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { ENDED } from '../../base/async.ts';
-import { ColoError, ERRNO_TEXT, IoError, errnoOf } from '../../base/errors.ts';
+import { ColoError, ERRNO_TEXT, IoError, ParameterError, errnoOf } from '../../base/errors.ts';
 import type { BlockDriver, BlockExtent, StrongOptions, WriteFlags } from '../driver.ts';
 import type { BlockNode } from '../node.ts';
 import type { OptionReader } from '../options.ts';
@@ -259,11 +259,22 @@ async function deviceLength(handle: FileHandle): Promise<number> {
   return low * 512;
 }
 
-/** Options: `filename` (required), `locking` (auto/on/off), `aio` (accepted), `read-only`, `auto-read-only`, `force-share`. */
+/** Options: `filename` (required), `locking` (auto/on/off), `aio`, `aio-max-batch`, `drop-cache` (no effect), `read-only`, `auto-read-only`, `force-share`. */
 export async function openFile(options: OptionReader): Promise<FileDriver> {
   const filename = options.required('filename').replace(/^file:/, '');
-  const locking = options.string('locking') !== 'off';
-  options.string('aio');
+  const locking = options.choice('locking', ['auto', 'on', 'off']) !== 'off';
+  // How QEMU's requests reach the kernel, and what it does at the end of a migration.
+  options.choice('aio', ['threads', 'native', 'io_uring']);
+  options.integer('aio-max-batch');
+  options.boolean('drop-cache');
+  if (options.boolean('x-check-cache-dropped') === true) {
+    throw new ParameterError("x-check-cache-dropped=on is not supported by the 'file' driver; leave it out");
+  }
+  if (options.string('pr-manager') !== undefined) {
+    throw new ParameterError(
+      "pr-manager is not supported by the 'file' driver: no SCSI reservations; leave it out",
+    );
+  }
   const readOnly = options.boolean('read-only') ?? false;
   const autoReadOnly = options.boolean('auto-read-only') ?? false;
   const forceShare = options.boolean('force-share') ?? false;

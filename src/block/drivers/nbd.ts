@@ -119,6 +119,9 @@ export const openNbd: DriverOpener = async (options) => {
   if ((options.integer('reconnect-delay') ?? 0) !== 0) {
     throw new ParameterError('reconnect-delay is not supported by the nbd driver; only 0 (no reconnect) is');
   }
+  if (options.string('x-dirty-bitmap') !== undefined) {
+    throw new ParameterError('x-dirty-bitmap is not supported by the nbd driver; leave it out');
+  }
   options.finish('nbd');
   const client = await connect(address, openTimeoutSec * 1000, {
     exportName,

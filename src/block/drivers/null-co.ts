@@ -1,4 +1,5 @@
 /** QEMU's `null-co`: a device of a given size that swallows writes and reads as zeros. For tests and benches. */
+import { ParameterError } from '../../base/errors.ts';
 import type { BlockDriver, BlockExtent, StrongOptions } from '../driver.ts';
 import type { BlockNode } from '../node.ts';
 import type { OptionReader } from '../options.ts';
@@ -58,6 +59,9 @@ export class NullDriver implements BlockDriver {
 export function openNull(options: OptionReader): Promise<NullDriver> {
   const size = options.integer('size') ?? DEFAULT_BYTES;
   options.boolean('read-zeroes');
+  if ((options.integer('latency-ns') ?? 0) !== 0) {
+    throw new ParameterError("latency-ns is not supported by the 'null-co' driver; leave it out");
+  }
   const readOnly = options.boolean('read-only') ?? false;
   options.finish('null-co');
   return Promise.resolve(new NullDriver(size, readOnly));

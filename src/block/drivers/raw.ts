@@ -2,7 +2,7 @@
  * The `raw` format: a window on its file node, the whole of it unless `offset` and `size` say otherwise
  * (QEMU qapi/block-core.json: BlockdevOptionsRaw). It adds nothing and caches nothing.
  */
-import { ParameterError } from '../../base/errors.ts';
+import { ColoError, ParameterError } from '../../base/errors.ts';
 import type { BlockDriver, BlockExtent, StrongOptions, WriteFlags } from '../driver.ts';
 import type { BlockNode } from '../node.ts';
 import type { OptionReader } from '../options.ts';
@@ -65,10 +65,14 @@ export class RawDriver implements BlockDriver {
     return below.map((extent) => ({ ...extent, offset: extent.offset - this.#offset, allocated: true }));
   }
 
+  /** True: a window whose length was given as an option. */
+  get hasFixedSize(): boolean {
+    return this.#size !== undefined;
+  }
+
   async truncate(lengthBytes: number): Promise<void> {
-    if (this.#size !== undefined) throw new ParameterError('Cannot resize a raw node that has a fixed size');
-    if (!this.#file.driver.truncate)
-      throw new ParameterError(`Cannot resize a '${this.#file.driver.driverName}' node`);
+    if (this.#size !== undefined) throw new ColoError('Cannot resize fixed-size raw disks');
+    if (!this.#file.driver.truncate) throw new ColoError('Image format driver does not support resize');
     await this.#file.driver.truncate(this.#offset + lengthBytes);
   }
 

@@ -1,14 +1,14 @@
 /** Block nodes and devices (QEMU qapi/block-core.json), and replication as foreign managers drive it. */
 import { z } from 'zod';
 import { ParameterError } from '../../base/errors.ts';
-import { blockDrivers } from '../../block/drivers/index.ts';
 import { nestOptions } from '../../block/options.ts';
 import { flatten } from '../../vm/command-line/keyval.ts';
-import { command, noArguments } from '../registry.ts';
-import { checkBlkdebug } from './blkdebug.ts';
+import { resizeNode } from '../../vm/resize.ts';
+import { checkBlockdev } from './blockdev-schema.ts';
+import { command, int64, noArguments } from '../registry.ts';
 
-/** What every block node has; the drivers check the rest. */
-const blockdevOptions = z.looseObject({ driver: z.string(), 'node-name': z.string().optional() });
+/** What is in it depends on the driver: blockdev-schema.ts. */
+const blockdevOptions = z.looseObject({});
 
 export const blockCommands = [
   command(
@@ -25,11 +25,24 @@ export const blockCommands = [
     },
   ),
   command('blockdev-add', blockdevOptions, async (vm, args) => {
-    checkBlockdev(args, '');
+    checkBlockdev(args);
+    if (args['node-name'] === undefined) {
+      throw new ParameterError("'node-name' must be specified for the root node");
+    }
     const flat = Object.create(null) as Record<string, string>;
     flatten(args, '', flat);
     await vm.graph.addNode(nestOptions(flat));
   }),
+  command(
+    'block_resize',
+    z.strictObject({ device: z.string().optional(), 'node-name': z.string().optional(), size: int64 }),
+    (vm, args) =>
+      resizeNode(vm.graph, (id) => vm.disks.guestDisks.some((disk) => disk.id === id), {
+        device: args.device,
+        nodeName: args['node-name'],
+        sizeBytes: args.size,
+      }),
+  ),
   command('blockdev-del', z.strictObject({ 'node-name': z.string() }), (vm, args) =>
     vm.disks.removeNode(args['node-name']),
   ),
@@ -62,34 +75,3 @@ export const blockCommands = [
     for (const netdev of vm.netdevs.values()) netdev.notify('checkpoint');
   }),
 ];
-
-/**
- * What QEMU's schema demands before any driver is asked, where a driver would say it in other words (the command line's).
- * `where` is the path of this node in the arguments. Throws ParameterError.
- */
-function checkBlockdev(options: Record<string, unknown>, where: string): void {
-  const { driver } = options;
-  if (where === '' && options['node-name'] === undefined) {
-    throw new ParameterError("'node-name' must be specified for the root node");
-  }
-  if (typeof driver === 'string' && !blockDrivers.has(driver)) {
-    throw new ParameterError(`Parameter 'driver' does not accept value '${driver}'`);
-  }
-  if (driver === 'quorum') {
-    for (const key of ['children', 'vote-threshold']) {
-      if (options[key] === undefined) throw new ParameterError(`Parameter '${where}${key}' is missing`);
-    }
-    if (!Number.isInteger(options['vote-threshold'])) {
-      throw new ParameterError(`Invalid parameter type for '${where}vote-threshold', expected: integer`);
-    }
-    const pattern = options['read-pattern'];
-    if (typeof pattern === 'string' && pattern !== 'fifo' && pattern !== 'quorum') {
-      throw new ParameterError(`Parameter 'read-pattern' does not accept value '${pattern}'`);
-    }
-  }
-  if (driver === 'blkdebug') checkBlkdebug(options);
-  for (const [key, below] of Object.entries(options)) {
-    if (typeof below === 'object' && below !== null)
-      checkBlockdev(below as Record<string, unknown>, `${where}${key}.`);
-  }
-}

@@ -23,10 +23,7 @@ const LINES: readonly ScriptLine[] = [
   execute('blockdev-add', { driver: 'file', 'node-name': 'f' }),
   execute('blockdev-add', { driver: 'file', 'node-name': 'f', filename: 'DIR/none' }),
   execute('blockdev-add', { driver: 'file', 'node-name': '1f', filename: 'DIR/a.raw' }),
-  [
-    execute('blockdev-add', { driver: 'file', 'node-name': 'f', filename: 'DIR/a.raw', foo: 1 }),
-    'the driver is named too, as on the command line',
-  ],
+  execute('blockdev-add', { driver: 'file', 'node-name': 'f', filename: 'DIR/a.raw', foo: 1 }),
   execute('blockdev-add', {
     driver: 'qcow2',
     'node-name': 'f',

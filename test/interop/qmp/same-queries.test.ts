@@ -4,7 +4,7 @@ import { truncateSync } from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
 import { execute, hmp, qemuVersion, rawNode } from '../../helpers/bare-process.ts';
-import { compareScript } from '../../helpers/same-script.ts';
+import { compareScript, maskNodes } from '../../helpers/same-script.ts';
 import type { ScriptLine } from '../../helpers/same-script.ts';
 
 const skip = qemuVersion?.startsWith('7.2') === true ? false : 'QEMU 7.2 is not installed';
@@ -84,23 +84,12 @@ const LINES: readonly ScriptLine[] = [
   execute('quit'),
 ];
 
-/** Names of nodes that nobody named, `json:` names parsed: their members are in no order. */
-function mask(reply: unknown): unknown {
-  if (Array.isArray(reply)) return reply.map(mask);
-  if (typeof reply === 'object' && reply !== null) {
-    return Object.fromEntries(Object.entries(reply).map(([key, member]) => [key, mask(member)]));
-  }
-  if (typeof reply !== 'string') return reply;
-  if (reply.startsWith('json:{')) return { json: JSON.parse(reply.slice(5)) as unknown };
-  return reply.replace(/^#block\d+$/, '#block');
-}
-
 test('nodes, devices and statistics as QEMU tells them', { skip }, (t) =>
   compareScript(t, {
     line: '-drive if=none,id=first,format=raw,file=DIR/d.raw',
     lines: LINES,
     prepare,
-    mask,
+    mask: (reply) => maskNodes(reply),
     atLeast: { good: 20, bad: 3 },
   }),
 );

@@ -37,6 +37,11 @@ const IGNORED = [
   'cache-clean-interval',
 ];
 
+const REFUSED = [
+  ['encrypt', 'encrypt what the image lies on, or convert it (qemu-img convert)'],
+  ['data-file', 'the data has to be in the image itself; convert it (qemu-img convert)'],
+] as const;
+
 export interface Qcow2Info {
   readonly header: Qcow2Header;
   readonly extensions: readonly HeaderExtension[];
@@ -63,6 +68,11 @@ export async function openQcow2(options: OptionReader, context: OpenContext): Pr
   const cacheBytes = options.integer('l2-cache-size', 0, 2 ** 32) ?? DEFAULT_L2_CACHE_BYTES;
   const readOnly = options.boolean('read-only') ?? false;
   for (const key of IGNORED) options.node(key);
+  for (const [key, why] of REFUSED) {
+    if (options.node(key) !== undefined) {
+      throw new ParameterError(`${key} is not supported by the qcow2 driver: ${why}`);
+    }
+  }
   options.finish('qcow2');
   const fileNode = await context.openChild('file', below);
   if (!readOnly && fileNode.readOnly) throw new ColoError(`Block node '${fileNode.nodeName}' is read-only`);
