@@ -75,6 +75,17 @@ describe('quorum: writes', () => {
     ];
     await assert.rejects(quorumOf([a.node, b.node, c.node]).node.write(0, filled(512, 1)), hasErrno('EIO'));
     await assert.rejects(quorumOf([a.node, b.node]).node.write(0, filled(512, 1)), hasErrno('ENOSPC'));
+    // Later among the children, not in time.
+    const box: { gate: GateFilter | null } = { gate: null };
+    const late = memory('late', LENGTH, {
+      wrap: (driver) =>
+        (box.gate = new GateFilter(new ErrorFilter(driver, [{ op: 'write', errno: 'ENOMEM' }]))),
+    });
+    box.gate?.gate.close();
+    const write = quorumOf([late, b.node]).node.write(0, filled(512, 1));
+    assert.equal(await isPending(write), true);
+    box.gate?.gate.open();
+    await assert.rejects(write, hasErrno('ENOSPC'));
   });
 
   it('name the device in QUORUM_FAILURE when there is one', async () => {
