@@ -163,6 +163,7 @@ describe('the seven failures of block replication', { skip: missingTools }, () =
       for (const [verb, args, text] of [
         ['xen-set-replication', { enable: true, primary: false }, 'Block replication is running or done'],
         ['xen-set-replication', { enable: false, primary: false }, 'Block replication is not running'],
+        ['xen-colo-do-checkpoint', {}, 'Backup job was cancelled unexpectedly'],
       ] as const) {
         assert.equal(await secondary.outcome(verb, args), `GenericError: ${text}`);
       }
@@ -177,7 +178,24 @@ describe('the seven failures of block replication', { skip: missingTools }, () =
         await tool('qemu-io', '-f', 'raw', '-c', write, expected);
       }
       assert.match(await secondary.io('colo-disk0', 'read -P 12 2M 64k'), DONE);
+      // The way out: a copy that is whole.
+      const copy = path.join(folder, 'copy.raw');
+      await tool('qemu-img', 'create', '-q', '-f', 'raw', copy, String(SIZE));
+      const from = secondary.qmp.events.length;
+      const mirror = {
+        device: 'colo-disk0',
+        'job-id': 'copy',
+        target: copy,
+        mode: 'existing',
+        format: 'raw',
+        sync: 'full',
+      };
+      await secondary.execute('drive-mirror', mirror);
+      await secondary.qmp.event('BLOCK_JOB_READY', from, STEP_MS);
+      await secondary.execute('block-job-cancel', { device: 'copy' });
+      await secondary.qmp.event('BLOCK_JOB_COMPLETED', from, STEP_MS);
       await secondary.quit();
+      await tool('qemu-img', 'compare', '-q', '-f', 'raw', '-F', 'raw', copy, expected);
       // In the active disk where the overlays had the data, in the secondary disk otherwise.
       assert.match(await tool('qemu-io', '-f', 'raw', '-c', 'read -P 12 2M 64k', images.secondary), /^read/);
       const below = `file.filename=${images.secondary},driver=raw`;

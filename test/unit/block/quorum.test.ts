@@ -129,6 +129,21 @@ describe('quorum: reads', () => {
     }
   });
 
+  it('reports a repair that fails (ours)', async () => {
+    const [a, b, c] = [faulty('a'), faulty('b'), faulty('c')];
+    const { node, log } = quorumOf([a.node, b.node, c.node], { voteThreshold: 2, rewriteCorrupted: true });
+    await a.node.write(0, filled(512, 6));
+    a.faults.add({ op: 'write', errno: 'ENOSPC' });
+    assert.deepEqual(await bytesOf(node, 0, 512), Buffer.alloc(512));
+    assert.deepEqual(
+      log.seen.map(({ data }) => [data['type'], data['node-name'], data['error']]),
+      [
+        ['read', 'a', undefined],
+        ['write', 'a', 'No space left on device'],
+      ],
+    );
+  });
+
   it('quorum fails without a majority, and when too few answer', async () => {
     const [a, b] = [faulty('a'), faulty('b')];
     const { node, log } = quorumOf([a.node, b.node], { voteThreshold: 2 });
