@@ -7,13 +7,15 @@
  * users. Whoever adds a user outside of an opener (quorum's children, exports) calls `attach` and `detach`.
  *
  * Sources: QEMU blockdev.c, block.c (texts, lookup order); docs/qemu-behaviour.md 5.7, 7.2. It knows no driver but
- * `file`, whose identity tells a backing file that is its own ancestor, and `replication`, whose peer may be dead.
+ * `file`, whose identity tells a backing file that is its own ancestor, `replication`, whose peer may be dead, and
+ * `blkdebug`, which may hold requests.
  */
 import { Gate } from '../base/async.ts';
 import { ColoError, DeviceNotFoundError, ParameterError, messageOf } from '../base/errors.ts';
 import { FileDriver } from './drivers/file.ts';
 import { blockDrivers } from './drivers/index.ts';
 import { isReplication } from './drivers/replication.ts';
+import { Blkdebug } from './filters/blkdebug.ts';
 import { mergeDefaults, stripDriveOptions, takeGenericOptions } from './generic-options.ts';
 import type { GenericOptions, InheritedOptions } from './generic-options.ts';
 import { BlockNode } from './node.ts';
@@ -228,6 +230,8 @@ export class BlockGraph {
       await close.catch((error: unknown) => (failure ??= { error }));
     };
     this.#monitorOwned.clear();
+    // Closing waits for what is in flight, and nobody will end a breakpoint any more.
+    for (const { driver } of this.#nodes.values()) if (driver instanceof Blkdebug) driver.letGo();
     for (const { id, root } of this.list().backends) {
       this.#drives.delete(id);
       await attempt(this.detach(root, `drive:${id}`));

@@ -210,8 +210,8 @@ function resume(node: BlockNode, tag: string): string {
 }
 
 async function waitBreak(node: BlockNode, [tag = '']: readonly string[]): Promise<string> {
-  await debugged(node)?.waitBreak(tag);
-  return '';
+  const met = (await debugged(node)?.waitBreak(tag)) ?? false;
+  return met ? '' : `Could not wait for breakpoint ${tag}: No such file or directory\n`;
 }
 
 // --- inside ---

@@ -107,6 +107,7 @@ export class Blkdebug extends PassThrough {
     this.#breakpoints = this.#breakpoints.filter((one) => one.tag !== tag);
     let held = false;
     while (this.resume(tag)) held = true;
+    this.#wakeWatchers();
     return known || held;
   }
 
@@ -118,9 +119,18 @@ export class Blkdebug extends PassThrough {
     return this.#suspended.length;
   }
 
-  /** Resolves when a request is held under `tag`. */
-  async waitBreak(tag: string): Promise<void> {
-    while (!this.isSuspended(tag)) await new Promise<void>((resolve) => this.#watchers.push(resolve));
+  /** Resolves when a request is held under `tag`. False: there is no such breakpoint, or no longer. */
+  async waitBreak(tag: string): Promise<boolean> {
+    while (!this.isSuspended(tag)) {
+      if (!this.#breakpoints.some((one) => one.tag === tag)) return false;
+      await new Promise<void>((resolve) => this.#watchers.push(resolve));
+    }
+    return true;
+  }
+
+  /** Ends all breakpoints: the owner is about to close the node, which waits for what is in flight. */
+  letGo(): void {
+    for (const { tag } of [...this.#breakpoints, ...this.#suspended]) this.removeBreak(tag);
   }
 
   // --- requests ---
@@ -159,9 +169,8 @@ export class Blkdebug extends PassThrough {
     return act();
   }
 
-  override async close(): Promise<void> {
-    for (const { tag } of [...this.#breakpoints, ...this.#suspended]) this.removeBreak(tag);
-    await super.close();
+  #wakeWatchers(): void {
+    for (const wake of this.#watchers.splice(0)) wake();
   }
 
   /** The rule that a request has to fail by, after what waits it was told to bear. */
@@ -181,7 +190,7 @@ export class Blkdebug extends PassThrough {
     for (const { tag } of this.#breakpoints.filter((one) => one.event === event)) {
       const resumed = new Deferred<void>();
       this.#suspended.push({ tag, resumed });
-      for (const wake of this.#watchers.splice(0)) wake();
+      this.#wakeWatchers();
       await resumed.promise;
     }
   }

@@ -75,6 +75,17 @@ describe('quorum: writes', () => {
     ];
     await assert.rejects(quorumOf([a.node, b.node, c.node]).node.write(0, filled(512, 1)), hasErrno('EIO'));
     await assert.rejects(quorumOf([a.node, b.node]).node.write(0, filled(512, 1)), hasErrno('ENOSPC'));
+    // Later among the children, not in time.
+    const box: { gate: GateFilter | null } = { gate: null };
+    const late = memory('late', LENGTH, {
+      wrap: (driver) =>
+        (box.gate = new GateFilter(new ErrorFilter(driver, [{ op: 'write', errno: 'ENOMEM' }]))),
+    });
+    box.gate?.gate.close();
+    const write = quorumOf([late, b.node]).node.write(0, filled(512, 1));
+    assert.equal(await isPending(write), true);
+    box.gate?.gate.open();
+    await assert.rejects(write, hasErrno('ENOSPC'));
   });
 
   it('name the device in QUORUM_FAILURE when there is one', async () => {
@@ -116,6 +127,21 @@ describe('quorum: reads', () => {
       ]);
       assert.equal((await bytesOf(a.node, 512, 1))[0], rewriteCorrupted ? 5 : 6);
     }
+  });
+
+  it('reports a repair that fails (ours)', async () => {
+    const [a, b, c] = [faulty('a'), faulty('b'), faulty('c')];
+    const { node, log } = quorumOf([a.node, b.node, c.node], { voteThreshold: 2, rewriteCorrupted: true });
+    await a.node.write(0, filled(512, 6));
+    a.faults.add({ op: 'write', errno: 'ENOSPC' });
+    assert.deepEqual(await bytesOf(node, 0, 512), Buffer.alloc(512));
+    assert.deepEqual(
+      log.seen.map(({ data }) => [data['type'], data['node-name'], data['error']]),
+      [
+        ['read', 'a', undefined],
+        ['write', 'a', 'No space left on device'],
+      ],
+    );
   });
 
   it('quorum fails without a majority, and when too few answer', async () => {

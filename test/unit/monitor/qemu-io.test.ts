@@ -39,6 +39,7 @@ test('commands, and what they say', async (t) => {
     ['qemu-io d0 "discard 0 1M"', 'discard 1048576/1048576 bytes at offset 0\r\n'],
     ['qemu-io d0 flush', ''],
     ['qemu-io child1 "break write_aio A"', ''],
+    ['qemu-io child1 "wait_break B"', 'Could not wait for breakpoint B: No such file or directory\r\n'],
     ['qemu-io child1 "break foo A"', 'Could not set breakpoint: No such file or directory\r\n'],
     ['qemu-io d0 "break write_aio A"', 'Could not set breakpoint: Operation not supported\r\n'],
     ['qemu-io child1 "resume B"', 'Could not resume request: No such file or directory\r\n'],
@@ -51,6 +52,15 @@ test('commands, and what they say', async (t) => {
     ['qemu-io d0 "aio_flush" x', `qemu-io: extraneous characters at the end of line\r\n${usage}`],
   ];
   for (const [typed, answer] of answers) assert.equal(await line(typed), answer, typed);
+});
+
+test('the VM can be closed while a request is held', async (t) => {
+  const bare = await bareVm(t, DRIVE);
+  for (const command of ['qemu-io child1 "break write_aio A"', 'qemu-io d0 "aio_write 0 512"']) {
+    assert.equal(await bare.execute('human-monitor-command', { 'command-line': command }), '');
+  }
+  await bare.execute('human-monitor-command', { 'command-line': 'qemu-io child1 "wait_break A"' });
+  await bare.vm.close();
 });
 
 test('other faults while the node is in use', async (t) => {

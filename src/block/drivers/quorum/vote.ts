@@ -52,14 +52,21 @@ export class Ballot<Child> {
   /** Ends when every child has answered or was taken away. */
   readonly decided: Promise<void>;
   ok = 0;
-  readonly errors: unknown[] = [];
   readonly #open: Set<Child>;
+  readonly #order: readonly Child[];
+  readonly #failures = new Map<Child, unknown>();
   readonly #decided = new Deferred<void>();
 
   constructor(children: Iterable<Child>) {
-    this.#open = new Set(children);
+    this.#order = [...children];
+    this.#open = new Set(this.#order);
     this.decided = this.#decided.promise;
     this.#check();
+  }
+
+  /** In the order of the children, whoever failed first: QEMU counts them so, and a tie depends on it. */
+  get errors(): unknown[] {
+    return this.#order.filter((child) => this.#failures.has(child)).map((child) => this.#failures.get(child));
   }
 
   /** Notes a success; false when the child no longer counts. */
@@ -73,7 +80,7 @@ export class Ballot<Child> {
   /** Notes a failure; false when the child no longer counts. */
   fail(child: Child, error: unknown): boolean {
     if (!this.#open.delete(child)) return false;
-    this.errors.push(error);
+    this.#failures.set(child, error);
     this.#check();
     return true;
   }
