@@ -34,7 +34,7 @@ export interface CheckReport {
   references: Uint16Array;
   /** The same without the refcount table and its blocks. */
   ownReferences: Uint16Array;
-  /** The refcount table is broken, or shares clusters with something else: single counts cannot be repaired in it. */
+  /** The refcount table is broken, lacks blocks, or shares clusters: single counts cannot be repaired in it. */
   structureBroken: boolean;
   /** Counts in the file, by cluster index (saturating at 65535). */
   counts: Uint16Array;
@@ -171,10 +171,16 @@ class Check {
     }
     for (const offset of structure)
       if ((report.references[offset / this.#clusterBytes] ?? 0) > 1) report.structureBroken = true;
+    if (report.references.subarray(table.length * perBlock).some((found) => found > 0))
+      report.structureBroken = true;
     const block = new Uint8Array(this.#clusterBytes);
     const view = viewOf(block);
     for (const [index, offset] of table.entries()) {
-      if (offset === 0 || !(offset < this.#file.lengthBytes)) continue;
+      if (offset === 0 || !(offset < this.#file.lengthBytes)) {
+        if (report.references.subarray(index * perBlock, (index + 1) * perBlock).some((found) => found > 0))
+          report.structureBroken = true;
+        continue;
+      }
       // Counts behind the end of the file are of no consequence (QEMU does not look at them either).
       const end = Math.min(perBlock, report.counts.length - index * perBlock);
       if (end <= 0) continue;
