@@ -254,6 +254,71 @@ describe('qcow2 written by QEMU', { skip: missingTools }, () => {
   }
 });
 
+describe('qcow2 features that nobody knows', { skip: missingTools }, () => {
+  // The feature name table of QEMU 7.2 begins behind the header's 112 bytes and the extension's 8.
+  const entry = (index: number): number => 120 + index * 48;
+  const named = (bit: string, name: string): string =>
+    `00${bit}` + Buffer.from(name.padEnd(46, '\0')).toString('hex');
+
+  for (const [what, mask, entries, text] of [
+    ['without a name', '0000000000000180', [], 'Unknown incompatible feature: 180'],
+    ['with a name', '0000000000000080', [[0, named('07', 'time travel')]], 'time travel'],
+    [
+      'with names and without, in the order of the table',
+      '80000000000001a0',
+      [
+        [1, named('08', 'x'.repeat(46))],
+        [3, named('07', 'time travel')],
+      ],
+      `${'x'.repeat(46)}, time travel, Unknown incompatible feature: 8000000000000020`,
+    ],
+  ] as const) {
+    it(`are refused by name as QEMU does: ${what}`, () =>
+      inFolder(async (folder) => {
+        const image = join(folder, 'a.qcow2');
+        await tool('qemu-img', 'create', '-q', '-f', 'qcow2', image, SIZE);
+        for (const [index, hex] of entries) await poke(image, entry(index), hex);
+        await poke(image, 72, mask);
+        const message = `Unsupported qcow2 feature(s): ${text}`;
+        const theirs = await runTool('qemu-img', 'info', image);
+        assert.ok(theirs.stderr.trim().endsWith(message), theirs.stderr);
+        await assert.rejects(new BlockGraph().openImage(image, { readOnly: true }), { message });
+      }));
+  }
+
+  it('leave extensions, names and compatible features where they are, through a resize and a repair', () =>
+    inFolder(async (folder) => {
+      const image = join(folder, 'a.qcow2');
+      await tool('qemu-img', 'create', '-q', '-f', 'qcow2', '-o', 'cluster_size=4k', image, SIZE);
+      // An unknown extension behind the name table, a compatible bit, and the dirty bit.
+      await poke(image, 112 + 8 + 384, '1234567800000005' + Buffer.from('abcde').toString('hex') + '000000');
+      await poke(image, 80, '0000000000000100');
+      await poke(image, 72, '0000000000000001');
+      const before = (await readFile(image)).subarray(80, 4096);
+      const graph = new BlockGraph();
+      const node = await graph.openImage(image);
+      await node.driver.truncate?.(2 ** 33);
+      await node.write(2 ** 33 - 1000, Buffer.alloc(1000, 1));
+      await graph.closeAll();
+      assert.equal(Buffer.compare((await readFile(image)).subarray(80, 4096), before), 0);
+      await tool('qemu-img', 'check', image);
+    }));
+
+  for (const [what, options, text] of [
+    ['zstd', 'compression_type=zstd', /compression type 'zstd' is not supported/],
+    ['extended L2 entries', 'extended_l2=on', /extended L2 entries are not supported/],
+    ['an external data file', 'data_file=DATA', /external data file are not supported/],
+  ] as const) {
+    it(`refuses ${what} by name`, () =>
+      inFolder(async (folder) => {
+        const image = join(folder, 'a.qcow2');
+        const made = options.replace('DATA', join(folder, 'data'));
+        await tool('qemu-img', 'create', '-q', '-f', 'qcow2', '-o', made, image, SIZE);
+        await assert.rejects(new BlockGraph().openImage(image, { readOnly: true }), text);
+      }));
+  }
+});
+
 async function poke(image: string, at: number, hex: string): Promise<void> {
   const handle = await open(image, 'r+');
   await handle.write(Buffer.from(hex, 'hex'), 0, hex.length / 2, at);

@@ -40,7 +40,7 @@ describe('qcow2 header', () => {
     const extensions = [{ type: 0x12345678, data: new Uint8Array([1, 2, 3]) }];
     const bytes = encodeHeader(FIELDS, extensions, 'bäse.raw');
     const header = decodeHeader(bytes);
-    checkHeader(header, true);
+    checkHeader(header, true, bytes);
     const { headerLength, backingNameOffset, backingNameLength, ...fields } = header;
     assert.deepEqual(fields, FIELDS);
     assert.equal(headerLength, 112);
@@ -60,7 +60,7 @@ describe('qcow2 header', () => {
           for (const [at, value] of changes) bytes[at] = value;
           try {
             const header = decodeHeader(cut < 112 && cut % 5 === 0 ? bytes.subarray(0, cut) : bytes);
-            checkHeader(header, true);
+            checkHeader(header, true, bytes);
             assert.ok(header.l1Size * 8 <= 2 ** 25);
             assert.ok(header.refcountTableClusters * 2 ** header.clusterBits <= 2 ** 23);
             decodeTail(bytes.subarray(0, 2 ** Math.min(16, header.clusterBits)), header);

@@ -49,6 +49,13 @@ export function isCopied(hi: number): boolean {
   return (hi & COPIED_HI) !== 0;
 }
 
+/** Whether an L1 entry, or an L2 entry that is not compressed, has bits that mean nothing. */
+export function hasReservedBits(hi: number, lo: number, level: 'l1' | 'l2'): boolean {
+  return (
+    (hi & (level === 'l1' ? 0x7f000000 : 0x3f000000)) !== 0 || (lo & (level === 'l1' ? 0x1ff : 0x1fe)) !== 0
+  );
+}
+
 /** Writes an entry that points to `offset` with the given flags at `at`. */
 export function putEntry(
   view: DataView,

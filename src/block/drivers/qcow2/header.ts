@@ -6,6 +6,7 @@ import { ColoError } from '../../../base/errors.ts';
 import {
   EXT_BACKING_FORMAT,
   EXT_END,
+  EXT_FEATURE_NAMES,
   INCOMPAT_COMPRESSION,
   INCOMPAT_CORRUPT,
   INCOMPAT_DATA_FILE,
@@ -53,6 +54,9 @@ export interface Qcow2Header {
 
 /** Bytes to read before `decodeHeader`. */
 export const HEADER_BYTES = 112;
+/** An entry of the feature name table: type, bit, name padded with NUL. */
+const FEATURE_ENTRY_BYTES = 48;
+const FEATURE_INCOMPATIBLE = 0;
 /** Byte offsets of header fields that are rewritten in place. */
 export const FIELD = { size: 24, l1: 36, refcountTable: 48, incompatible: 72, autoclear: 88 } as const;
 
@@ -95,13 +99,13 @@ export function decodeHeader(bytes: Uint8Array): Qcow2Header {
 }
 
 /**
- * Refuses what cannot be read, and with `writable` what cannot be written, each by name. `fileLength` bounds offsets.
- * Throws Qcow2Error.
+ * Refuses what cannot be read, and with `writable` what cannot be written, each by name. `cluster` is the first cluster
+ * of the file, which may name features that we do not know. Throws Qcow2Error.
  */
-export function checkHeader(header: Qcow2Header, writable: boolean): void {
+export function checkHeader(header: Qcow2Header, writable: boolean, cluster: Uint8Array): void {
   const clusterBytes = 2 ** header.clusterBits;
   if (!(header.backingNameOffset <= clusterBytes)) throw new Qcow2Error('Invalid backing file offset');
-  checkFeatures(header, writable);
+  checkFeatures(header, writable, cluster);
   if (header.refcountOrder > 6) {
     throw new Qcow2Error('Reference count entry width too large; may not exceed 64 bits');
   }
@@ -136,13 +140,13 @@ export function checkHeader(header: Qcow2Header, writable: boolean): void {
   }
 }
 
-function checkFeatures(header: Qcow2Header, writable: boolean): void {
+function checkFeatures(header: Qcow2Header, writable: boolean, cluster: Uint8Array): void {
   const known =
     INCOMPAT_DIRTY | INCOMPAT_CORRUPT | INCOMPAT_DATA_FILE | INCOMPAT_COMPRESSION | INCOMPAT_EXTENDED_L2;
   const unknown = header.incompatible & ~known;
   if (unknown !== 0n) {
     throw new Qcow2Error(
-      `Unsupported qcow2 feature(s): Unknown incompatible feature: ${unknown.toString(16)}`,
+      `Unsupported qcow2 feature(s): ${nameFeatures(unknown, header, cluster).join(', ')}`,
     );
   }
   if (header.incompatible & INCOMPAT_DATA_FILE)
@@ -161,6 +165,30 @@ function checkFeatures(header: Qcow2Header, writable: boolean): void {
   if (writable && header.incompatible & INCOMPAT_CORRUPT) {
     throw new Qcow2Error('qcow2: Image is corrupt; cannot be opened read/write');
   }
+}
+
+/** Names for incompatible features: those that the image's own table gives, then a mask of the rest. */
+function nameFeatures(features: bigint, header: Qcow2Header, cluster: Uint8Array): string[] {
+  const names: string[] = [];
+  let rest = features;
+  let table: Uint8Array = new Uint8Array(0);
+  try {
+    table =
+      decodeTail(cluster, header).extensions.find(({ type }) => type === EXT_FEATURE_NAMES)?.data ?? table;
+  } catch {
+    // Without a table there are no names.
+  }
+  for (let at = 0; at + FEATURE_ENTRY_BYTES <= table.byteLength; at += FEATURE_ENTRY_BYTES) {
+    const bit = table[at + 1] ?? 64;
+    const mask = bit < 64 ? 1n << BigInt(bit) : 0n;
+    if (table[at] !== FEATURE_INCOMPATIBLE || (rest & mask) === 0n) continue;
+    const name = new TextDecoder().decode(table.subarray(at + 2, at + FEATURE_ENTRY_BYTES));
+    // The image's author must not write to anybody's terminal.
+    names.push((name.split('\0')[0] ?? '').replace(/[\u0000-\u001f\u007f-\u009f]/g, '?'));
+    rest &= ~mask;
+  }
+  if (rest !== 0n) names.push(`Unknown incompatible feature: ${rest.toString(16)}`);
+  return names;
 }
 
 /** L1 entries that an image of this size needs. */

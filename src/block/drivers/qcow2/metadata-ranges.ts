@@ -1,6 +1,8 @@
 /** Where an image's own tables lie, in cluster indexes, as pure functions of the header and the refcount table. */
 import type { Qcow2Header } from './header.ts';
 
+const MAX_ROUNDS = 16;
+
 export interface ClusterRange {
   readonly first: number;
   readonly count: number;
@@ -62,9 +64,10 @@ export function dropRounds(
       if (holder !== index) holders.add(holder);
     }
     const free = left.filter((index) => !holders.has(index));
-    // Blocks that count each other in a ring cannot be had in order.
-    rounds.push(free.length > 0 ? free : left);
-    left = free.length > 0 ? left.filter((index) => holders.has(index)) : [];
+    // Blocks that count each other in a ring cannot be had in order, and no sound image has long chains.
+    const inOrder = free.length > 0 && rounds.length < MAX_ROUNDS;
+    rounds.push(inOrder ? free : left);
+    left = inOrder ? left.filter((index) => holders.has(index)) : [];
   }
   return rounds;
 }

@@ -54,9 +54,9 @@ export async function readQcow2Info(file: BlockNode, writable: boolean): Promise
   const head = new Uint8Array(Math.min(HEADER_BYTES, file.lengthBytes));
   await file.read(0, head);
   const header = decodeHeader(head);
-  checkHeader(header, writable);
   const cluster = new Uint8Array(2 ** header.clusterBits);
   await file.read(0, cluster.subarray(0, Math.min(cluster.byteLength, file.lengthBytes)));
+  checkHeader(header, writable, cluster);
   return { header, ...decodeTail(cluster, header) };
 }
 

@@ -18,6 +18,7 @@ import { decodeRefcountTable, refcountCodec } from './refcount-codec.ts';
 import type { RefcountCodec } from './refcount-codec.ts';
 
 const CACHE_BYTES = 4 * 2 ** 20;
+const MAX_STRAY_CLUSTERS = 2 ** 21;
 const log = loggerFor('qcow2');
 
 interface Block {
@@ -41,6 +42,8 @@ export class Refcounts {
   readonly #mutex = new Mutex();
   readonly #blocks = new Map<number, Block>();
   readonly #maxBlocks: number;
+  /** How many clusters behind the end of the file may be counted before that is held to be damage. */
+  readonly #maxStray: number;
   /** Block index → file offset; 0: all counts are zero. */
   #table: number[];
   /** The clusters that hold refcount blocks. */
@@ -57,6 +60,7 @@ export class Refcounts {
     this.codec = refcountCodec(header.refcountOrder);
     this.#perBlock = (this.#clusterBytes * 8) / this.codec.bits;
     this.#maxBlocks = Math.max(4, Math.floor(CACHE_BYTES / this.#clusterBytes));
+    this.#maxStray = Math.min(MAX_STRAY_CLUSTERS, Math.max(this.#perBlock, 2 ** 30 / this.#clusterBytes));
     this.#table = table;
     this.#blockClusters = new Set(table.map((offset) => offset / this.#clusterBytes));
     this.#used = new Set(table.flatMap((offset, index) => (offset === 0 ? [] : [index])));
@@ -102,7 +106,7 @@ export class Refcounts {
     return this.#mutex.run(() => this.#lower(ranges));
   }
 
-  /** Sets one count (repair). Blocks that are missing are put behind everything in the file. */
+  /** Sets one count (repair). Throws Qcow2Error when there is no block for it. */
   set(cluster: number, count: number): Promise<void> {
     return this.#mutex.run(() => this.#set(cluster, count));
   }
@@ -120,7 +124,7 @@ export class Refcounts {
       const table = [...this.#table];
       for (const round of dropRounds(table, needed, this.#clusterBytes, this.#perBlock)) {
         for (const index of round) table[index] = 0;
-        await this.#writeTable(table, Math.min(...round), Math.max(...round));
+        await this.#writeTable(table, round[0] ?? 0, round.at(-1) ?? 0);
       }
       for (const index of needed) fixed.push({ first: (table[index] ?? 0) / this.#clusterBytes, count: 1 });
       for (const index of needed) {
@@ -150,16 +154,10 @@ export class Refcounts {
 
   async #set(cluster: number, count: number): Promise<void> {
     const index = Math.floor(cluster / this.#perBlock);
-    let block = await this.#block(index);
+    const block = await this.#block(index);
     if (!block) {
       if (count === 0) return;
-      if (index >= this.#table.length) {
-        throw new Qcow2Error('The refcount table is too small for this image; use `qemu-img check -r all`');
-      }
-      // Clusters of this range are in use although nothing counts them: the block must not land on one of them.
-      const place = Math.ceil(this.#file.usedEnd / this.#clusterBytes);
-      block = await this.#newBlock(index, place);
-      if (Math.floor(place / this.#perBlock) !== index) await this.#set(place, 1);
+      throw new Qcow2Error(`Refcount block ${index} is missing`);
     }
     const at = cluster % this.#perBlock;
     await this.#change(index, block, at, at, () => count);
@@ -171,7 +169,14 @@ export class Refcounts {
     let cluster = this.#firstFree;
     let start = cluster;
     let skipped = false;
+    const limit = Math.ceil(this.#file.lengthBytes / this.#clusterBytes) + this.#maxStray + count;
     for (;;) {
+      if (cluster > limit) {
+        throw new IoError(
+          'EIO',
+          `Clusters far behind the end of the image file are counted as used (${cluster}); run \`colo img check\``,
+        );
+      }
       const index = Math.floor(cluster / this.#perBlock);
       const block = await this.#block(index);
       if (!block) {
@@ -259,8 +264,12 @@ export class Refcounts {
 
   async #lowerInBlock(index: number, parts: readonly { first: number; last: number }[]): Promise<void> {
     const base = index * this.#perBlock;
-    const first = Math.min(...parts.map((part) => part.first));
-    const last = Math.max(...parts.map((part) => part.last));
+    let first = Infinity;
+    let last = 0;
+    for (const part of parts) {
+      first = Math.min(first, part.first);
+      last = Math.max(last, part.last);
+    }
     const block = await this.#block(index);
     if (!block) {
       log.warn({ cluster: base + first }, 'a cluster in use has no refcount block; run `colo img check`');
