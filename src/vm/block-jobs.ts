@@ -3,7 +3,7 @@
  * device is switched to the target of a mirror that completes, and what was told to end can be waited for. The jobs
  * themselves are in src/block/jobs/. Facts: QEMU blockdev.c (texts, order of checks), docs/qemu-behaviour.md 5.8, 5.10.
  */
-import { withDeadline } from '../base/async.ts';
+import { Deferred, withDeadline } from '../base/async.ts';
 import { ColoError } from '../base/errors.ts';
 import { loggerFor } from '../base/logger.ts';
 import { createImage, fileNameOf } from '../block/create-image.ts';
@@ -16,6 +16,8 @@ import type { BlockNode } from '../block/node.ts';
 import { probeFormat } from '../block/probe.ts';
 
 const SETTLE_MS = 30_000;
+/** How long the end of a job waits for its target to be closed. */
+const CLOSE_MS = 2000;
 const log = loggerFor('block-jobs');
 
 type Sync = 'full' | 'top' | 'none';
@@ -231,14 +233,20 @@ export class VmBlockJobs {
     const user = `job:${job.id}`;
     this.#graph.attach(source, user);
     this.#graph.attach(target, user);
-    const closed = job.concluded
-      .then(async () => {
-        await this.#graph.detach(source, user);
-        // A request that was given up may still be on its way to the target.
-        await target.drain();
-        if (ownsTarget) await this.#graph.closeImage(target);
-        await this.#graph.detach(target, user);
-      })
+    const left = new Deferred<void>();
+    const leave = async (): Promise<void> => {
+      await this.#graph.detach(source, user);
+      // A request that was given up may still be on its way to the target, which is not free until it has ended.
+      await target.drain();
+      if (ownsTarget) await this.#graph.closeImage(target);
+      await this.#graph.detach(target, user);
+    };
+    job.atEnd(async () => {
+      void leave().then(left.resolve, left.reject);
+      // Whoever sees the job end finds its target free, unless that is stuck.
+      await withDeadline(left.promise, CLOSE_MS, 'closing a target').catch(() => undefined);
+    });
+    const closed = left.promise
       .catch((error: unknown) => log.warn({ err: error, job: job.id }, 'closing what a job used'))
       .then(() => {
         if (this.#closing.get(job.id) === closed) this.#closing.delete(job.id);
