@@ -413,4 +413,37 @@ describe('block jobs, as QEMU tells them', { skip: missingQemu }, () => {
         }
       },
     }));
+
+  it('commit of the active layer: into the bottom, completed; into the middle, cancelled; refusals', (t) =>
+    compare(t, {
+      options: CHAIN,
+      talk: async ({ say, until }, path) => {
+        for (const names of [
+          { device: 'nix' },
+          { top: 'x' },
+          { base: 'x' },
+          { base: path('top') },
+          { top: path('mid'), base: path('mid') },
+          { 'top-node': 'nix' },
+          { 'base-node': 'n0' },
+          { 'base-node': 'n0', base: 'x' },
+          { 'top-node': 'n0', top: 'x' },
+          { 'backing-file': 'x' },
+          { speed: -1 },
+        ]) {
+          await say('block-commit', { device: 'd0', ...names });
+        }
+        await say('block-commit', { device: 'd0', 'job-id': 'j', base: path('mid') });
+        await until('BLOCK_JOB_READY');
+        await say('query-block-jobs');
+        await say('block-job-cancel', { device: 'j' });
+        await until('null', 2);
+        await say('block-commit', { device: 'd0', 'job-id': 'j' });
+        await until('BLOCK_JOB_READY', 2);
+        await say('query-block-jobs');
+        await say('block-job-complete', { device: 'j' });
+        await until('null', 3);
+        await say('block-commit', { device: 'd0' });
+      },
+    }));
 });
