@@ -3,10 +3,11 @@
  * device is switched to the target of a mirror that completes, and what was told to end can be waited for. The jobs
  * themselves are in src/block/jobs/. Facts: QEMU blockdev.c (texts, order of checks), docs/qemu-behaviour.md 5.8, 5.10.
  */
-import { withDeadline } from '../base/async.ts';
-import { ColoError } from '../base/errors.ts';
+import { Deferred, withDeadline } from '../base/async.ts';
+import { ColoError, DeviceNotFoundError } from '../base/errors.ts';
 import { loggerFor } from '../base/logger.ts';
 import { createImage, fileNameOf } from '../block/create-image.ts';
+import { FileDriver } from '../block/drivers/file.ts';
 import type { BlockGraph, OpenImageOptions } from '../block/graph.ts';
 import type { Job, OnError } from '../block/jobs/job.ts';
 import { requireUnblocked } from '../block/jobs/manager.ts';
@@ -14,8 +15,12 @@ import type { BlockJobs } from '../block/jobs/manager.ts';
 import type { Pivot } from '../block/jobs/mirror.ts';
 import type { BlockNode } from '../block/node.ts';
 import { probeFormat } from '../block/probe.ts';
+import { findLayers } from './backing-chain.ts';
+import type { LayerNames } from './backing-chain.ts';
 
 const SETTLE_MS = 30_000;
+/** How long the end of a job waits for its target to be closed. */
+const CLOSE_MS = 2000;
 const log = loggerFor('block-jobs');
 
 type Sync = 'full' | 'top' | 'none';
@@ -37,6 +42,10 @@ export interface MirrorTuning {
   readonly bufferBytes?: number | undefined;
   readonly unmap?: boolean | undefined;
   readonly copyMode?: 'background' | 'write-blocking' | undefined;
+}
+
+export interface CommitRequest extends Omit<JobRequest, 'sync'>, LayerNames {
+  readonly backingFile?: string | undefined;
 }
 
 /** A target that is named by a file name. */
@@ -103,6 +112,39 @@ export class VmBlockJobs {
     this.#startBackup(source, target, request, false);
   }
 
+  /** block-commit of the active layer. */
+  async commit(request: CommitRequest): Promise<void> {
+    const { device } = request;
+    const active = this.#graph.find(device);
+    if (!active) throw new DeviceNotFoundError(`Device '${device}' not found`);
+    this.#jobs.requireNoFilter(active);
+    requireUnblocked(active, 'commit-source', device);
+    const { top, base } = findLayers(this.#graph, active, request);
+    if (top !== active) {
+      throw new ColoError(
+        `'${top.nodeName}' is not the active layer of '${device}'; only that can be committed here, ` +
+          'others with the guest shut down (qemu-img commit)',
+      );
+    }
+    if (request.backingFile !== undefined) {
+      throw new ColoError("'backing-file' specified, but 'top' is the active layer");
+    }
+    const target = await this.#writable(base);
+    const owned = target !== base;
+    const act = (): void => {
+      const job = this.#jobs.startMirror({
+        ...this.#common(active, { ...request, sync: 'full' }),
+        source: active,
+        target,
+        base,
+        pivot: this.#pivot(active, target),
+      });
+      this.#track(job, active, target, owned);
+    };
+    if (owned) await this.#orClose(target, act);
+    else act();
+  }
+
   cancel(job: Job, force: boolean): void {
     job.cancel(force);
     const closed = this.#closing.get(job.id);
@@ -115,6 +157,23 @@ export class VmBlockJobs {
    */
   async settled(): Promise<void> {
     await withDeadline(Promise.all(this.#ending), SETTLE_MS, 'a block job that was cancelled');
+  }
+
+  /**
+   * A backing image is opened for reading only. Its file is opened for writing too, and a second format node on it does
+   * the writing: what the layers above have, which is all that is written, nobody reads through the first one.
+   */
+  async #writable(base: BlockNode): Promise<BlockNode> {
+    if (!base.readOnly) return base;
+    const { driverName } = base.driver;
+    const file = base.driver.children().get('file');
+    if (!(file?.driver instanceof FileDriver) || (driverName !== 'raw' && driverName !== 'qcow2')) {
+      throw new ColoError(`Node '${base.nodeName}' is read-only`);
+    }
+    await file.driver.makeWritable();
+    const below = driverName === 'qcow2' ? { backing: base.backing?.nodeName ?? '' } : {};
+    const options = { driver: driverName, file: file.nodeName, ...below };
+    return this.#graph.openImage(`json:${JSON.stringify(options)}`);
   }
 
   #startMirror(
@@ -231,14 +290,20 @@ export class VmBlockJobs {
     const user = `job:${job.id}`;
     this.#graph.attach(source, user);
     this.#graph.attach(target, user);
-    const closed = job.concluded
-      .then(async () => {
-        await this.#graph.detach(source, user);
-        // A request that was given up may still be on its way to the target.
-        await target.drain();
-        if (ownsTarget) await this.#graph.closeImage(target);
-        await this.#graph.detach(target, user);
-      })
+    const left = new Deferred<void>();
+    const leave = async (): Promise<void> => {
+      await this.#graph.detach(source, user);
+      // A request that was given up may still be on its way to the target, which is not free until it has ended.
+      await target.drain();
+      if (ownsTarget) await this.#graph.closeImage(target);
+      await this.#graph.detach(target, user);
+    };
+    job.atEnd(async () => {
+      void leave().then(left.resolve, left.reject);
+      // Whoever sees the job end finds its target free, unless that is stuck.
+      await withDeadline(left.promise, CLOSE_MS, 'closing a target').catch(() => undefined);
+    });
+    const closed = left.promise
       .catch((error: unknown) => log.warn({ err: error, job: job.id }, 'closing what a job used'))
       .then(() => {
         if (this.#closing.get(job.id) === closed) this.#closing.delete(job.id);

@@ -31,24 +31,33 @@ export interface FileOpenOptions {
 
 export class FileDriver implements BlockDriver {
   readonly driverName = 'file';
-  readonly readOnly: boolean;
   readonly filename: string;
   readonly strongOptions: StrongOptions;
   /** `dev:ino`, the same for two names of one file. */
   readonly identity: string;
-  readonly #handle: FileHandle;
-  readonly #unlock: () => void;
+  readonly #locks: boolean;
+  #handle: FileHandle;
+  #readOnly: boolean;
+  #unlock: () => void;
   #lengthBytes: number;
 
   private constructor(
     handle: FileHandle,
-    init: { filename: string; identity: string; readOnly: boolean; lengthBytes: number; unlock: () => void },
+    init: {
+      filename: string;
+      identity: string;
+      readOnly: boolean;
+      lengthBytes: number;
+      locks: boolean;
+      unlock: () => void;
+    },
   ) {
     this.#handle = handle;
     this.filename = init.filename;
     this.strongOptions = { filename: init.filename };
     this.identity = init.identity;
-    this.readOnly = init.readOnly;
+    this.#readOnly = init.readOnly;
+    this.#locks = init.locks;
     this.#lengthBytes = init.lengthBytes;
     this.#unlock = init.unlock;
   }
@@ -65,9 +74,9 @@ export class FileDriver implements BlockDriver {
       const lengthBytes = stat.isFile() ? Number(stat.size) : await deviceLength(handle);
       if (!Number.isSafeInteger(lengthBytes)) throw new ColoError(`'${filename}' is too large`);
       const identity = `${stat.dev}:${stat.ino}`;
-      const unlock =
-        options.locking === false ? () => undefined : lockImage(handle.fd, identity, filename, !readOnly);
-      return new FileDriver(handle, { filename, identity, readOnly, lengthBytes, unlock });
+      const locks = options.locking !== false;
+      const unlock = locks ? lockImage(handle.fd, identity, filename, !readOnly) : () => undefined;
+      return new FileDriver(handle, { filename, identity, readOnly, lengthBytes, locks, unlock });
     } catch (error) {
       await handle.close();
       throw error;
@@ -84,6 +93,32 @@ export class FileDriver implements BlockDriver {
 
   async allocatedBytes(): Promise<number> {
     return (await this.#handle.stat()).blocks * 512;
+  }
+
+  get readOnly(): boolean {
+    return this.#readOnly;
+  }
+
+  /** Opens a file that was opened for reading only anew, for writing too. Throws ColoError; then it stays as it was. */
+  async makeWritable(): Promise<void> {
+    if (!this.#readOnly) return;
+    const { handle } = await openHandle(this.filename, {});
+    const stat = await handle.stat({ bigint: true });
+    if (`${stat.dev}:${stat.ino}` !== this.identity) {
+      await handle.close();
+      throw new ColoError(`'${this.filename}' is another file by now; it cannot be opened for writing`);
+    }
+    // The old handle has locks that the new one would run into. Requests that are on their way in it end first.
+    await this.#replaceHandle(handle);
+    try {
+      if (this.#locks) this.#unlock = lockImage(handle.fd, this.identity, this.filename, true);
+      this.#readOnly = false;
+    } catch (error) {
+      const { handle: old } = await openHandle(this.filename, { readOnly: true });
+      await this.#replaceHandle(old);
+      this.#unlock = lockImage(old.fd, this.identity, this.filename, false);
+      throw error;
+    }
   }
 
   children(): ReadonlyMap<string, BlockNode> {
@@ -206,6 +241,13 @@ export class FileDriver implements BlockDriver {
   async close(): Promise<void> {
     this.#unlock();
     await this.#handle.close();
+  }
+
+  async #replaceHandle(handle: FileHandle): Promise<void> {
+    const old = this.#handle;
+    this.#handle = handle;
+    this.#unlock();
+    await old.close();
   }
 
   #failure(verb: string, offset: number, cause: unknown): IoError {

@@ -1,7 +1,7 @@
 /**
- * Active commit: moves what the images above `base` hold down into it while the guest goes on writing to `top`, and
- * then switches over. Used by replication's failover (active and hidden disk into the secondary disk); it completes
- * by itself. Facts: docs/qemu-behaviour.md 5.4.
+ * The commit of a failover: moves what the images above `base` hold (active and hidden disk) down into it (the secondary
+ * disk) while the guest goes on writing to `top`, and then switches over. It completes by itself; block-commit is a
+ * mirror into the base (mirror.ts) and waits to be told. Facts: docs/qemu-behaviour.md 5.4.
  *
  * The switch-over belongs to the owner: `quiesce` must keep new requests away from `top` and wait for those in flight,
  * `pivot` makes the owner use `base`, `release` lets the requests go on (always called after `quiesce`).

@@ -315,6 +315,10 @@ export class DiskCopier {
 
   async #pieceFailed(thrown: unknown): Promise<void> {
     const { operation, error } = sideOf(thrown);
+    // What failed is as good as never copied: the first pass begins anew.
+    this.#cursor = 0;
+    this.#firstPassDone = false;
+    this.#wrapped = false;
     if (this.#failed(operation, error) !== 'ignore') return;
     // Not at once, or a disk that fails all the time would be asked all the time.
     await this.bounded(new Promise((resolve) => setTimeout(resolve, RETRY_MS)), 'a retry').catch(

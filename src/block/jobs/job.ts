@@ -95,6 +95,7 @@ export abstract class Job {
   readonly #ended = new Deferred<void>();
   readonly #becameReady = new Deferred<void>();
   readonly #finalized = new Deferred<void>();
+  readonly #atEnd: (() => Promise<void> | void)[] = [];
   /** Closed while paused. */
   readonly #pauseGate = new Gate();
   #status: JobStatus = 'undefined';
@@ -167,6 +168,11 @@ export abstract class Job {
   /** True while the user, or an error with on-error=stop, keeps the job from going on. */
   protected get isPaused(): boolean {
     return !this.#pauseGate.isOpen;
+  }
+
+  /** `act` runs when the job has let go of its nodes; its last events wait for it. It must not throw. */
+  atEnd(act: () => Promise<void> | void): void {
+    this.#atEnd.push(act);
   }
 
   /** Begins the work; its `created` and `running` events have gone out when this returns. */
@@ -349,6 +355,7 @@ export abstract class Job {
       }
       await this.prepare();
       await this.clean();
+      for (const act of this.#atEnd) await act();
       // A cancel that came too late has changed nothing.
       this.#cancelled = false;
       this.#emit('BLOCK_JOB_COMPLETED', this.#eventData());
@@ -372,6 +379,7 @@ export abstract class Job {
     } catch {
       // The first error is the one to tell.
     }
+    for (const act of this.#atEnd) await act();
     if (this.#cancelled) this.#emit('BLOCK_JOB_CANCELLED', this.#eventData());
     else this.#emit('BLOCK_JOB_COMPLETED', { ...this.#eventData(), error: errorText(error) });
   }

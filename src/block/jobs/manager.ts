@@ -134,12 +134,15 @@ export class BlockJobs {
   }
 
   #begin(job: MirrorJob | BackupJob, nodes: readonly BlockNode[]): void {
+    if (job.target.readOnly) {
+      if (job.type === 'backup') throw new ColoError('Could not create node: Block node is read-only');
+      job.refuse('Block node is read-only');
+    }
     if (job.info().speed < 0) job.refuse("Parameter 'speed' expects a non-negative value");
-    if (job.target.readOnly) job.refuse('Block node is read-only');
     const reason = `block device is in use by block job: ${job.type}`;
     this.add(job);
     for (const node of nodes) node.blockers.set(ALL_OPERATIONS, reason);
-    void job.concluded.then(() => {
+    job.atEnd(() => {
       for (const node of nodes) {
         if (node.blockers.get(ALL_OPERATIONS) === reason) node.blockers.delete(ALL_OPERATIONS);
       }

@@ -1,5 +1,5 @@
 /**
- * drive-mirror: makes the target a copy of the source while the source is in use, and keeps it one until the job is
+ * drive-mirror, and the commit of an active layer, which is a mirror into an image below: makes the target a copy of the source while the source is in use, and keeps it one until the job is
  * cancelled (the target is then a consistent copy of that moment: the success path of a COLO resync) or completed (the
  * device then shows the target). Facts: docs/qemu-behaviour.md 5.8, 5.10.
  *
@@ -45,10 +45,15 @@ export interface MirrorOptions extends JobOptions {
   readonly whenQuiet?: (pivot: boolean) => Promise<void> | void;
   /** Missing: block-job-complete ends the job as a cancel does. */
   readonly pivot?: Pivot;
+  /**
+   * Makes it an active commit: only what the images above this one have is copied, into the target, which is this image
+   * or another way to it. `sync` is meaningless then.
+   */
+  readonly base?: BlockNode;
 }
 
 export class MirrorJob extends Job {
-  readonly type = 'mirror';
+  readonly type: 'mirror' | 'commit';
   readonly source: BlockNode;
   readonly target: BlockNode;
   protected override readonly drainsWhilePending = true;
@@ -60,15 +65,19 @@ export class MirrorJob extends Job {
 
   constructor(options: MirrorOptions) {
     super(options);
+    const { source, base } = options;
     this.#options = options;
-    this.source = options.source;
+    this.type = base ? 'commit' : 'mirror';
+    this.source = source;
     this.target = options.target;
     this.#copier = new DiskCopier({
-      source: options.source,
+      source,
       target: options.target,
-      extents: async (offset, length) => wholeStatus(await options.source.blockStatus(offset, length)),
+      extents: base
+        ? (offset, length) => statusAbove(source, base, offset, length)
+        : async (offset, length) => wholeStatus(await source.blockStatus(offset, length)),
       // What lies under the target belongs to it only when all of the source is copied.
-      trustTargetZeros: options.sync === 'full',
+      trustTargetZeros: base !== undefined || options.sync === 'full',
       unmap: options.unmap ?? true,
       writeBlocking: options.copyMode === 'write-blocking',
       limit: this.limit,
@@ -148,9 +157,9 @@ export class MirrorJob extends Job {
 
   async #markFirst(): Promise<void> {
     const { source, sync } = this.#options;
-    if (sync === 'full') this.#copier.dirty.setAll();
-    if (sync === 'top') {
-      const base = source.backing;
+    const base = this.#options.base ?? (sync === 'top' ? source.backing : undefined);
+    if (base === undefined && sync === 'full') this.#copier.dirty.setAll();
+    if (base !== undefined) {
       await this.#copier.markAllocated((offset, length) => statusAbove(source, base, offset, length));
     }
   }

@@ -102,6 +102,31 @@ export const startJobCommands = [
       vm.blockJobs.blockdevBackup({ ...common(args), sync: backupSync(args), target: args.target });
     },
   ),
+  command(
+    'block-commit',
+    z.strictObject({
+      'job-id': z.string().optional(),
+      device: z.string(),
+      'base-node': z.string().optional(),
+      base: z.string().optional(),
+      'top-node': z.string().optional(),
+      top: z.string().optional(),
+      'backing-file': z.string().optional(),
+      speed: int64.optional(),
+      'on-error': onError,
+      'filter-node-name': z.string().optional(),
+      ...ends,
+    }),
+    (vm, args) =>
+      vm.blockJobs.commit({
+        ...common({ ...args, 'on-source-error': args['on-error'], 'on-target-error': args['on-error'] }),
+        top: args.top,
+        topNode: args['top-node'],
+        base: args.base,
+        baseNode: args['base-node'],
+        backingFile: args['backing-file'],
+      }),
+  ),
 ];
 
 interface CommonArguments {
