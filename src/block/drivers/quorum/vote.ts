@@ -55,11 +55,16 @@ export class Ballot<Child> {
   readonly #open: Set<Child>;
   readonly #order: readonly Child[];
   readonly #failures = new Map<Child, unknown>();
+  readonly #copies: readonly Child[];
   readonly #decided = new Deferred<void>();
+  #isStored: boolean;
 
-  constructor(children: Iterable<Child>) {
+  /** `copies`: those among the children that take every write and from which nothing can be read. */
+  constructor(children: readonly Child[], copies: readonly Child[] = []) {
     this.#order = [...children];
     this.#open = new Set(this.#order);
+    this.#copies = copies;
+    this.#isStored = copies.length === children.length;
     this.decided = this.#decided.promise;
     this.#check();
   }
@@ -69,10 +74,21 @@ export class Ballot<Child> {
     return this.#order.filter((child) => this.#failures.has(child)).map((child) => this.#failures.get(child));
   }
 
+  /** Some child that is more than a copy has succeeded, or there is none but copies. */
+  get isStored(): boolean {
+    return this.#isStored || this.#copies.length === 0;
+  }
+
+  /** Whether this child still counts and has not answered. */
+  awaits(child: Child): boolean {
+    return this.#open.has(child);
+  }
+
   /** Notes a success; false when the child no longer counts. */
   succeed(child: Child): boolean {
     if (!this.#open.delete(child)) return false;
     this.ok++;
+    this.#isStored ||= !this.#copies.includes(child);
     this.#check();
     return true;
   }
