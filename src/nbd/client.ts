@@ -9,7 +9,7 @@
  */
 import { IoError } from '../base/errors.ts';
 import type { NbdAddress } from './address.ts';
-import { NbdConnection } from './client-connection.ts';
+import { NbdConnection, type ClientTls } from './client-connection.ts';
 import {
   NBD_CMD_BLOCK_STATUS,
   NBD_CMD_CACHE,
@@ -50,6 +50,8 @@ export interface NbdClientOptions {
   readonly requestTimeoutMs?: number;
   /** How long `close` waits for the server to hang up, default 1000. */
   readonly closeTimeoutMs?: number;
+  /** Talk in TLS or not at all. */
+  readonly tls?: ClientTls | null;
   /** Breaks connecting off. */
   readonly signal?: AbortSignal;
   /** Default true; false keeps to simple replies, and so does without base:allocation. */
@@ -96,6 +98,7 @@ export class NbdClient {
         closeTimeoutMs: options.closeTimeoutMs ?? NBD_CLOSE_TIMEOUT_MS,
       },
       Math.max(1, Math.min(options.maxInFlight ?? NBD_MAX_IN_FLIGHT, NBD_MAX_IN_FLIGHT)),
+      options.tls ?? null,
       options.signal,
     );
     return new NbdClient(connection);

@@ -15,8 +15,15 @@ export const NBD_MAX_OPTION_DATA = 64 * 1024;
 export const NBD_MAX_META_QUERIES = 128;
 /** Requests of one client that are worked on at once; reading from it stops meanwhile (QEMU: MAX_NBD_REQUESTS). */
 export const NBD_MAX_IN_FLIGHT = 16;
-/** Payload bytes of one client's requests in flight; one request is always let through. */
-export const NBD_MAX_IN_FLIGHT_BYTES = 64 * 1024 * 1024;
+/**
+ * Payload bytes of one client's requests in flight; one request is always let through. With read-ahead, TLS and what a
+ * request itself costs a client then holds at most 64 MiB.
+ */
+export const NBD_MAX_IN_FLIGHT_BYTES = 48 * 1024 * 1024;
+/** What a block status counts among them: the list of extents that is made for it, before it is cut to its limit. */
+export const NBD_STATUS_COST = 12 * 1024 * 1024;
+/** Bytes of replies that a TLS connection is given at a time: it keeps copies of them. */
+export const NBD_TLS_WINDOW = 1024 * 1024;
 /** Client connections of one server unless told otherwise (QMP nbd-server-start). */
 export const NBD_DEFAULT_MAX_CONNECTIONS = 100;
 /** From accept to the transmission phase (QEMU: handshake-max-seconds). */

@@ -8,7 +8,7 @@ import { ColoError, ParameterError, messageOf } from '../../base/errors.ts';
 import { loggerFor } from '../../base/logger.ts';
 import type { NbdAddress } from '../../nbd/address.ts';
 import { NBD_DEFAULT_PORT } from '../../nbd/address.ts';
-import { NbdClient } from '../../nbd/client.ts';
+import { NbdClient, type NbdClientOptions } from '../../nbd/client.ts';
 import { NbdConnectError } from '../../nbd/errors.ts';
 import type { BlockDriver, BlockExtent, WriteFlags } from '../driver.ts';
 import type { BlockNode } from '../node.ts';
@@ -16,6 +16,7 @@ import { OptionReader, type OptionTree } from '../options.ts';
 import { parseFilename } from '../probe.ts';
 import type { DriverOpener } from '../registry.ts';
 import { AlignedNbd } from './nbd-alignment.ts';
+import { takeTls } from './nbd-tls.ts';
 
 /** How long `close` gives the last flush. */
 const CLOSE_FLUSH_MS = 2000;
@@ -102,21 +103,20 @@ export class NbdDriver implements BlockDriver {
  * `port`, `path`; `export`; `open-timeout` (seconds of further attempts, default 0); `request-timeout` (milliseconds
  * without progress after which the connection is given up, default 5000, 0 = never; not an option of QEMU's).
  */
-export const openNbd: DriverOpener = async (options) => {
+export const openNbd: DriverOpener = async (options, context) => {
   const address = takeAddress(options);
+  const tls = takeTls(options, address, context);
   const exportName = options.string('export') ?? '';
   const readOnly = options.boolean('read-only') ?? false;
   const openTimeoutSec = options.integer('open-timeout', 0, 2 ** 31) ?? 0;
   const requestTimeoutMs = options.integer('request-timeout', 0, 2 ** 31 - 1) ?? 5000;
-  if (options.string('tls-creds') !== undefined || options.string('tls-hostname') !== undefined) {
-    throw new ParameterError('tls-creds is not supported by the nbd driver; use a unix socket or a tunnel');
-  }
   if ((options.integer('reconnect-delay') ?? 0) !== 0) {
     throw new ParameterError('reconnect-delay is not supported by the nbd driver; only 0 (no reconnect) is');
   }
   options.finish('nbd');
   const client = await connect(address, openTimeoutSec * 1000, {
     exportName,
+    tls,
     requestTimeoutMs: requestTimeoutMs === 0 ? Infinity : requestTimeoutMs,
   });
   return new NbdDriver(client, readOnly);
@@ -131,7 +131,7 @@ export function nbdOptionsFromUri(uri: string): OptionTree {
 async function connect(
   address: NbdAddress,
   openTimeoutMs: number,
-  options: { exportName: string; requestTimeoutMs: number },
+  options: NbdClientOptions,
 ): Promise<NbdClient> {
   const giveUpAt = performance.now() + openTimeoutMs;
   for (;;) {
