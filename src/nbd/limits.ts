@@ -47,6 +47,9 @@ export const NBD_MAX_QUEUED = 16_384;
 export const NBD_MAX_CLIENT_EXTENTS = 1_048_576;
 /** Client: largest piece of a writeZeroes or trim, so that each piece has a chance within the request's deadline. */
 export const NBD_MAX_ZERO_PIECE = 64 * 1024 * 1024;
+/** Client: pause before the second attempt to connect again; it doubles up to the other one. */
+export const NBD_RECONNECT_MIN_MS = 100;
+export const NBD_RECONNECT_MAX_MS = 5000;
 export const NBD_CONNECT_TIMEOUT_MS = 10_000;
 export const NBD_REQUEST_TIMEOUT_MS = 5000;
 export const NBD_CLOSE_TIMEOUT_MS = 1000;

@@ -264,7 +264,8 @@ describe('client handshake', () => {
       message: "Requested export not available\nserver reported: export 'badexport' not present",
     });
     await assert.rejects(against(greeting + '0003' + reply(8, '80000005')), {
-      message: 'TLS negotiation required before option 8 (structured reply)\nDid you forget a valid tls-creds?',
+      message:
+        'TLS negotiation required before option 8 (structured reply)\nDid you forget a valid tls-creds?',
     });
     await assert.rejects(against('4e42444d41474943' + '0000420281861253'), /oldstyle/);
     await assert.rejects(against('485454502f312e31'), /not an NBD server/);

@@ -53,7 +53,7 @@ describe('block driver nbd', () => {
       [{ 'server.type': 'vsock' }, /does not accept value 'vsock'/],
       [{ 'server.type': 'unix' }, "Parameter 'path' is missing"],
       [{ path: '/s', 'tls-creds': 'x' }, "No TLS credentials with id 'x'"],
-      [{ path: '/s', 'reconnect-delay': '5' }, /reconnect-delay is not supported/],
+      [{ path: '/s', 'reconnect-delay': '-1' }, /'reconnect-delay' expects a number from 0 to 2147483/],
       [{ path: '/s', bogus: '5' }, "Block driver 'nbd' does not support the option 'bogus'"],
       [{ host: '127.0.0.1', port: 'x' }, /Invalid port 'x'/],
       [{ host: '127.0.0.1', port: '1' }, "Failed to connect to '127.0.0.1:1': Connection refused"],
