@@ -154,7 +154,7 @@ describe('ReconnectingConnection', () => {
     void ask(3);
     t.mock.timers.tick(4999);
     await turns();
-    assert.deepEqual(ended, []);
+    assert.equal(ended.length, 0);
     t.mock.timers.tick(1);
     await turns();
     assert.deepEqual(ended, ['1 EIO', '2 EIO', '3 EIO']);
@@ -259,7 +259,7 @@ describe('ReconnectingConnection', () => {
     first.lose();
     for (let offset = 0; offset < 16_400; offset++) void ask(offset);
     await turns();
-    assert.deepEqual(ended, []);
+    assert.equal(ended.length, 0);
     await ask(16_400);
     assert.deepEqual(ended, ['16400 ENOMEM']);
     connection.abort();
