@@ -71,6 +71,8 @@ export interface BlockDriver {
   allocatedBytes?(): Promise<number>;
   /** Grows or shrinks. */
   truncate?(lengthBytes: number): Promise<void>;
+  /** No new request will come; what waits for nothing but better times should end now. `close` follows. */
+  closing?(): void;
   /** Flushes what it caches and releases what it holds. The wrapper closes anonymous children afterwards. */
   close(): Promise<void>;
 }

@@ -12,6 +12,7 @@
  */
 import { Gate } from '../base/async.ts';
 import { ColoError, DeviceNotFoundError, ParameterError, messageOf } from '../base/errors.ts';
+import { TlsCredentialsSet, type TlsLookup } from '../base/tls/objects.ts';
 import { FileDriver } from './drivers/file.ts';
 import { blockDrivers } from './drivers/index.ts';
 import { isReplication } from './drivers/replication.ts';
@@ -38,6 +39,8 @@ const TOP: InheritedOptions = {
 export interface BlockGraphOptions {
   readonly registry?: DriverRegistry;
   readonly emit?: (event: string, data: Record<string, unknown>) => void;
+  /** Default: there are no credentials. */
+  readonly tlsCredentials?: TlsLookup;
 }
 
 /** A device's view on the graph: `-drive id=`. */
@@ -78,6 +81,7 @@ export function parentUser(parentName: string, role: string): string {
 export class BlockGraph {
   readonly #registry: DriverRegistry;
   readonly #emit: (event: string, data: Record<string, unknown>) => void;
+  readonly #tlsCredentials: TlsLookup;
   readonly #nodes = new Map<string, BlockNode>();
   readonly #monitorOwned = new Set<BlockNode>();
   readonly #drives = new Map<string, BlockBackend>();
@@ -87,6 +91,7 @@ export class BlockGraph {
   constructor(options: BlockGraphOptions = {}) {
     this.#registry = options.registry ?? blockDrivers;
     this.#emit = options.emit ?? (() => undefined);
+    this.#tlsCredentials = options.tlsCredentials ?? new TlsCredentialsSet().find;
   }
 
   /** `-drive id=ID,…` or `drive_add 0 …`. A string `file` is a file name here. Throws ColoError. */
@@ -290,6 +295,7 @@ export class BlockGraph {
       openChild: (role, value, defaults) => this.#openChild(frame, role, value, defaults),
       find: (name) => this.find(name),
       findLater: (name) => () => this.find(name),
+      tlsCredentials: this.#tlsCredentials,
       emit: (event, data) => this.#emit(event, data),
     };
   }

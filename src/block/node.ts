@@ -186,6 +186,7 @@ export class BlockNode {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
+    this.driver.closing?.();
     await this.inFlight.idle();
     await this.driver.close();
   }

@@ -1,9 +1,10 @@
 /**
- * What a file name or a file's first bytes say about the driver to use: protocol prefixes (`nbd://…`, `nbd+unix://…`,
- * `nbd:host:port:exportname=x`, `file:…`), `json:{…}` pseudo-protocol names, and the format's magic number.
+ * What a file name or a file's first bytes say about the driver to use: protocol prefixes (`nbd://…` and its kind
+ * (nbd-uri.ts), `nbd:host:port:exportname=x`, `file:…`), `json:{…}` pseudo-protocol names, and the format's magic number.
  * Source: QEMU docs/system/device-url-syntax.rst.inc, docs/qemu-behaviour.md 9.1. It opens nothing.
  */
 import { ParameterError } from '../base/errors.ts';
+import { isNbdUri, parseNbdUri } from './nbd-uri.ts';
 import type { OptionTree, OptionValue } from './options.ts';
 import { nestOptions } from './options.ts';
 
@@ -19,16 +20,14 @@ export function probeFormat(head: Uint8Array): 'qcow2' | 'raw' {
 
 /** True when `name` starts with a protocol (or json:) rather than being a path. */
 export function hasProtocol(name: string): boolean {
-  return /^(?:json|file|nbd(?:s|\+unix|\+tcp|s\+unix)?):/.test(name);
+  return /^(?:json|file|nbds?(?:\+unix|\+tcp)?):/.test(name);
 }
 
 /** The options of the protocol driver that a file name stands for; `json:` gives the whole tree it holds. */
 export function parseFilename(name: string): OptionTree {
   if (name.startsWith('json:')) return parseJsonFilename(name.slice(5));
   if (name.startsWith('file:')) return { driver: 'file', filename: name.slice(5) };
-  if (/^nbd(?:\+tcp|\+unix)?:\/\//.test(name)) return parseNbdUri(name);
-  if (name.startsWith('nbds'))
-    throw new ParameterError(`'${name}': TLS needs options: driver=nbd,tls-creds=ID,…`);
+  if (isNbdUri(name)) return parseNbdUri(name);
   if (name.startsWith('nbd:')) return parseOldNbdName(name);
   return { driver: 'file', filename: name };
 }
@@ -72,28 +71,6 @@ function parseJsonFilename(text: string): OptionTree {
     });
   }
   return optionsFromJson(value);
-}
-
-function parseNbdUri(name: string): OptionTree {
-  let url: URL;
-  try {
-    url = new URL(name);
-  } catch (error) {
-    throw new ParameterError(`Invalid NBD URI '${name}'`, { cause: error });
-  }
-  const path = decodeURIComponent(url.pathname.replace(/^\//, ''));
-  const options: OptionTree = { driver: 'nbd' };
-  if (path !== '') options['export'] = path;
-  if (url.protocol === 'nbd+unix:') {
-    const socket = url.searchParams.get('socket');
-    if (socket === null || socket === '') throw new ParameterError(`NBD URI '${name}' lacks ?socket=PATH`);
-    options['server'] = { type: 'unix', path: socket };
-  } else {
-    const host = url.hostname.replace(/^\[(.*)\]$/, '$1');
-    if (host === '') throw new ParameterError(`NBD URI '${name}' lacks a host`);
-    options['server'] = { type: 'inet', host, port: url.port === '' ? '10809' : url.port };
-  }
-  return options;
 }
 
 /** nbd:HOST:PORT[:exportname=X] and nbd:unix:PATH[:exportname=X]. */

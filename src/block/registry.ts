@@ -2,6 +2,7 @@
  * Which driver opens which options. A driver registers an opener under its name; openers open their own children
  * through the context, so that the graph (graph.ts) alone knows names and lifetimes.
  */
+import type { TlsLookup } from '../base/tls/objects.ts';
 import type { BlockDriver } from './driver.ts';
 import type { BlockNode } from './node.ts';
 import type { OptionReader, OptionTree, OptionValue } from './options.ts';
@@ -19,6 +20,8 @@ export interface OpenContext {
    * and are not there yet while this node is being opened.
    */
   findLater(name: string): () => BlockNode | null;
+  /** The TLS credentials of an id (`tls-creds=`). Throws ColoError. Missing: there are none. */
+  readonly tlsCredentials?: TlsLookup;
   /** Emits a QMP event (QUORUM_REPORT_BAD…). */
   emit(event: string, data: Record<string, unknown>): void;
 }

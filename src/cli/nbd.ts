@@ -1,9 +1,12 @@
 /**
  * `colo nbd serve IMAGE`: one disk image over NBD, qemu-nbd's job. The command line alone is here; src/nbd/ serves and
- * src/block/ opens the image.
+ * src/block/ opens the image. The names of the TLS options are nbdkit's, and those of NBD URIs.
  */
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import { messageOf, ParameterError } from '../base/errors.ts';
+import type { TlsCredentials } from '../base/tls/credentials.ts';
+import { PskCredentials } from '../base/tls/psk.ts';
+import { X509Credentials } from '../base/tls/x509.ts';
 import { BlockGraph } from '../block/graph.ts';
 import { NBD_DEFAULT_PORT, NbdServer, textOfAddress, type NbdAddress } from '../nbd/index.ts';
 
@@ -14,6 +17,9 @@ interface ServeOptions {
   readonly format?: string;
   readonly description?: string;
   readonly maxConnections: number;
+  readonly tlsCertificates?: string;
+  readonly tlsPsk?: string;
+  readonly tlsVerifyPeer?: 'on' | 'off';
 }
 
 const DEFAULT_LISTEN: NbdAddress = { host: '127.0.0.1', port: NBD_DEFAULT_PORT };
@@ -34,6 +40,24 @@ export function registerNbd(program: Command): void {
     .option('--format <format>', 'raw or qcow2 (default: probed)')
     .option('--description <text>', 'free text about the export')
     .option('--max-connections <count>', 'clients at one time; 0: no limit', parseCount, 100)
+    .option(
+      '--tls-certificates <dir>',
+      'require TLS, with ca-cert.pem, server-cert.pem and server-key.pem in this folder',
+    )
+    .option(
+      '--tls-psk <file>',
+      'require TLS, with pre-shared keys: lines USER:HEXKEY, as psktool writes them',
+    )
+    .addOption(
+      new Option(
+        '--tls-verify-peer <on|off>',
+        'with --tls-certificates: let in only clients with a certificate of the CA (default: on)',
+      ).choices(['on', 'off']),
+    )
+    .addHelpText(
+      'after',
+      '\nA client then uses nbds://HOST/EXPORT?tls-certificates=DIR or ?tls-psk-file=FILE&tls-username=USER.',
+    )
     .action(async (image: string, options: ServeOptions) => {
       try {
         await serve(image, options);
@@ -47,9 +71,11 @@ export function registerNbd(program: Command): void {
 async function serve(image: string, options: ServeOptions): Promise<void> {
   const stop = stopSignal();
   const graph = new BlockGraph();
-  const server = new NbdServer({ maxConnections: options.maxConnections });
-  const { format, description, readOnly = false } = options;
+  const { format, description, readOnly = false, maxConnections } = options;
+  let server: NbdServer | null = null;
   try {
+    const tls = credentialsOf(options);
+    server = new NbdServer({ maxConnections, tls });
     const node = await graph.openImage(image, { readOnly, ...(format !== undefined && { format }) });
     server.addExport({
       name: options.export,
@@ -58,6 +84,11 @@ async function serve(image: string, options: ServeOptions): Promise<void> {
       ...(description !== undefined && { description }),
     });
     const address = await server.listen(options.listen);
+    if (!tls && !isLocal(address)) {
+      const warning =
+        'anybody who can reach it reads and writes the image; use --tls-certificates or --tls-psk';
+      process.stderr.write(`colo nbd serve: warning: ${textOfAddress(address)}: no TLS: ${warning}\n`);
+    }
     process.stdout.write(`nbd ready: listening at ${textOfAddress(address)}, export '${options.export}'\n`);
     await stop.promise;
     // Clients get the replies they are owed; then what was written is made durable.
@@ -65,9 +96,36 @@ async function serve(image: string, options: ServeOptions): Promise<void> {
     if (!node.readOnly) await node.flush();
   } finally {
     stop.cancel();
-    await server.close();
+    await server?.close();
     await graph.closeAll();
   }
+}
+
+/** Null: in clear. Throws ParameterError. */
+function credentialsOf({
+  tlsCertificates: dir,
+  tlsPsk: file,
+  tlsVerifyPeer,
+}: ServeOptions): TlsCredentials | null {
+  if (dir !== undefined && file !== undefined) {
+    throw new ParameterError('--tls-certificates and --tls-psk may not be used at the same time');
+  }
+  if (tlsVerifyPeer !== undefined && dir === undefined) {
+    throw new ParameterError('--tls-verify-peer needs --tls-certificates');
+  }
+  if (dir !== undefined) {
+    const verifyPeer = tlsVerifyPeer !== 'off';
+    return new X509Credentials({ endpoint: 'server', dir, verifyPeer, sanityCheck: true });
+  }
+  return file === undefined
+    ? null
+    : new PskCredentials({ endpoint: 'server', dir: null, file, username: null });
+}
+
+/** Only this host can reach it. */
+function isLocal(address: NbdAddress): boolean {
+  if ('path' in address) return true;
+  return address.host === 'localhost' || address.host === '::1' || address.host.startsWith('127.');
 }
 
 /** `tcp:HOST:PORT` or `unix:PATH`. Throws ParameterError. */

@@ -4,16 +4,18 @@
  * is dead. Dead is final: every request in flight, then every waiting one, fails in the order in which it was made.
  *
  * Received bytes land in one reused staging buffer, or, when much of a READ is missing, straight in the caller's
- * memory (Node's `onread` lets the next buffer be chosen before each read).
+ * memory (Node's `onread` lets the next buffer be chosen before each read). In TLS they come as Node decrypts them.
  */
 import { connect as connectSocket, type Socket } from 'node:net';
 import { performance } from 'node:perf_hooks';
-import { InFlight, withDeadline } from '../base/async.ts';
+import { Deferred, InFlight, withDeadline } from '../base/async.ts';
 import { ClosedError, IoError, ProtocolError, TimeoutError, messageOf } from '../base/errors.ts';
+import type { TlsCredentials } from '../base/tls/credentials.ts';
+import { TlsError, reasonOf, secureAsClient } from '../base/tls/upgrade.ts';
 import { textOfAddress, type NbdAddress } from './address.ts';
 import { ByteReader } from './byte-reader.ts';
 import { NBD_CMD_DISC } from './constants.ts';
-import { NbdConnectError, systemErrorText } from './errors.ts';
+import { NbdConnectError, NbdNegotiationError, systemErrorText } from './errors.ts';
 import { negotiateAsClient, type ClientAgreement, type ClientWishes } from './handshake-client.ts';
 import { NBD_MAX_QUEUED } from './limits.ts';
 import { ReplyDecoder, type ReplySink } from './reply-decoder.ts';
@@ -31,12 +33,22 @@ export interface ConnectionTimes {
   readonly closeTimeoutMs: number;
 }
 
+/** With whom to talk in TLS. */
+export interface ClientTls {
+  readonly credentials: TlsCredentials;
+  /** Whom the server's certificate must name; null is enough for a pre-shared key. */
+  readonly hostname: string | null;
+}
+
 export class NbdConnection implements ReplySink {
   readonly #name: string;
   readonly #times: ConnectionTimes;
-  readonly #socket: Socket;
+  /** The clear socket, then the secure one if there is TLS. */
+  #socket: Socket;
+  readonly #tls: ClientTls | null;
+  #isSecure = false;
   readonly #reader: ByteReader;
-  readonly #closed: Promise<void>;
+  readonly #closed = new Deferred<void>();
   readonly #staging = Buffer.allocUnsafeSlow(STAGING_BYTES);
   /** The memory of a READ that the socket was told to fill, null while it fills the staging buffer. */
   #direct: Uint8Array | null = null;
@@ -64,9 +76,10 @@ export class NbdConnection implements ReplySink {
     wishes: ClientWishes,
     times: ConnectionTimes,
     maxInFlight: number,
+    tls: ClientTls | null,
     signal?: AbortSignal,
   ): Promise<NbdConnection> {
-    const connection = new NbdConnection(address, times, maxInFlight);
+    const connection = new NbdConnection(address, times, maxInFlight, tls);
     const name = textOfAddress(address);
     const what = `NBD connection to '${name}'`;
     try {
@@ -74,12 +87,23 @@ export class NbdConnection implements ReplySink {
       return connection;
     } catch (error) {
       connection.abort();
+      if (isFromTls(error)) throw new NbdNegotiationError(reasonOf(error), { cause: error });
+      if (connection.#isSecure && isHangUp(error)) {
+        const text = 'Server hung up after the TLS handshake: it may not accept our credentials';
+        throw new NbdNegotiationError(text, { cause: error });
+      }
       if (!(error instanceof TimeoutError)) throw error;
       throw new NbdConnectError(`Failed to connect to '${name}': Connection timed out`, { cause: error });
     }
   }
 
-  private constructor(address: NbdAddress, times: ConnectionTimes, maxInFlight: number) {
+  private constructor(
+    address: NbdAddress,
+    times: ConnectionTimes,
+    maxInFlight: number,
+    tls: ClientTls | null,
+  ) {
+    this.#tls = tls;
     this.#name = textOfAddress(address);
     this.#times = times;
     for (let index = 0; index < maxInFlight; index++) this.#slots.push(new RequestSlot(index));
@@ -97,17 +121,19 @@ export class NbdConnection implements ReplySink {
         : connectSocket({ host: address.host, port: address.port, noDelay: true, keepAlive: true, onread });
     this.#socket = socket;
     this.#reader = new ByteReader(
-      { pause: () => void socket.pause(), resume: () => void socket.resume() },
+      { pause: () => void this.#socket.pause(), resume: () => void this.#socket.resume() },
       2 ** 20,
     );
+    this.#listen(socket);
+  }
+
+  #listen(socket: Socket): void {
     socket.on('error', (error) => this.#lost(error));
     socket.on('end', () => this.#lost(new ClosedError('The server closed the connection')));
     socket.on('timeout', () => this.#sendingStalled());
-    this.#closed = new Promise((resolve) => {
-      socket.on('close', () => {
-        this.#lost(new ClosedError('The connection is closed'));
-        resolve();
-      });
+    socket.on('close', () => {
+      this.#lost(new ClosedError('The connection is closed'));
+      this.#closed.resolve();
     });
   }
 
@@ -160,7 +186,7 @@ export class NbdConnection implements ReplySink {
       if (!this.#socket.destroyed) this.#sendDisconnect();
     }
     const timer = setTimeout(() => this.#socket.destroy(), this.#times.closeTimeoutMs);
-    await this.#closed;
+    await this.#closed.promise;
     clearTimeout(timer);
   }
 
@@ -221,12 +247,20 @@ export class NbdConnection implements ReplySink {
 
   /** Runs inside the socket's read callback: nothing may escape from here. */
   #received(count: number): void {
+    if (!this.#direct) {
+      const bytes = this.#staging.subarray(0, count);
+      this.#take(this.#decoder ? bytes : Buffer.from(bytes));
+    } else this.#take(null, count);
+  }
+
+  /** `bytes`, or null when `count` of them are where they belong already. Before the handshake's end they are kept. */
+  #take(bytes: Buffer | null, count = 0): void {
     if (this.#dead) return;
     const decoder = this.#decoder;
     try {
-      if (!decoder) this.#reader.push(Buffer.from(this.#staging.subarray(0, count)));
-      else if (this.#direct) decoder.directFilled(count);
-      else decoder.feed(this.#staging.subarray(0, count));
+      if (!bytes) decoder?.directFilled(count);
+      else if (decoder) decoder.feed(bytes);
+      else this.#reader.push(bytes);
     } catch (error) {
       this.#lost(error);
       return;
@@ -236,24 +270,40 @@ export class NbdConnection implements ReplySink {
   }
 
   async #handshake(wishes: ClientWishes): Promise<void> {
-    const socket = this.#socket;
+    const clear = this.#socket;
     await new Promise<void>((resolve, reject) => {
-      socket.once('connect', resolve);
-      socket.once('error', (cause) => {
+      clear.once('connect', resolve);
+      clear.once('error', (cause) => {
         const message = `Failed to connect to '${this.#name}': ${systemErrorText(cause)}`;
         reject(new NbdConnectError(message, { cause }));
       });
-      socket.once('close', () => reject(new ClosedError('The connection is closed')));
+      clear.once('close', () => reject(new ClosedError('The connection is closed')));
     });
     const send = (bytes: Uint8Array): Promise<void> =>
       new Promise((resolve, reject) => {
-        socket.write(bytes, (error) => (error ? reject(error) : resolve()));
+        this.#socket.write(bytes, (error) => (error ? reject(error) : resolve()));
       });
-    const agreement = await negotiateAsClient({ reader: this.#reader, send }, wishes);
+    const startTls = (): Promise<void> => this.#startTls();
+    const asked = { ...wishes, tls: this.#tls !== null };
+    const agreement = await negotiateAsClient({ reader: this.#reader, send, startTls }, asked);
     if (this.#reader.bufferedBytes > 0) throw new ProtocolError('Server sent data before any request');
     this.#agreement = agreement;
     this.#decoder = new ReplyDecoder(this, agreement.structured);
-    if (Number.isFinite(this.#times.requestTimeoutMs)) socket.setTimeout(this.#times.requestTimeoutMs);
+    const { requestTimeoutMs } = this.#times;
+    if (Number.isFinite(requestTimeoutMs)) this.#socket.setTimeout(requestTimeoutMs);
+  }
+
+  async #startTls(): Promise<void> {
+    if (!this.#tls) throw new Error('No TLS credentials');
+    if (this.#reader.bufferedBytes > 0) {
+      throw new ProtocolError('Server sent data in clear behind its reply to STARTTLS');
+    }
+    const { credentials, hostname } = this.#tls;
+    this.#socket = await secureAsClient(this.#socket, credentials, hostname);
+    this.#isSecure = true;
+    this.#socket.on('data', (bytes: Buffer) => this.#take(bytes));
+    this.#listen(this.#socket);
+    if (this.#dead) this.#socket.destroy();
   }
 
   // ---- Sending
@@ -374,4 +424,17 @@ export class NbdConnection implements ReplySink {
     if (this.#dead) throw this.#dead;
     if (this.#closing) throw new IoError('ESHUTDOWN', `NBD connection to '${this.#name}' is being closed`);
   }
+}
+
+/** An alert of the server's may arrive after the handshake: TLS 1.3 judges a client's certificate last. */
+function isFromTls(error: unknown): boolean {
+  if (error instanceof TlsError) return true;
+  const code = (error as { code?: unknown } | null)?.code;
+  return typeof code === 'string' && code.startsWith('ERR_SSL_');
+}
+
+function isHangUp(error: unknown): boolean {
+  if (error instanceof ClosedError) return true;
+  const code = (error as { code?: unknown } | null)?.code;
+  return code === 'ECONNRESET' || code === 'EPIPE';
 }

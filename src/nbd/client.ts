@@ -4,12 +4,12 @@
  * the caller's: flushing before `close`, ranges that do not overlap, and the server's smallest block
  * (`minBlockBytes`), which offsets and lengths must be multiples of.
  *
- * There is no reconnect here: a connection that died stays dead (`death` says why), and whoever owns the client
- * decides what that means. Facts: proto.md; flags and limits as QEMU's client uses them.
+ * Without `reconnectDelayMs` a connection that died stays dead (`death` says why), and whoever owns the client decides
+ * what that means; with it, reconnecting-connection.ts brings it back. Facts: proto.md; flags and limits as QEMU's client uses them.
  */
 import { IoError } from '../base/errors.ts';
 import type { NbdAddress } from './address.ts';
-import { NbdConnection } from './client-connection.ts';
+import { NbdConnection, type ClientTls } from './client-connection.ts';
 import {
   NBD_CMD_BLOCK_STATUS,
   NBD_CMD_CACHE,
@@ -30,6 +30,7 @@ import {
   NBD_STATE_HOLE,
   NBD_STATE_ZERO,
 } from './constants.ts';
+import { ReconnectingConnection, type NbdRequester } from './reconnecting-connection.ts';
 import type { NbdExtent } from './export.ts';
 import {
   NBD_CLOSE_TIMEOUT_MS,
@@ -50,6 +51,13 @@ export interface NbdClientOptions {
   readonly requestTimeoutMs?: number;
   /** How long `close` waits for the server to hang up, default 1000. */
   readonly closeTimeoutMs?: number;
+  /** Talk in TLS or not at all. */
+  readonly tls?: ClientTls | null;
+  /**
+   * More than 0: a lost server is looked for again, and requests wait so long for it before they fail. Default 0: they
+   * fail at once and for good.
+   */
+  readonly reconnectDelayMs?: number;
   /** Breaks connecting off. */
   readonly signal?: AbortSignal;
   /** Default true; false keeps to simple replies, and so does without base:allocation. */
@@ -61,7 +69,7 @@ export interface NbdClientOptions {
 }
 
 export class NbdClient {
-  readonly #connection: NbdConnection;
+  readonly #connection: NbdRequester;
   readonly lengthBytes: number;
   readonly readOnly: boolean;
   readonly canFlush: boolean;
@@ -83,25 +91,29 @@ export class NbdClient {
    * refused), ProtocolError, or ClosedError when the signal was aborted.
    */
   static async connect(address: NbdAddress, options: NbdClientOptions = {}): Promise<NbdClient> {
-    const connection = await NbdConnection.open(
-      address,
-      {
-        exportName: options.exportName ?? '',
-        structured: options.structuredReplies ?? true,
-        baseAllocation: options.blockStatus ?? true,
-      },
-      {
-        connectTimeoutMs: options.connectTimeoutMs ?? NBD_CONNECT_TIMEOUT_MS,
-        requestTimeoutMs: options.requestTimeoutMs ?? NBD_REQUEST_TIMEOUT_MS,
-        closeTimeoutMs: options.closeTimeoutMs ?? NBD_CLOSE_TIMEOUT_MS,
-      },
-      Math.max(1, Math.min(options.maxInFlight ?? NBD_MAX_IN_FLIGHT, NBD_MAX_IN_FLIGHT)),
-      options.signal,
-    );
-    return new NbdClient(connection);
+    const open = (signal?: AbortSignal): Promise<NbdConnection> =>
+      NbdConnection.open(
+        address,
+        {
+          exportName: options.exportName ?? '',
+          structured: options.structuredReplies ?? true,
+          baseAllocation: options.blockStatus ?? true,
+        },
+        {
+          connectTimeoutMs: options.connectTimeoutMs ?? NBD_CONNECT_TIMEOUT_MS,
+          requestTimeoutMs: options.requestTimeoutMs ?? NBD_REQUEST_TIMEOUT_MS,
+          closeTimeoutMs: options.closeTimeoutMs ?? NBD_CLOSE_TIMEOUT_MS,
+        },
+        Math.max(1, Math.min(options.maxInFlight ?? NBD_MAX_IN_FLIGHT, NBD_MAX_IN_FLIGHT)),
+        options.tls ?? null,
+        signal,
+      );
+    const first = await open(options.signal);
+    const delayMs = options.reconnectDelayMs ?? 0;
+    return new NbdClient(delayMs > 0 ? new ReconnectingConnection(first, open, delayMs) : first);
   }
 
-  private constructor(connection: NbdConnection) {
+  private constructor(connection: NbdRequester) {
     const { agreement } = connection;
     const has = (flag: number): boolean => (agreement.flags & flag) !== 0;
     this.#connection = connection;
@@ -124,6 +136,17 @@ export class NbdClient {
   /** Why the connection is dead, or null while it lives. */
   get death(): IoError | null {
     return this.#connection.death;
+  }
+
+  /** False when it is dead, and while a lost server is being looked for. */
+  get isConnected(): boolean {
+    const connection = this.#connection;
+    return connection instanceof ReconnectingConnection ? connection.isConnected : connection.death === null;
+  }
+
+  /** Requests that wait for a lost server to come back fail now. */
+  stopWaiting(): void {
+    if (this.#connection instanceof ReconnectingConnection) this.#connection.stopWaiting();
   }
 
   /** Called once when the connection dies otherwise than by `close`. */

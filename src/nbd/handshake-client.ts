@@ -1,6 +1,6 @@
 /**
- * The client's side of the newstyle handshake, in the order of QEMU's client: STRUCTURED_REPLY, SET_META_CONTEXT
- * with base:allocation, GO with BLOCK_SIZE. Each step falls back when the server does not know it, down to EXPORT_NAME
+ * The client's side of the newstyle handshake, in the order of QEMU's client: STARTTLS if TLS is wanted (then there is
+ * no going on without), STRUCTURED_REPLY, SET_META_CONTEXT with base:allocation, GO with BLOCK_SIZE. Each step falls back when the server does not know it, down to EXPORT_NAME
  * of servers without fixed newstyle. Texts of refusals are QEMU's (nbd/client.c, nbd_handle_reply_err).
  *
  * The deadline and the abort signal are the caller's; they end the transport.
@@ -22,6 +22,7 @@ import {
   NBD_OPT_EXPORT_NAME,
   NBD_OPT_GO,
   NBD_OPT_SET_META_CONTEXT,
+  NBD_OPT_STARTTLS,
   NBD_OPT_STRUCTURED_REPLY,
   NBD_REP_ACK,
   NBD_REP_ERR_BLOCK_SIZE_REQD,
@@ -56,6 +57,8 @@ const NO_DATA = new Uint8Array(0);
 
 export interface ClientWishes {
   readonly exportName: string;
+  /** Begin TLS first, and give up where the server does not. */
+  readonly tls?: boolean;
   /** Ask for structured replies. */
   readonly structured: boolean;
   /** Ask for base:allocation (needs structured replies). */
@@ -78,7 +81,7 @@ export interface ClientAgreement {
 }
 
 /**
- * Runs the handshake. Throws NbdNegotiationError when the server refuses or cannot be used, ProtocolError when it
+ * Runs the handshake. Throws TlsError, NbdNegotiationError when the server refuses or cannot be used, ProtocolError when it
  * breaks the protocol.
  */
 export async function negotiateAsClient(
@@ -91,6 +94,10 @@ export async function negotiateAsClient(
   const serverFlags = await greet(transport);
   const fixed = (serverFlags & NBD_FLAG_FIXED_NEWSTYLE) !== 0;
   const noZeroes = (serverFlags & NBD_FLAG_NO_ZEROES) !== 0;
+  if (wishes.tls === true) {
+    if (!fixed) throw new NbdNegotiationError('Server does not support STARTTLS');
+    await startTls(transport);
+  }
   if (!fixed) return exportName(transport, wishes.exportName, noZeroes, false);
   const structured = wishes.structured && (await askStructured(transport));
   const allocationId =
@@ -147,7 +154,7 @@ function refusal(option: number, reply: OptionReply): NbdNegotiationError {
     [NBD_REP_ERR_POLICY]: `Denied by server for ${which}`,
     [NBD_REP_ERR_INVALID]: `Invalid parameters for ${which}`,
     [NBD_REP_ERR_PLATFORM]: `Server lacks support for ${which}`,
-    [NBD_REP_ERR_TLS_REQD]: `Server requires TLS for ${which}`,
+    [NBD_REP_ERR_TLS_REQD]: `TLS negotiation required before ${which}\nDid you forget a valid tls-creds?`,
     [NBD_REP_ERR_UNKNOWN]: 'Requested export not available',
     [NBD_REP_ERR_SHUTDOWN]: `Server shutting down before ${which}`,
     [NBD_REP_ERR_BLOCK_SIZE_REQD]: `Server requires INFO_BLOCK_SIZE for ${which}`,
@@ -162,6 +169,16 @@ function refusal(option: number, reply: OptionReply): NbdNegotiationError {
 /** A refusal that is no answer to this one option: going on would be refused as well. */
 function isFatal(type: number): boolean {
   return type === NBD_REP_ERR_TLS_REQD || type === NBD_REP_ERR_SHUTDOWN;
+}
+
+async function startTls(transport: NbdTransport): Promise<void> {
+  const option = NBD_OPT_STARTTLS;
+  await transport.send(encodeOption(option, NO_DATA));
+  const reply = await receive(transport, option);
+  if (isError(reply)) throw refusal(option, reply);
+  expectAck(option, reply);
+  if (reply.data.length > 0) throw new ProtocolError('Server sent data with its reply to STARTTLS');
+  await transport.startTls(NO_DATA);
 }
 
 async function askStructured(transport: NbdTransport): Promise<boolean> {

@@ -3,7 +3,8 @@
  * greeting, then options until one of them starts the transmission phase. Answers and texts are QEMU 7.2's where
  * docs/qemu-behaviour.md 8.1 has captures of them.
  *
- * Every reply is awaited until the kernel took it, so that a client that floods options without reading stops itself.
+ * With TLS it is required, as in QEMU: before STARTTLS every option is refused, and nothing that was said before it
+ * counts afterwards. Every reply is awaited until the kernel took it, so that a client that floods options without reading stops itself.
  * The deadline over all of it is the caller's.
  */
 import { ProtocolError } from '../base/errors.ts';
@@ -39,6 +40,7 @@ import {
   NBD_REP_ACK,
   NBD_REP_ERR_INVALID,
   NBD_REP_ERR_POLICY,
+  NBD_REP_ERR_TLS_REQD,
   NBD_REP_ERR_TOO_BIG,
   NBD_REP_ERR_UNKNOWN,
   NBD_REP_ERR_UNSUP,
@@ -74,6 +76,8 @@ const PREFERRED_BLOCK_BYTES = 4096;
 /** What the handshake asks of the server. */
 export interface HandshakeHost {
   readonly multiConn: boolean;
+  /** Clients have to begin TLS before anything else. */
+  readonly requiresTls: boolean;
   findExport(name: string): NbdExport | null;
   listExports(): Iterable<NbdExport>;
 }
@@ -113,6 +117,7 @@ class ServerHandshake {
   readonly #host: HandshakeHost;
   #noZeroes = false;
   #structured = false;
+  #secure = false;
   /** The export for which base:allocation was asked; another one in GO drops it. */
   #metaExport: NbdExport | null = null;
 
@@ -142,6 +147,11 @@ class ServerHandshake {
       if (!fixed && option !== NBD_OPT_EXPORT_NAME) {
         throw new ProtocolError(`Option ${option} from a client that does not speak fixed newstyle`);
       }
+      if (this.#host.requiresTls && !this.#secure && option !== NBD_OPT_STARTTLS) {
+        await this.#refuseInClear(option, length);
+        if (option === NBD_OPT_ABORT) return null;
+        continue;
+      }
       if (option === NBD_OPT_EXPORT_NAME) return await this.#exportName(length);
       if (option === NBD_OPT_ABORT) {
         await reader.skip(length);
@@ -153,7 +163,12 @@ class ServerHandshake {
         await this.#refuse(option, NBD_REP_ERR_TOO_BIG, `${length} bytes of option data are too many`);
         continue;
       }
-      const agreement = await this.#option(option, await reader.read(length));
+      const data = await reader.read(length);
+      if (option === NBD_OPT_STARTTLS) {
+        await this.#startTls(data);
+        continue;
+      }
+      const agreement = await this.#option(option, data);
       if (agreement) return agreement;
     }
   }
@@ -175,9 +190,6 @@ class ServerHandshake {
         case NBD_OPT_SET_META_CONTEXT:
           await this.#metaContext(option, data);
           return null;
-        case NBD_OPT_STARTTLS:
-          await this.#refuse(option, NBD_REP_ERR_POLICY, 'TLS not configured');
-          return null;
         default:
           await this.#refuse(
             option,
@@ -191,6 +203,31 @@ class ServerHandshake {
       await this.#refuse(option, NBD_REP_ERR_INVALID, error.message);
       return null;
     }
+  }
+
+  /** `option` came before STARTTLS. An export name has no reply that could say so. */
+  async #refuseInClear(option: number, length: number): Promise<void> {
+    const text = `Option 0x${option.toString(16)} not permitted before TLS`;
+    if (option === NBD_OPT_EXPORT_NAME) throw new NbdNegotiationError(text);
+    await this.#transport.reader.skip(length);
+    await this.#refuse(option, NBD_REP_ERR_TLS_REQD, text);
+  }
+
+  async #startTls(data: Buffer): Promise<void> {
+    const option = NBD_OPT_STARTTLS;
+    if (!this.#host.requiresTls) return this.#refuse(option, NBD_REP_ERR_POLICY, 'TLS not configured');
+    if (this.#secure) return this.#refuse(option, NBD_REP_ERR_INVALID, 'TLS already enabled');
+    if (data.length > 0) {
+      // As QEMU: said, and then hung up; whoever gets this wrong gets more wrong.
+      const text = "option 'starttls' has unexpected length";
+      await this.#refuse(option, NBD_REP_ERR_INVALID, text);
+      throw new NbdNegotiationError(text);
+    }
+    await this.#transport.startTls(encodeOptionReply(option, NBD_REP_ACK, NO_DATA));
+    this.#secure = true;
+    // What an attacker in between may have negotiated in clear is forgotten.
+    this.#structured = false;
+    this.#metaExport = null;
   }
 
   /** The oldest way in: no reply can say no, so a wrong name ends the connection. */

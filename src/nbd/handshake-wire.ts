@@ -27,6 +27,12 @@ export interface NbdTransport {
   readonly reader: ByteReader;
   /** Resolves when the kernel has taken the bytes; rejects when the connection is lost. */
   send(bytes: Uint8Array): Promise<void>;
+  /**
+   * Sends `lastClear` (none: empty) and goes on in TLS: `reader` and `send` are secure when it resolves. Throws
+   * ProtocolError when the peer has already sent something that would be taken for secure (CVE-2021-3716), and
+   * TlsError when the peers do not trust each other.
+   */
+  startTls(lastClear: Uint8Array): Promise<void>;
 }
 
 /** An option with its data. */

@@ -15,12 +15,19 @@ export const NBD_MAX_OPTION_DATA = 64 * 1024;
 export const NBD_MAX_META_QUERIES = 128;
 /** Requests of one client that are worked on at once; reading from it stops meanwhile (QEMU: MAX_NBD_REQUESTS). */
 export const NBD_MAX_IN_FLIGHT = 16;
-/** Payload bytes of one client's requests in flight; with the slabs below a client costs less than 64 MiB. */
+/**
+ * Payload bytes of one client's requests in flight; one request is always let through. With the slabs below, TLS and what
+ * a request itself costs a client then holds at most 64 MiB.
+ */
 export const NBD_MAX_IN_FLIGHT_BYTES = 40 * 1024 * 1024;
 /** What a client's bytes land in; one at a time, and those that requests in flight still look at. */
 export const NBD_RECEIVE_SLAB = 1024 * 1024;
 /** Payloads up to this are used where they landed; larger ones are received into memory of their own. */
 export const NBD_MAX_VIEW = 512 * 1024;
+/** What a block status counts among them: the list of extents that is made for it, before it is cut to its limit. */
+export const NBD_STATUS_COST = 12 * 1024 * 1024;
+/** Bytes of replies that a TLS connection is given at a time: it keeps copies of them. */
+export const NBD_TLS_WINDOW = 1024 * 1024;
 /** Client connections of one server unless told otherwise (QMP nbd-server-start). */
 export const NBD_DEFAULT_MAX_CONNECTIONS = 100;
 /** From accept to the transmission phase (QEMU: handshake-max-seconds). */
@@ -44,6 +51,9 @@ export const NBD_MAX_QUEUED = 16_384;
 export const NBD_MAX_CLIENT_EXTENTS = 1_048_576;
 /** Client: largest piece of a writeZeroes or trim, so that each piece has a chance within the request's deadline. */
 export const NBD_MAX_ZERO_PIECE = 64 * 1024 * 1024;
+/** Client: pause before the second attempt to connect again; it doubles up to the other one. */
+export const NBD_RECONNECT_MIN_MS = 100;
+export const NBD_RECONNECT_MAX_MS = 5000;
 export const NBD_CONNECT_TIMEOUT_MS = 10_000;
 export const NBD_REQUEST_TIMEOUT_MS = 5000;
 export const NBD_CLOSE_TIMEOUT_MS = 1000;

@@ -2,17 +2,19 @@
  * One client of the server: the handshake, then a loop that reads requests and starts them. Requests run in parallel
  * and answer in the order in which they end.
  *
- * A request is in flight until its reply has been taken by the kernel. At most 16 are (and 64 MiB of payload), then
+ * A request is in flight until its reply has been taken by the kernel. At most 16 are (and 48 MiB of payload), then
  * reading stops: so a client that sends without reading replies is slowed down by TCP and holds a bounded amount of
  * memory. Facts: proto.md "Transmission phase"; refusals as QEMU 7.2 answers them (docs/qemu-behaviour.md 8.3).
  */
 import type { Socket } from 'node:net';
-import { InFlight, withDeadline } from '../base/async.ts';
+import { Deferred, InFlight, withDeadline } from '../base/async.ts';
 import { ClosedError, ColoError, ProtocolError, messageOf } from '../base/errors.ts';
 import type { Logger } from '../base/logger.ts';
+import type { TlsCredentials } from '../base/tls/credentials.ts';
+import { secureAsServer } from '../base/tls/upgrade.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import { ByteReader } from './byte-reader.ts';
-import { NBD_CMD_DISC, NBD_CMD_READ, NBD_CMD_WRITE } from './constants.ts';
+import { NBD_CMD_BLOCK_STATUS, NBD_CMD_DISC, NBD_CMD_READ, NBD_CMD_WRITE } from './constants.ts';
 import { NBD_EINVAL, NbdEndOfStreamError } from './errors.ts';
 import type { NbdExport } from './export.ts';
 import { negotiateAsServer, type HandshakeHost, type ServerAgreement } from './handshake-server.ts';
@@ -23,15 +25,21 @@ import {
   NBD_MAX_PAYLOAD,
   NBD_MAX_VIEW,
   NBD_READ_AHEAD,
+  NBD_STATUS_COST,
 } from './limits.ts';
 import { readIntoOwnMemory } from './own-memory-socket.ts';
+import { PacedWriter, type ReplyWriter } from './paced-writer.ts';
 import { answer, refusalOf, refuse, type Reply } from './server-commands.ts';
 import { REQUEST_BYTES, decodeRequest, type NbdRequest } from './wire.ts';
 
 const NO_PAYLOAD: Uint8Array = new Uint8Array(0);
 
 export class NbdServerSession {
-  readonly #socket: Socket;
+  /** The clear socket, then the secure one if the client begins TLS. */
+  #socket: Socket;
+  /** Where replies go: the socket, or in TLS what slows them down to what its buffers may hold. */
+  #out: ReplyWriter;
+  readonly #tls: TlsCredentials | null;
   readonly #reader: ByteReader;
   readonly #host: HandshakeHost;
   readonly #pool: BufferPool;
@@ -43,28 +51,42 @@ export class NbdServerSession {
   #corked = false;
   /** No further request may start: the export goes away, or the connection was dropped. */
   #stopping = false;
-  /** Resolves when the connection is closed. */
-  readonly closed: Promise<void>;
+  readonly #closed = new Deferred<void>();
   #export: NbdExport | null = null;
 
   /** Takes a paused socket over; nothing is sent before `run`. */
-  constructor(accepted: Socket, host: HandshakeHost, pool: BufferPool, log: Logger) {
+  constructor(
+    accepted: Socket,
+    host: HandshakeHost,
+    tls: TlsCredentials | null,
+    pool: BufferPool,
+    log: Logger,
+  ) {
     this.#host = host;
+    this.#tls = tls;
     this.#pool = pool;
     this.#log = log;
     const flow = { pause: () => void this.#socket.pause(), resume: () => void this.#socket.resume() };
     this.#reader = new ByteReader(flow, NBD_READ_AHEAD, pool);
     const socket = readIntoOwnMemory(accepted, this.#reader);
     this.#socket = socket;
+    this.#out = socket;
     socket.setNoDelay(true);
     socket.setKeepAlive(true, 30_000);
+    this.#listen(socket);
+  }
+
+  /** Resolves when the connection is closed. */
+  get closed(): Promise<void> {
+    return this.#closed.promise;
+  }
+
+  #listen(socket: Socket): void {
     socket.on('end', () => this.#reader.end());
     socket.on('error', (error) => this.#reader.end(error));
-    this.closed = new Promise((resolve) => {
-      socket.on('close', () => {
-        this.#reader.end(new NbdEndOfStreamError('The connection is closed'));
-        resolve();
-      });
+    socket.on('close', () => {
+      this.#reader.end(new NbdEndOfStreamError('The connection is closed'));
+      this.#closed.resolve();
     });
   }
 
@@ -76,7 +98,8 @@ export class NbdServerSession {
   /** From greeting to closed socket. Never rejects: whatever goes wrong ends this client only. */
   async run(handshakeTimeoutMs: number): Promise<void> {
     try {
-      const agreement = await withDeadline(this.#negotiate(), handshakeTimeoutMs, 'NBD handshake');
+      const negotiated = this.#negotiate(handshakeTimeoutMs);
+      const agreement = await withDeadline(negotiated, handshakeTimeoutMs, 'NBD handshake');
       // The export may have been removed while the last replies of the handshake were on their way.
       if (agreement && this.#host.findExport(agreement.export.name) === agreement.export) {
         this.#export = agreement.export;
@@ -108,12 +131,25 @@ export class NbdServerSession {
     return this.#inFlight.idle();
   }
 
-  #negotiate(): Promise<ServerAgreement | null> {
+  #negotiate(timeoutMs: number): Promise<ServerAgreement | null> {
     const send = (bytes: Uint8Array): Promise<void> =>
       new Promise((resolve, reject) => {
         this.#socket.write(bytes, (error) => (error ? reject(error) : resolve()));
       });
-    return negotiateAsServer({ reader: this.#reader, send }, this.#host);
+    const startTls = async (lastClear: Uint8Array): Promise<void> => {
+      if (!this.#tls) throw new Error('No TLS credentials');
+      const clear = this.#socket;
+      // From here on nobody but TLS may read, and what was read already came in clear.
+      clear.pause();
+      if (this.#reader.bufferedBytes > 0)
+        throw new ProtocolError('Data in clear follows the STARTTLS option');
+      await send(lastClear);
+      this.#socket = await secureAsServer(clear, this.#tls, timeoutMs);
+      this.#out = new PacedWriter(this.#socket);
+      this.#socket.on('data', (chunk: Buffer) => this.#reader.push(chunk));
+      this.#listen(this.#socket);
+    };
+    return negotiateAsServer({ reader: this.#reader, send, startTls }, this.#host);
   }
 
   async #serve(agreement: ServerAgreement): Promise<void> {
@@ -129,9 +165,8 @@ export class NbdServerSession {
         this.#start(request, 0, refuse(request, agreement, NBD_EINVAL, 'the payload is too large'));
         throw new ProtocolError(`A write of ${request.length} bytes exceeds the limit of ${NBD_MAX_PAYLOAD}`);
       }
-      const payloadBytes = isWrite || request.type === NBD_CMD_READ ? request.length : 0;
       const refusal = refusalOf(request, agreement);
-      const cost = refusal === null || isWrite ? payloadBytes : 0;
+      const cost = refusal === null || isWrite ? costOf(request) : 0;
       while (this.#isFull(cost)) await this.#slot();
       const payload = isWrite ? await this.#payload(request.length) : NO_PAYLOAD;
       if (this.#stopping) return;
@@ -211,7 +246,7 @@ export class NbdServerSession {
         this.#socket.uncork();
       });
     }
-    this.#socket.write(bytes, () => {
+    this.#out.write(bytes, () => {
       this.#pool.give(bytes);
       ended();
     });
@@ -225,7 +260,7 @@ export class NbdServerSession {
     const socket = this.#socket;
     const timer = setTimeout(() => socket.destroy(), NBD_LINGER_MS);
     try {
-      await Promise.race([this.#inFlight.idle(), this.closed]);
+      await Promise.race([this.#inFlight.idle(), this.#closed.promise]);
       if (!socket.destroyed) {
         if (socket.readableEnded) socket.destroySoon();
         else {
@@ -234,9 +269,15 @@ export class NbdServerSession {
           socket.resume();
         }
       }
-      await this.closed;
+      await this.#closed.promise;
     } finally {
       clearTimeout(timer);
     }
   }
+}
+
+/** The memory that a request takes while it is in flight. */
+function costOf({ type, length }: NbdRequest): number {
+  if (type === NBD_CMD_READ || type === NBD_CMD_WRITE) return length;
+  return type === NBD_CMD_BLOCK_STATUS ? NBD_STATUS_COST : 0;
 }

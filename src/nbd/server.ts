@@ -9,6 +9,7 @@ import { createServer, type AddressInfo, type Server, type Socket } from 'node:n
 import { lstat, unlink } from 'node:fs/promises';
 import { ColoError, ParameterError } from '../base/errors.ts';
 import { loggerFor, type Logger } from '../base/logger.ts';
+import { requireEndpoint, type TlsCredentials } from '../base/tls/credentials.ts';
 import { textOfAddress, type NbdAddress } from './address.ts';
 import { BufferPool } from './buffer-pool.ts';
 import { NbdConnectError, systemErrorText } from './errors.ts';
@@ -21,11 +22,14 @@ export interface NbdServerOptions {
   readonly maxConnections?: number;
   /** Default 10 000. */
   readonly handshakeTimeoutMs?: number;
+  /** Server credentials: every client has to begin TLS. Default null: none can. */
+  readonly tls?: TlsCredentials | null;
 }
 
 export class NbdServer {
   readonly #maxConnections: number;
   readonly #handshakeTimeoutMs: number;
+  readonly #tls: TlsCredentials | null;
   readonly #log: Logger = loggerFor('nbd-server');
   readonly #pool = new BufferPool();
   readonly #exports = new Map<string, NbdExport>();
@@ -34,9 +38,11 @@ export class NbdServer {
   #address: NbdAddress | null = null;
   #closing: Promise<void> | null = null;
 
+  /** Throws ParameterError when the credentials are a client's. */
   constructor(options: NbdServerOptions = {}) {
     this.#maxConnections = options.maxConnections ?? NBD_DEFAULT_MAX_CONNECTIONS;
     this.#handshakeTimeoutMs = options.handshakeTimeoutMs ?? NBD_HANDSHAKE_TIMEOUT_MS;
+    this.#tls = options.tls ? requireEndpoint(options.tls, 'server') : null;
   }
 
   /** Where it listens (with the real port); null before `listen`. */
@@ -137,10 +143,11 @@ export class NbdServer {
     }
     const host = {
       multiConn: this.#maxConnections !== 1,
+      requiresTls: this.#tls !== null,
       findExport: (name: string) => this.#exports.get(name) ?? null,
       listExports: () => [...this.#exports.values()],
     };
-    const session = new NbdServerSession(socket, host, this.#pool, this.#log);
+    const session = new NbdServerSession(socket, host, this.#tls, this.#pool, this.#log);
     this.#sessions.add(session);
     void session.run(this.#handshakeTimeoutMs).then(() => this.#sessions.delete(session));
   }

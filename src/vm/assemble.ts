@@ -1,10 +1,12 @@
 /**
- * Opens what a VM is made of, in QEMU's order: chardevs, netdevs, block nodes and drives, engine. An error names the
+ * Opens what a VM is made of, in QEMU's order: TLS credentials, chardevs, netdevs, block nodes and
+ * drives, engine. An error names the
  * option as typed, and what was opened before it is closed again. Objects need the VM and come later (machine.ts).
  */
 import { readFile } from 'node:fs/promises';
 import { ClosedError, ColoError, ParameterError, messageOf } from '../base/errors.ts';
 import { loggerFor } from '../base/logger.ts';
+import { TlsCredentialsSet, isTlsCredentialsType } from '../base/tls/objects.ts';
 import { BlockGraph } from '../block/graph.ts';
 import { nestDriveOptions } from '../block/drive-options.ts';
 import { BlockJobs } from '../block/jobs/manager.ts';
@@ -40,6 +42,7 @@ export interface VmHost {
 
 export interface Parts {
   readonly events: VmEvents;
+  readonly tls: TlsCredentialsSet;
   readonly chardevs: Chardevs;
   readonly graph: BlockGraph;
   readonly jobs: BlockJobs;
@@ -53,7 +56,8 @@ export async function assemble(config: VmConfig, host: VmHost): Promise<Parts> {
   const events = new VmEvents();
   const emit = (event: string, data?: Record<string, unknown>): void => events.emit(event, data);
   const chardevs = new Chardevs();
-  const graph = new BlockGraph({ emit });
+  const tls = new TlsCredentialsSet();
+  const graph = new BlockGraph({ emit, tlsCredentials: tls.find });
   const jobs = new BlockJobs(emit);
   const disks = new VmDisks(graph, jobs, emit);
   let networks: OpenNetdevs | null = null;
@@ -62,13 +66,14 @@ export async function assemble(config: VmConfig, host: VmHost): Promise<Parts> {
     // What can be refused without opening anything comes first.
     const devices = planDevices(config.devices, config.machine);
     for (const warning of devices.warnings) host.warn(warning);
+    for (const options of config.objects) await addCredentials(tls, options);
     for (const options of config.chardevs) await openChardev(chardevs, options, host);
     networks = await openNetdevs(config.netdevs, devices.nics, emit);
     const inOrder = await openDisks(config, graph, disks, devices, host);
     host.signal?.throwIfAborted();
     if (config.machine === 'pc') engine = await startEngine(config, devices, inOrder, host);
     host.signal?.throwIfAborted();
-    return { events, chardevs, graph, jobs, disks, networks, engine };
+    return { events, tls, chardevs, graph, jobs, disks, networks, engine };
   } catch (error) {
     events.close();
     const steps = [chardevs.closeAll(), graph.closeAll()];
@@ -89,6 +94,13 @@ export async function withOrigin<T>(origin: string, act: () => Promise<T> | T): 
   } catch (cause) {
     throw new ColoError(`${origin}: ${messageOf(cause)}`, { cause });
   }
+}
+
+/** As in QEMU, credentials are there before the disks that need them; the other objects come last. */
+async function addCredentials(tls: TlsCredentialsSet, options: Options): Promise<void> {
+  const { 'qom-type': type = '', id = '', ...properties } = options;
+  if (!isTlsCredentialsType(type)) return;
+  await withOrigin(originOf(options, `-object ${type}`), () => void tls.add(id, type, properties));
 }
 
 async function openChardev(chardevs: Chardevs, options: Options, host: VmHost): Promise<void> {

@@ -5,6 +5,7 @@
 import { Deferred, withDeadline } from '../base/async.ts';
 import { ColoError, ParameterError } from '../base/errors.ts';
 import { loggerFor } from '../base/logger.ts';
+import { isTlsCredentialsType } from '../base/tls/objects.ts';
 import type { BlockGraph } from '../block/graph.ts';
 import type { BlockJobs } from '../block/jobs/manager.ts';
 import type { Chardevs } from '../chardev/registry.ts';
@@ -67,7 +68,7 @@ export class VirtualMachine {
     this.engine = parts.engine;
     this.#networks = parts.networks;
     const emit = (event: string, data?: Record<string, unknown>): void => this.emit(event, data);
-    this.exports = new NbdExports(this.graph, emit);
+    this.exports = new NbdExports(this.graph, emit, parts.tls.find);
     this.run = new RunControl(
       this.engine,
       this.netdevs,
@@ -84,6 +85,7 @@ export class VirtualMachine {
       },
     );
     this.objects = new VmObjects({
+      tls: parts.tls,
       chardevs: this.chardevs,
       netdevs: this.netdevs,
       hasGuest: this.engine !== null,
@@ -129,6 +131,7 @@ export class VirtualMachine {
     const vm = new VirtualMachine(config, parts);
     try {
       for (const options of config.objects) {
+        if (isTlsCredentialsType(options['qom-type'] ?? '')) continue;
         const origin = originOf(options, `-object ${options['qom-type'] ?? ''}`);
         await withOrigin(origin, () => vm.objects.add(options));
       }

@@ -6,6 +6,7 @@
 import { access } from 'node:fs/promises';
 import path from 'node:path';
 import { ColoError, ParameterError } from '../base/errors.ts';
+import type { TlsLookup } from '../base/tls/objects.ts';
 import type { BlockGraph } from '../block/graph.ts';
 import type { BlockNode } from '../block/node.ts';
 import { codeOf, systemErrorText } from '../chardev/system-errors.ts';
@@ -33,19 +34,29 @@ interface Export {
 export class NbdExports {
   readonly #graph: BlockGraph;
   readonly #emit: (event: string, data: Record<string, unknown>) => void;
+  readonly #tlsCredentials: TlsLookup;
   readonly #exports = new Map<string, Export>();
   #server: NbdServer | null = null;
   #isStarting = false;
 
-  constructor(graph: BlockGraph, emit: (event: string, data: Record<string, unknown>) => void) {
+  constructor(
+    graph: BlockGraph,
+    emit: (event: string, data: Record<string, unknown>) => void,
+    tlsCredentials: TlsLookup,
+  ) {
     this.#graph = graph;
     this.#emit = emit;
+    this.#tlsCredentials = tlsCredentials;
   }
 
-  /** Throws ColoError when it runs already or cannot listen. `maxConnections` 0: no limit. */
-  async start(address: NbdAddress, maxConnections = 100): Promise<void> {
+  /**
+   * Throws ColoError when it runs already, cannot listen, or there are no such credentials. `maxConnections` 0: no
+   * limit. With `tlsCredentials` (the id of an object) clients have to begin TLS.
+   */
+  async start(address: NbdAddress, maxConnections = 100, tlsCredentials?: string): Promise<void> {
     if (this.#server || this.#isStarting) throw new ColoError('NBD server already running');
-    const server = new NbdServer({ maxConnections });
+    const tls = tlsCredentials === undefined ? null : this.#tlsCredentials(tlsCredentials, 'server');
+    const server = new NbdServer({ maxConnections, tls });
     this.#isStarting = true;
     try {
       await server.listen(address);

@@ -1,10 +1,12 @@
 /**
- * The VM's objects by id (QEMU's /objects): iothreads, filters on their netdevs, comparers. Creation and properties
- * are net/objects.ts's; this file owns names and lifetimes.
+ * The VM's objects by id (QEMU's /objects): iothreads, filters on their netdevs, comparers, TLS credentials. Creation
+ * and properties are net/objects.ts's and base/tls/objects.ts's; this file owns names and lifetimes.
  */
 import { ColoError, DeviceNotFoundError, ParameterError } from '../base/errors.ts';
 import { loggerFor } from '../base/logger.ts';
 import type { CheckpointParticipant } from '../base/participant.ts';
+import type { TlsCredentials } from '../base/tls/credentials.ts';
+import { isTlsCredentialsType, type TlsCredentialsSet } from '../base/tls/objects.ts';
 import type { Chardev } from '../chardev/chardev.ts';
 import type { Chardevs } from '../chardev/registry.ts';
 import type { ColoCompare } from '../net/compare/compare.ts';
@@ -22,6 +24,8 @@ import type { NetObjectContext } from '../net/objects.ts';
 const log = loggerFor('objects');
 
 export interface ObjectsHost {
+  /** What is in it already was made before the disks were opened. */
+  readonly tls: TlsCredentialsSet;
   readonly chardevs: Chardevs;
   readonly netdevs: ReadonlyMap<string, Netdev>;
   /** False under `-machine none`: comparers then compare from the start, for managers behind notify_dev. */
@@ -49,6 +53,8 @@ export class VmObjects {
 
   constructor(host: ObjectsHost) {
     this.#host = host;
+    host.tls.hasOtherObject = (id) => this.#objects.has(id);
+    for (const [id, credentials] of host.tls.all()) this.#objects.set(id, this.#tls(id, credentials));
   }
 
   /** `-object` and object-add. Throws ParameterError, DeviceNotFoundError, ChardevInUseError. */
@@ -112,6 +118,7 @@ export class VmObjects {
   #create(type: string, id: string, properties: Record<string, string>): VmObject {
     if (type === 'iothread') return iothread(id, properties);
     if (type === 'colo-compare') return this.#comparer(id, properties);
+    if (isTlsCredentialsType(type)) return this.#tls(id, this.#host.tls.add(id, type, properties));
     if (!isFilterType(type)) throw new ParameterError(`Parameter 'qom-type' does not accept value '${type}'`);
     const { filter, netdev } = createFilter(type, id, properties, this.#context());
     this.#filterNetdevs.set(id, netdev);
@@ -125,6 +132,26 @@ export class VmObjects {
         this.#filterNetdevs.delete(id);
         netdev.remove(filter);
         filter.close();
+        return Promise.resolve();
+      },
+    };
+  }
+
+  #tls(id: string, credentials: TlsCredentials): VmObject {
+    const typeName = credentials.type;
+    return {
+      id,
+      typeName,
+      properties: () => credentials.properties(),
+      setProperty: (name) => {
+        // QEMU takes some of these and does nothing with them: the files were read when the object was made.
+        const isThere = name in credentials.properties();
+        throw new ParameterError(
+          `Property '${typeName}.${name}' ${isThere ? 'cannot be changed' : 'not found'}`,
+        );
+      },
+      close: () => {
+        this.#host.tls.delete(id);
         return Promise.resolve();
       },
     };

@@ -1,26 +1,30 @@
 /**
  * The `nbd` driver: a node whose bytes are on an NBD server (QEMU's `driver=nbd` with `server.…`, or the older `host`,
  * `port`, `path`; qapi/block-core.json BlockdevOptionsNbd). One connection; when it is lost every request fails until
- * the node is closed and opened anew. Error texts: docs/qemu-behaviour.md 7.2.
+ * the node is closed and opened anew, unless `reconnect-delay` says how long to wait for it to come back. Error texts: docs/qemu-behaviour.md 7.2.
  */
 import { withDeadline } from '../../base/async.ts';
 import { ColoError, ParameterError, messageOf } from '../../base/errors.ts';
 import { loggerFor } from '../../base/logger.ts';
 import type { NbdAddress } from '../../nbd/address.ts';
 import { NBD_DEFAULT_PORT } from '../../nbd/address.ts';
-import { NbdClient } from '../../nbd/client.ts';
+import { NbdClient, type NbdClientOptions } from '../../nbd/client.ts';
 import { NbdConnectError } from '../../nbd/errors.ts';
+import { NBD_CONNECT_TIMEOUT_MS } from '../../nbd/limits.ts';
 import type { BlockDriver, BlockExtent, StrongOptions, WriteFlags } from '../driver.ts';
 import type { BlockNode } from '../node.ts';
 import { OptionReader, type OptionTree } from '../options.ts';
 import { parseFilename } from '../probe.ts';
 import type { DriverOpener } from '../registry.ts';
 import { AlignedNbd } from './nbd-alignment.ts';
+import { takeTls } from './nbd-tls.ts';
 
 /** How long `close` gives the last flush. */
 const CLOSE_FLUSH_MS = 2000;
 /** Between two attempts while `open-timeout` lasts. */
 const RETRY_MS = 250;
+/** Node's timers hold no more milliseconds. */
+const MAX_DELAY_SEC = Math.floor((2 ** 31 - 1) / 1000);
 const NO_CHILDREN: ReadonlyMap<string, BlockNode> = new Map();
 
 export class NbdDriver implements BlockDriver {
@@ -83,6 +87,10 @@ export class NbdDriver implements BlockDriver {
     return this.#aligned.blockStatus(offset, length);
   }
 
+  closing(): void {
+    this.#client.stopWaiting();
+  }
+
   /** Ends the connection at once: whatever is in flight fails with ESHUTDOWN. For a peer that does not answer. */
   breakOff(): void {
     this.#client.abort();
@@ -90,7 +98,7 @@ export class NbdDriver implements BlockDriver {
 
   /** Flushes what was written since the last flush, says goodbye; a dead or stuck peer costs a few seconds at most. */
   async close(): Promise<void> {
-    if (this.#dirty && !this.#client.death) {
+    if (this.#dirty && this.#client.isConnected) {
       try {
         await withDeadline(this.flush(), CLOSE_FLUSH_MS, 'NBD flush');
       } catch (error) {
@@ -104,27 +112,26 @@ export class NbdDriver implements BlockDriver {
 
 /**
  * Opens `driver=nbd`. Options: `server.type=inet|unix` with `server.host`, `server.port` or `server.path`; or `host`,
- * `port`, `path`; `export`; `open-timeout` (seconds of further attempts, default 0); `request-timeout` (milliseconds
+ * `port`, `path`; `export`; TLS (nbd-tls.ts); `open-timeout` (seconds of further attempts, default 0);
+ * `reconnect-delay` (seconds that requests wait for a lost server, default 0); `request-timeout` (milliseconds
  * without progress after which the connection is given up, default 5000, 0 = never; not an option of QEMU's).
  */
-export const openNbd: DriverOpener = async (options) => {
+export const openNbd: DriverOpener = async (options, context) => {
   const address = takeAddress(options);
+  const tls = takeTls(options, address, context);
   const exportName = options.string('export') ?? '';
   const readOnly = options.boolean('read-only') ?? false;
-  const openTimeoutSec = options.integer('open-timeout', 0, 2 ** 31) ?? 0;
+  const openTimeoutSec = options.integer('open-timeout', 0, MAX_DELAY_SEC) ?? 0;
   const requestTimeoutMs = options.integer('request-timeout', 0, 2 ** 31 - 1) ?? 5000;
-  if (options.string('tls-creds') !== undefined || options.string('tls-hostname') !== undefined) {
-    throw new ParameterError('tls-creds is not supported by the nbd driver; use a unix socket or a tunnel');
-  }
-  if ((options.integer('reconnect-delay') ?? 0) !== 0) {
-    throw new ParameterError('reconnect-delay is not supported by the nbd driver; only 0 (no reconnect) is');
-  }
   if (options.string('x-dirty-bitmap') !== undefined) {
     throw new ParameterError('x-dirty-bitmap is not supported by the nbd driver; leave it out');
   }
+  const reconnectDelaySec = options.integer('reconnect-delay', 0, MAX_DELAY_SEC) ?? 0;
   options.finish('nbd');
   const client = await connect(address, openTimeoutSec * 1000, {
     exportName,
+    tls,
+    reconnectDelayMs: reconnectDelaySec * 1000,
     requestTimeoutMs: requestTimeoutMs === 0 ? Infinity : requestTimeoutMs,
   });
   return new NbdDriver(client, readOnly, { address, exportName });
@@ -155,15 +162,17 @@ function optionsOf(address: NbdAddress, exportName: string): StrongOptions {
 async function connect(
   address: NbdAddress,
   openTimeoutMs: number,
-  options: { exportName: string; requestTimeoutMs: number },
+  options: NbdClientOptions,
 ): Promise<NbdClient> {
   const giveUpAt = performance.now() + openTimeoutMs;
   for (;;) {
     try {
-      return await NbdClient.connect(address, options);
+      const left = giveUpAt - performance.now();
+      const limit = openTimeoutMs > 0 && left < NBD_CONNECT_TIMEOUT_MS ? { connectTimeoutMs: left } : {};
+      return await NbdClient.connect(address, { ...options, ...limit });
     } catch (error) {
-      // Only a server that is not there yet is worth another attempt; one that refuses will refuse again.
-      if (!(error instanceof NbdConnectError) || performance.now() + RETRY_MS > giveUpAt) throw error;
+      // As in QEMU any failure is worth another attempt: a server may listen before it has its exports.
+      if (performance.now() + RETRY_MS > giveUpAt) throw error;
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
     }
   }

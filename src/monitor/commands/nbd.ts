@@ -38,10 +38,15 @@ export const nbdCommands = [
     z.strictObject({
       addr: z.discriminatedUnion('type', [inetAddress, unixAddress]),
       'max-connections': uint32.optional(),
+      'tls-creds': z.string().optional(),
+      'tls-authz': z.string().optional(),
     }),
-    async (vm, { addr, 'max-connections': maxConnections }) => {
+    async (vm, { addr, 'max-connections': maxConnections, 'tls-creds': tls, 'tls-authz': authz }) => {
+      if (authz !== undefined) {
+        throw new ParameterError('tls-authz is not supported; whoever has a certificate of the CA is let in');
+      }
       if (addr.type === 'unix') {
-        await vm.exports.start({ path: addr.data.path }, maxConnections);
+        await vm.exports.start({ path: addr.data.path }, maxConnections, tls);
         return;
       }
       const { host, port: text } = addr.data;
@@ -52,7 +57,7 @@ export const nbdCommands = [
         );
       }
       if (port > 65535) throw new ParameterError(`Parameter 'port' expects a port number, not '${text}'`);
-      await vm.exports.start({ host, port }, maxConnections);
+      await vm.exports.start({ host, port }, maxConnections, tls);
     },
   ),
   command(

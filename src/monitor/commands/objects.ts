@@ -89,6 +89,7 @@ const TYPE = { name: 'type', type: 'string' };
 /** QEMU's name of a property's type. */
 function qomType(name: string, value: unknown): string {
   if (name === 'iothread') return 'link<iothread>';
+  if (name === 'endpoint') return 'QCryptoTLSCredsEndpoint';
   if (name === 'compare_timeout') return 'uint64';
   if (typeof value === 'number') return 'uint32';
   return typeof value === 'boolean' ? 'bool' : 'string';

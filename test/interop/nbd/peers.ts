@@ -39,13 +39,18 @@ export async function mustRun(tool: string, ...args: string[]): Promise<string> 
   return stdout;
 }
 
+export interface Peer {
+  /** Ends it as a crash would. */
+  kill(): Promise<void>;
+}
+
 /** Starts an NBD server that listens on `socketPath`, and ends it with the test. */
 export async function startPeer(
   t: Cleanup,
   socketPath: string,
   tool: string,
   ...args: string[]
-): Promise<void> {
+): Promise<Peer> {
   const child = spawn(tool, args, { stdio: ['ignore', 'ignore', 'pipe'] });
   let stderr = '';
   child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));
@@ -58,6 +63,12 @@ export async function startPeer(
     if (child.exitCode !== null) throw new Error(`${tool} ended: ${stderr}`);
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
+  return {
+    kill: async () => {
+      child.kill('SIGKILL');
+      await exited;
+    },
+  };
 }
 
 function canConnect(path: string): Promise<boolean> {

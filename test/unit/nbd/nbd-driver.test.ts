@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it, type TestContext } from 'node:test';
 import { Deferred } from '../../../src/base/async.ts';
+import { TlsCredentialsSet } from '../../../src/base/tls/objects.ts';
 import type { BlockDriver } from '../../../src/block/driver.ts';
 import { nbdOptionsFromUri, NbdDriver, openNbd } from '../../../src/block/drivers/nbd.ts';
 import { nestOptions, OptionReader } from '../../../src/block/options.ts';
@@ -13,6 +14,7 @@ const context: OpenContext = {
   openChild: () => Promise.reject(new Error('no children')),
   find: () => null,
   findLater: () => () => null,
+  tlsCredentials: new TlsCredentialsSet().find,
   emit: () => undefined,
 };
 
@@ -50,8 +52,8 @@ describe('block driver nbd', () => {
       [{ path: '/s', 'server.type': 'unix' }, /may not be used at the same time/],
       [{ 'server.type': 'vsock' }, /does not accept value 'vsock'/],
       [{ 'server.type': 'unix' }, "Parameter 'path' is missing"],
-      [{ path: '/s', 'tls-creds': 'x' }, /tls-creds is not supported/],
-      [{ path: '/s', 'reconnect-delay': '5' }, /reconnect-delay is not supported/],
+      [{ path: '/s', 'tls-creds': 'x' }, "No TLS credentials with id 'x'"],
+      [{ path: '/s', 'reconnect-delay': '-1' }, /'reconnect-delay' expects a number from 0 to 2147483/],
       [{ path: '/s', bogus: '5' }, "Block driver 'nbd' does not support the option 'bogus'"],
       [{ host: '127.0.0.1', port: 'x' }, /Invalid port 'x'/],
       [{ host: '127.0.0.1', port: '1' }, "Failed to connect to '127.0.0.1:1': Connection refused"],
