@@ -47,7 +47,7 @@ async function setUpLiar(
     };
     await lie(peer, next);
   });
-  const client = await NbdClient.connect(address, { exportName: 'disk', requestTimeoutMs: 60, ...options });
+  const client = await NbdClient.connect(address, { exportName: 'disk', ...options });
   t.after(() => client.abort());
   return client;
 }
@@ -201,9 +201,13 @@ describe('NBD client', () => {
   });
 
   it('fails everything in order when the server stalls, and stays dead', async (t) => {
-    const client = await setUpLiar(t, async (_peer, next) => {
-      for (;;) await next();
-    });
+    const client = await setUpLiar(
+      t,
+      async (_peer, next) => {
+        for (;;) await next();
+      },
+      { requestTimeoutMs: 60 },
+    );
     const lost = new Deferred<IoError>();
     client.onLost(lost.resolve);
     const order: number[] = [];
@@ -240,15 +244,13 @@ describe('NBD client', () => {
   });
 
   it('notices a server that stops taking a long write', async (t) => {
-    const client = await setUpLiar(t, async (peer) => {
-      peer.socket.pause();
-      await new Promise(() => undefined);
-    });
-    await assert.rejects(client.write(0, Buffer.alloc(MIB)), { errno: 'ETIMEDOUT' });
-    const large = await setUpLiar(t, (peer) => {
+    const stops = (peer: RawPeer): Promise<void> => {
       peer.socket.pause();
       return new Promise(() => undefined);
-    });
+    };
+    const client = await setUpLiar(t, stops, { requestTimeoutMs: 60 });
+    await assert.rejects(client.write(0, Buffer.alloc(MIB)), { errno: 'ETIMEDOUT' });
+    const large = await setUpLiar(t, stops, { requestTimeoutMs: 60 });
     // Far more than the kernel's buffers hold: the request cannot even be sent.
     const work = Array.from({ length: 30 }, () => large.write(0, Buffer.alloc(MIB)));
     for (const result of await Promise.allSettled(work)) assert.equal(result.status, 'rejected');
