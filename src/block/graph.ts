@@ -350,7 +350,7 @@ export class BlockGraph {
   }
 
   #reserveName(wanted: string | undefined): string {
-    if (this.#nodes.size >= MAX_NODES) throw new ColoError(`There are already ${MAX_NODES} block nodes`);
+    if (this.#nodes.size + this.#reserved.size >= MAX_NODES) throw new ColoError(`There are already ${MAX_NODES} block nodes`);
     const name = wanted ?? `#block${this.#nextAutoName++}`;
     if (wanted !== undefined) {
       if (!/^[A-Za-z][A-Za-z0-9\-._]*$/.test(wanted))
@@ -378,14 +378,26 @@ export class BlockGraph {
     let failure: unknown;
     await node.close().catch((error: unknown) => (failure = error));
     // A driver may have taken in nodes under roles of its own, or have let go of some: users decide.
-    const prefix = parentUser(node.nodeName, '');
-    for (const other of [...this.#nodes.values()]) {
-      const held = [...other.users].some((user) => user.startsWith(prefix));
-      if (!held && !below.includes(other)) continue;
+    for (const other of this.#heldBy(node.nodeName, below)) {
       this.#dropUsers(other, node.nodeName);
       await this.#closeIfUnused(other).catch((error: unknown) => (failure ??= error));
     }
     if (failure !== undefined) throw asError(failure);
+  }
+
+  /** `below` and every node that names the parent as its user. */
+  #heldBy(parentName: string, below: readonly BlockNode[]): BlockNode[] {
+    const prefix = parentUser(parentName, '');
+    const held = below.filter((other) => this.#nodes.get(other.nodeName) === other);
+    for (const other of this.#nodes.values()) {
+      if (other.users.size === 0 || held.includes(other)) continue;
+      for (const user of other.users) {
+        if (!user.startsWith(prefix)) continue;
+        held.push(other);
+        break;
+      }
+    }
+    return held;
   }
 
   #dropUsers(child: BlockNode, parentName: string): void {

@@ -4,8 +4,10 @@ import { truncateSync } from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
 import { execute, hmp, qemuVersion, rawNode } from '../../helpers/bare-process.ts';
+import { NbdServer } from '../../../src/nbd/server.ts';
 import { compareScript, maskNodes } from '../../helpers/same-script.ts';
 import type { ScriptLine } from '../../helpers/same-script.ts';
+import { MemorySource } from '../../unit/nbd/support.ts';
 
 const skip = qemuVersion?.startsWith('7.2') === true ? false : 'QEMU 7.2 is not installed';
 
@@ -91,5 +93,52 @@ test('nodes, devices and statistics as QEMU tells them', { skip }, (t) =>
     prepare,
     mask: (reply) => maskNodes(reply),
     atLeast: { good: 20, bad: 3 },
+  }),
+);
+
+const unix = { type: 'unix', path: 'DIR/peer' };
+const REPLICATED: readonly ScriptLine[] = [
+  execute('qmp_capabilities'),
+  add(rawNode('disk', 'a.raw')),
+  add({ driver: 'nbd', 'node-name': 'there', server: unix, export: 'na me' }),
+  add({ driver: 'raw', 'node-name': 'window', file: { driver: 'nbd', server: unix, export: 'e' } }),
+  hmp('drive_add 0 if=none,id=remote,format=raw,file=nbd+unix:///e?socket=DIR/peer'),
+  add({ driver: 'replication', mode: 'primary', 'node-name': 'forward', file: 'there' }),
+  add({
+    ...{ driver: 'replication', mode: 'secondary', 'node-name': 'view', 'top-id': 'view' },
+    file: qcow2('active', 'active.qcow2', { backing: qcow2('hidden', 'hidden.qcow2', { backing: 'disk' }) }),
+  }),
+  add({
+    ...{ driver: 'quorum', 'node-name': 'q', children: ['forward'] },
+    ...{ 'vote-threshold': 1, 'read-pattern': 'fifo' },
+  }),
+  execute('block-dirty-bitmap-add', { node: 'disk', name: 'changes', granularity: 65536 }),
+  ...QUERIES,
+  execute('quit'),
+];
+
+/** QEMU opens the hidden disk for reading until replication starts; here it is opened for writing at once. */
+function writableHidden(reply: unknown): unknown {
+  if (!Array.isArray(reply)) return reply;
+  return (reply as Record<string, unknown>[]).map((node) =>
+    typeof node['drv'] === 'string' && /hidden\.qcow2/.test(JSON.stringify(node['file']))
+      ? { ...node, ro: false }
+      : node,
+  );
+}
+
+test('replication and NBD nodes as QEMU tells them', { skip }, (t) =>
+  compareScript(t, {
+    lines: REPLICATED,
+    prepare: async (home) => {
+      await prepare(home);
+      const server = new NbdServer();
+      t.after(() => server.close());
+      await server.listen({ path: path.join(home, 'peer') });
+      for (const name of ['e', 'na me'])
+        server.addExport({ name, source: new MemorySource(1 << 20), writable: true });
+    },
+    mask: (reply, whose) => maskNodes(whose === 'qemu' ? writableHidden(reply) : reply),
+    atLeast: { good: 12, bad: 2 },
   }),
 );

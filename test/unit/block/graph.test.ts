@@ -179,9 +179,15 @@ describe('BlockGraph', () => {
 
   it('accepts the cache options that it honours, and refuses the rest', async () => {
     const graph = new BlockGraph();
-    const good = { 'cache.direct': 'off', 'cache.no-flush': 'off', discard: 'unmap', 'detect-zeroes': 'off' };
+    const good = {
+      'cache.direct': 'off',
+      'cache.no-flush': 'on',
+      discard: 'unmap',
+      'detect-zeroes': 'unmap',
+    };
     await graph.addNode(nestOptions({ ...memory('ok'), ...good }));
-    for (const bad of [{ 'cache.direct': 'on' }, { cache: 'unsafe' }, { 'detect-zeroes': 'unmap' }]) {
+    await graph.addNode(nestOptions({ ...memory('unsafe'), cache: 'unsafe' }));
+    for (const bad of [{ 'cache.direct': 'on' }, { cache: 'none' }, { 'copy-on-read': 'on' }]) {
       await assert.rejects(graph.addNode(nestOptions({ ...memory('bad'), ...bad })), /not supported/);
     }
     await graph.closeAll();

@@ -90,6 +90,14 @@ describe('drives', () => {
     ['-drive file=a,index=0,unit=1', '-drive file=a,index=0,unit=1: index cannot be used with bus and unit'],
     ['-hda a -hda b', '-hda b: drive with bus=ide, index=0 exists'],
     ['-drive file=a,aio=zig', '-drive file=a,aio=zig: invalid aio option'],
+    [
+      '-drive file=a,werror=stop',
+      '-drive file=a,werror=stop: werror=stop is not supported: errors go to the guest; use werror=report',
+    ],
+    [
+      '-drive file=a,rerror=ignore',
+      '-drive file=a,rerror=ignore: rerror=ignore is not supported: errors go to the guest; use rerror=report',
+    ],
     ['-drive file=a,werror=zig', "-drive file=a,werror=zig: 'zig' invalid write error action"],
     [
       '-drive file=a,rerror=stop',
