@@ -112,8 +112,14 @@ export class PairRig {
     }
   }
 
-  /** A new secondary on the other host, resynced; ends when the first checkpoint has been taken. */
-  async protect(view: (at: PairAddresses) => Promise<PairView> | PairView = plain): Promise<void> {
+  /**
+   * A new secondary on the other host, resynced; ends when the first checkpoint has been taken. `edit` changes the
+   * secondary's command line.
+   */
+  async protect(
+    view: (at: PairAddresses) => Promise<PairView> | PairView = plain,
+    edit: (word: string) => string = (word) => word,
+  ): Promise<void> {
     const { vm } = this.primary;
     const at = await pairAddresses(vm.host);
     const seen = await view(at);
@@ -121,7 +127,7 @@ export class PairRig {
     const disks = await createSecondaryDisks(path.join(this.folder, name), this.#sizeBytes);
     await addPrimaryChardevs(vm.qmp, at);
     this.secondary = await this.#start(name, at.secondaryHost, (machine) =>
-      secondaryArguments(machine, disks, seen.secondary),
+      secondaryArguments(machine, disks, seen.secondary).map(edit),
     );
     // The export is where both say it is; the relays are on the packet and checkpoint connections.
     await protect(vm, this.secondary.vm, seen.primary, this.#isPromoted, quiet);
