@@ -3,13 +3,13 @@ import { z } from 'zod';
 import { CommandRegistry, command, int64, noArguments } from '../registry.ts';
 import { runHmp } from '../hmp.ts';
 import { QEMU_VERSION } from '../version.ts';
-import { blkdebugCommands } from './blkdebug.ts';
 import { blockCommands } from './block.ts';
 import { jobCommands } from './jobs.ts';
 import { migrationCommands } from './migration.ts';
 import { nbdCommands } from './nbd.ts';
 import { objectCommands } from './objects.ts';
 import { runCommands } from './run.ts';
+import { blkdebugCommands } from './blkdebug.ts';
 
 const monitorCommands = [
   command(
@@ -22,12 +22,12 @@ const monitorCommands = [
 ];
 
 export const commands: CommandRegistry = new CommandRegistry([
-  blkdebugCommands,
   blockCommands,
   jobCommands,
   migrationCommands,
   nbdCommands,
   objectCommands,
   runCommands,
+  blkdebugCommands,
   monitorCommands,
 ]);
