@@ -13,8 +13,8 @@ import { Blkdebug } from '../block/filters/blkdebug.ts';
 import type { BlockNode } from '../block/node.ts';
 import type { VirtualMachine } from '../vm/machine.ts';
 
-const MAX_REQUEST_BYTES = 64 * 1024 * 1024;
-const MAX_BACKGROUND = 64;
+const MAX_REQUEST_BYTES = 32 * 1024 * 1024;
+const MAX_BACKGROUND = 16;
 /** What is written without -P, and what memory a read starts from. */
 const DEFAULT_PATTERN = 0xcd;
 const UNITS: Readonly<Record<string, number>> = { k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40 };

@@ -127,12 +127,18 @@ export class PairRig {
     }
   }
 
-  /** A new secondary on the other host, resynced; ends when the first checkpoint has been taken. */
-  async protect(view: (at: PairAddresses) => Promise<PairView> | PairView = plain): Promise<void> {
+  /**
+   * A new secondary on the other host, resynced; ends when the first checkpoint has been taken. `edit` changes the
+   * secondary's command line.
+   */
+  async protect(
+    view: (at: PairAddresses) => Promise<PairView> | PairView = plain,
+    edit: (word: string) => string = (word) => word,
+  ): Promise<void> {
     const { vm } = this.primary;
     const at = await pairAddresses(vm.host);
     const seen = await view(at);
-    const secondary = await this.#addSecondary(at, seen.secondary);
+    const secondary = await this.#addSecondary(at, seen.secondary, undefined, edit);
     // The export is where both say it is; the relays are on the packet and checkpoint connections.
     await protect(vm, secondary.vm, seen.primary, this.#isPromoted, quiet);
   }
@@ -166,13 +172,18 @@ export class PairRig {
     return Number(data['offset']);
   }
 
-  async #addSecondary(at: PairAddresses, seen: PairAddresses, oldDisk?: string): Promise<Member> {
+  async #addSecondary(
+    at: PairAddresses,
+    seen: PairAddresses,
+    oldDisk?: string,
+    edit: (word: string) => string = (word) => word,
+  ): Promise<Member> {
     const name = `secondary-${++this.#generation}`;
     const fresh = await createSecondaryDisks(path.join(this.folder, name), this.lengthBytes);
     const disks = { ...fresh, parent: oldDisk ?? fresh.parent };
     await addPrimaryChardevs(this.primary.vm.qmp, at);
     this.secondary = await this.#start(name, at.secondaryHost, disks.parent, (machine) =>
-      secondaryArguments(machine, disks, seen),
+      secondaryArguments(machine, disks, seen).map(edit),
     );
     return this.secondary;
   }

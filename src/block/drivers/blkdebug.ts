@@ -65,11 +65,11 @@ export interface BlkdebugProgram {
 export async function openBlkdebug(options: OptionReader, context: OpenContext): Promise<Blkdebug> {
   const image = options.node('image');
   const program = readProgram(options);
-  options.boolean('read-only');
+  const readOnly = options.boolean('read-only') ?? false;
   options.finish('blkdebug');
   if (image === undefined) throw new ParameterError('A block device must be specified for "image"');
   const node = await context.openChild('image', image);
-  const driver = new Blkdebug(new NodeAsDriver(node, 'image'));
+  const driver = new Blkdebug(new NodeAsDriver(node, 'image', readOnly));
   driver.program(program.injects, program.states, program.seed);
   return driver;
 }

@@ -83,12 +83,14 @@ export type FilteredOp = 'read' | 'write' | 'flush' | 'discard' | 'status' | 'ma
 export class NodeAsDriver implements BlockDriver {
   readonly driverName = 'node';
   readonly #file: BlockNode;
+  readonly #readOnly: boolean;
   readonly #children: ReadonlyMap<string, BlockNode>;
 
   readonly truncate?: (lengthBytes: number) => Promise<void>;
 
-  constructor(file: BlockNode, role = 'file') {
+  constructor(file: BlockNode, role = 'file', readOnly = false) {
     this.#file = file;
+    this.#readOnly = readOnly;
     this.#children = new Map([[role, file]]);
     const { driver } = file;
     if (driver.truncate) this.truncate = async (lengthBytes) => driver.truncate?.(lengthBytes);
@@ -99,7 +101,7 @@ export class NodeAsDriver implements BlockDriver {
   }
 
   get readOnly(): boolean {
-    return this.#file.readOnly;
+    return this.#readOnly || this.#file.readOnly;
   }
 
   children(): ReadonlyMap<string, BlockNode> {

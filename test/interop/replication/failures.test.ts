@@ -234,6 +234,19 @@ describe('the seven failures of block replication', { skip: missingTools }, () =
         'auto-finalize': true,
         'auto-dismiss': true,
       });
+      // In this stage the verbs are ignored, and nobody else may write to the disk.
+      for (const [verb, args] of [
+        ['xen-set-replication', { enable: true, primary: false }],
+        ['xen-set-replication', { enable: false, primary: false }],
+        ['xen-colo-do-checkpoint', {}],
+      ] as const) {
+        assert.equal(await secondary.outcome(verb, args), '{}');
+      }
+      assert.deepEqual(await status(secondary), WELL);
+      assert.equal(
+        await secondary.io('parent0', 'write -P 13 3M 512'),
+        'write failed: Operation not permitted',
+      );
       // The guest runs meanwhile.
       assert.match(await secondary.io('colo-disk0', 'read -P 9 0 1M'), DONE);
       await secondary.io('sec', 'remove_break slow');

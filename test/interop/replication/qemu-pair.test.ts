@@ -110,3 +110,37 @@ for (const [primary, secondary] of [
     });
   });
 }
+
+describe('what the other side learns of a failure', { skip: missingQemu }, () => {
+  const FAILED = { error: true, desc: 'I/O error occurred' };
+
+  it('a QEMU primary, of our disks that fail; its guest does not', async (t) => {
+    for (const layer of ['hid', 'sec']) {
+      await inFolder(async (folder) => {
+        const pair = await ReplicatedPair.start(t, folder, { primary: 'qemu', secondary: 'colo' });
+        await pair.exportDisk();
+        await pair.replicate();
+        const rule = { event: 'none', iotype: 'write', errno: 28, once: true };
+        await pair.secondary.execute('x-blkdebug', { 'node-name': layer, 'inject-error': [rule] });
+        await ok(pair.primary, 'write -P 1 0 64k');
+        assert.deepEqual(await pair.primary.execute('query-xen-replication-status'), FAILED);
+        assert.deepEqual(pair.primary.events('QUORUM_REPORT_BAD', 'QUORUM_FAILURE'), []);
+        await ok(pair.secondary, 'read -P 0 0 64k');
+        await Promise.all([pair.primary.kill(), pair.secondary.kill()]);
+      });
+    }
+  });
+
+  it('our primary, of a QEMU that dies; its guest does not', async (t) => {
+    await inFolder(async (folder) => {
+      const pair = await ReplicatedPair.start(t, folder, { primary: 'colo', secondary: 'qemu' });
+      await pair.exportDisk();
+      await pair.replicate();
+      await ok(pair.primary, 'write -P 1 0 64k');
+      await pair.secondary.kill();
+      await ok(pair.primary, 'write -P 2 0 64k', 'read -P 2 0 64k');
+      assert.deepEqual(await pair.primary.execute('query-xen-replication-status'), FAILED);
+      assert.deepEqual(pair.primary.events('QUORUM_REPORT_BAD', 'QUORUM_FAILURE'), []);
+    });
+  });
+});

@@ -251,4 +251,38 @@ describe('as QEMU does', { skip: missingQemu }, () => {
       }
     });
   });
+
+  it('blkdebug: blockdev-add', async (t) => {
+    await inFolder(async (folder) => {
+      await tool('qemu-img', 'create', '-q', '-f', 'raw', path.join(folder, 'd'), '1M');
+      const [ours, theirs] = await Promise.all([
+        Program.start(t, 'colo', folder, ''),
+        Program.start(t, 'qemu', folder, ''),
+      ]);
+      const image = { driver: 'file', filename: 'd', 'read-only': true };
+      const rules: unknown[] = [
+        undefined,
+        {},
+        [{}],
+        [{ event: 'foo' }],
+        [{ event: 'none', iotype: 'foo' }],
+        [{ event: 'none', errno: 'a' }],
+        [{ event: 'none', sector: 'a' }],
+        [{ event: 'none', once: 'a' }],
+        [{ event: 'none', foo: 1 }],
+        [{ event: 'none', iotype: 'flush', state: 1, errno: 28, sector: 0, once: true, immediately: true }],
+      ];
+      const nodes = rules.flatMap((rule) => [
+        { image, 'inject-error': rule },
+        { image, 'set-state': rule },
+      ]);
+      for (const node of [...nodes, {}, { image: 'nope' }]) {
+        const args = { driver: 'blkdebug', 'node-name': 'x', 'read-only': true, ...node };
+        const said = await theirs.outcome('blockdev-add', args);
+        assert.equal(await ours.outcome('blockdev-add', args), said, JSON.stringify(node));
+        if (said !== '{}') continue;
+        for (const program of [ours, theirs]) await program.execute('blockdev-del', { 'node-name': 'x' });
+      }
+    });
+  });
 });

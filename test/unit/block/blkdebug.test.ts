@@ -242,6 +242,16 @@ describe('blkdebug options', () => {
     const node = await graph.addNode({ driver: 'blkdebug', 'node-name': 'x', 'read-only': 'on', image });
     assert.equal(node.driver.children().get('image')?.driver.driverName, 'file');
     assert.equal(node.readOnly, true);
+    // Over a node that somebody else writes to it may still be read-only.
+    const disk = await graph.addNode({ driver: 'memory', 'node-name': 'disk', size: '65536' });
+    const view = await graph.addNode({
+      driver: 'blkdebug',
+      'node-name': 'y',
+      'read-only': 'on',
+      image: 'disk',
+    });
+    await assert.rejects(view.write(0, filled(1, 1)), { errno: 'EPERM' });
+    assert.equal(disk.readOnly, false);
     await graph.closeAll();
   });
 

@@ -33,7 +33,7 @@ test('commands, and what they say', async (t) => {
     ['qemu-io d0 "read 0 512 5"', 'read [-q] [-P pattern [-s off] [-l len]] off len\r\n'],
     ['qemu-io d0 "read -Z 0 512"', 'read [-q] [-P pattern [-s off] [-l len]] off len\r\n'],
     ['qemu-io d0 "read 2M 512"', 'read failed: Invalid argument\r\n'],
-    ['qemu-io d0 "read 0 1T"', 'length cannot exceed 67108864, given 1T\r\n'],
+    ['qemu-io d0 "read 0 1T"', 'length cannot exceed 33554432, given 1T\r\n'],
     ['qemu-io d0 "read 0 x"', 'non-numeric offset or length argument -- x\r\n'],
     ['qemu-io d0 "write -P 300 0 1"', '300 is not a valid pattern byte\r\n'],
     ['qemu-io d0 "discard 0 1M"', 'discard 1048576/1048576 bytes at offset 0\r\n'],
