@@ -214,7 +214,10 @@ export class Qcow2Driver implements BlockDriver {
    */
   async makeEmpty(): Promise<void> {
     if (this.readOnly) throw new IoError('EPERM', 'A read-only qcow2 image cannot be emptied');
-    if (this.#tables.isEmpty) return;
+    if (this.#tables.isEmpty) {
+      this.#file.lax = true;
+      return;
+    }
     await this.#beforeChange();
     const held = await this.#locks.acquire(0, Infinity, true);
     try {
