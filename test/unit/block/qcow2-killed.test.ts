@@ -4,6 +4,14 @@
  */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { FileDriver } from '../../../src/block/drivers/file.ts';
+import { checkQcow2 } from '../../../src/block/drivers/qcow2/check.ts';
+import { createQcow2 } from '../../../src/block/drivers/qcow2/create.ts';
+import { readQcow2Info } from '../../../src/block/drivers/qcow2/open.ts';
+import { BlockNode } from '../../../src/block/node.ts';
 import {
   FUZZ,
   Model,
@@ -117,5 +125,38 @@ describe('qcow2 killed at any moment', () => {
     const again = await openImage(new BufferDisk(bytes), null);
     await again.write(5, Buffer.alloc(5000, 1));
     await again.close();
+  });
+
+  it('leaks what the documents say and no more', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'colo-qcow2-'));
+    try {
+      await createQcow2(join(folder, 'a'), { sizeBytes: 2 ** 28 });
+      const disk = await FileDriver.open(join(folder, 'a'));
+      const node = await openImage(disk, null, { cacheBytes: 2 ** 20 });
+      const file = new BlockNode('file', disk);
+      const leaked = async (): Promise<number> => {
+        const report = await checkQcow2(file, (await readQcow2Info(file, false)).header);
+        assert.equal(report.errors, 0);
+        return report.leaks * 65536;
+      };
+      let most = 0;
+      for (let cluster = 0; cluster < 1600; cluster++) {
+        await node.write(cluster * 65536, Buffer.alloc(1, 1));
+        if (cluster % 40 === 0) most = Math.max(most, await leaked());
+      }
+      assert.ok(most >= 16 * 2 ** 20 && most <= 48 * 2 ** 20, `${most} bytes counted ahead`);
+      const ahead = await leaked();
+      most = 0;
+      for (let cluster = 0; cluster < 1400; cluster += 2) {
+        await node.discard(cluster * 65536, 65536);
+        if (cluster % 200 === 0) most = Math.max(most, (await leaked()) - ahead);
+      }
+      assert.ok(most >= 16 * 2 ** 20 && most <= 33 * 2 ** 20, `${most} bytes waiting to be freed`);
+      await node.close();
+      assert.equal(await leaked(), 0);
+      await disk.close();
+    } finally {
+      await rm(folder, { recursive: true });
+    }
   });
 });

@@ -6,11 +6,11 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import {
+  afterPowerFailure,
   BufferDisk,
   Dice,
   FUZZ,
   Model,
-  apply,
   emptyImage,
   examine,
   openImage,
@@ -48,25 +48,6 @@ function promise(recording: Recording, moment: number): { model: Model; touched:
     else if (act.begin <= moment) touched.fill(1, act.from, act.to);
   }
   return { model, touched };
-}
-
-function afterPowerFailure(recording: Recording, moment: number, dice: Dice): Buffer {
-  const { disk } = recording;
-  const stable = new Set<number>();
-  for (const entry of disk.log.slice(0, moment)) {
-    if (entry.kind === 'flush') for (const index of entry.covers) stable.add(index);
-  }
-  // From nearly nothing to nearly everything.
-  const luck = dice.roll(101);
-  let bytes: Buffer = Buffer.from(disk.initial);
-  for (const [index, entry] of disk.log.slice(0, moment).entries()) {
-    if (stable.has(index)) bytes = apply(bytes, entry);
-    else if (dice.roll(100) < luck) {
-      const whole = dice.roll(3) > 0;
-      bytes = apply(bytes, entry, () => whole || dice.roll(2) === 0);
-    }
-  }
-  return bytes;
 }
 
 async function failAt(recording: Recording, moment: number, dice: Dice): Promise<boolean> {

@@ -322,5 +322,32 @@ export async function examine(bytes: Buffer, below: Buffer | null, what: string)
   return found;
 }
 
+/** What a killed process has left after `moment` entries of its log. */
+export function afterKill({ disk }: Recording, moment: number): Buffer {
+  let bytes: Buffer = Buffer.from(disk.initial);
+  for (const entry of disk.log.slice(0, moment)) bytes = apply(bytes, entry);
+  return bytes;
+}
+
+/** What a power failure after `moment` entries may have left. */
+export function afterPowerFailure(recording: Recording, moment: number, dice: Dice): Buffer {
+  const { disk } = recording;
+  const stable = new Set<number>();
+  for (const entry of disk.log.slice(0, moment)) {
+    if (entry.kind === 'flush') for (const index of entry.covers) stable.add(index);
+  }
+  // From nearly nothing to nearly everything.
+  const luck = dice.roll(101);
+  let bytes: Buffer = Buffer.from(disk.initial);
+  for (const [index, entry] of disk.log.slice(0, moment).entries()) {
+    if (stable.has(index)) bytes = apply(bytes, entry);
+    else if (dice.roll(100) < luck) {
+      const whole = dice.roll(3) > 0;
+      bytes = apply(bytes, entry, () => whole || dice.roll(2) === 0);
+    }
+  }
+  return bytes;
+}
+
 /** What a run needs to be worth its time: COLO_FUZZ=N makes it N times as long. */
 export const FUZZ = Math.max(1, Number(process.env['COLO_FUZZ'] ?? 1) || 1);

@@ -1,6 +1,7 @@
 /** A guest's disk: what it counts, and what it tells a manager of errors (QEMU's BLOCK_IO_ERROR). */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { Gate } from '../../../src/base/async.ts';
 import { MemoryDriver } from '../../../src/block/drivers/memory.ts';
 import { ErrorFilter } from '../../../src/block/filters/error.ts';
 import { BlockNode } from '../../../src/block/node.ts';
@@ -16,7 +17,11 @@ test('requests, failures and the furthest write are counted; errors are told', a
   ]);
   const root = new BlockNode('node0', filter);
   const events: [string, Record<string, unknown>][] = [];
-  const disk = new GuestDisk({ id: 'disk', root }, (event, data) => events.push([event, data]), 'dev0');
+  const disk = new GuestDisk(
+    { id: 'disk', root, gate: new Gate() },
+    (event, data) => events.push([event, data]),
+    'dev0',
+  );
   const describer = new BlockDescriber();
   const stats = (): Record<string, unknown> => {
     const reply = describer.deviceStats(disk.backend, disk);

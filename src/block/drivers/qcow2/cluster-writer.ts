@@ -3,6 +3,7 @@
  * holds the guest clusters alone (range-lock.ts). The order of steps is the rule in qcow2.ts: counted clusters, data,
  * L2 entry, and only then what was replaced is let go of.
  */
+import { both } from './batch.ts';
 import { compressedPlace, clusterKind, entryOffset, putCompressed, putEntry, viewOf } from './format.ts';
 import type { GuestMap, Run } from './guest-map.ts';
 import type { Qcow2Header } from './header.ts';
@@ -261,12 +262,6 @@ export class ClusterWriter {
     const { l2Entries } = this.#tables;
     await this.#tables.update(Math.floor(first / l2Entries), first % l2Entries, count, put);
   }
-}
-
-/** Waits for both, then throws what either threw. */
-async function both(one: Promise<void>, other: Promise<void>): Promise<void> {
-  const results = await Promise.allSettled([one, other]);
-  for (const result of results) if (result.status === 'rejected') throw result.reason as Error;
 }
 
 /** The file ranges that L2 entries refer to, in whole clusters, neighbours joined. */

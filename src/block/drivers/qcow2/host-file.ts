@@ -49,14 +49,17 @@ export class HostFile {
   }
 
   /** Writes into clusters in use; the last one of a file may lie behind its end in part. Throws IoError. */
-  async write(offset: number, source: Uint8Array): Promise<void> {
+  write(offset: number, source: Uint8Array): Promise<void> {
+    if (offset + source.byteLength <= this.node.lengthBytes) return this.node.write(offset, source);
+    return this.#writeBehind(offset, source);
+  }
+
+  async #writeBehind(offset: number, source: Uint8Array): Promise<void> {
     const end = offset + source.byteLength;
-    if (end > this.node.lengthBytes) {
-      if (end > this.#virginFrom)
-        throw new IoError('EIO', `Cluster at ${offset} lies behind the end of the image file`);
-      if (end > this.#usedEnd) this.#usedEnd = end;
-      await this.#grow(end);
-    }
+    if (end > this.#virginFrom)
+      throw new IoError('EIO', `Cluster at ${offset} lies behind the end of the image file`);
+    if (end > this.#usedEnd) this.#usedEnd = end;
+    await this.#grow(end);
     await this.node.write(offset, source);
   }
 

@@ -8,6 +8,33 @@ export interface ClusterRange {
   readonly count: number;
 }
 
+/** Entries [first, last] of a refcount block. */
+export interface BlockPart {
+  readonly first: number;
+  readonly last: number;
+}
+
+/** Ranges of clusters as parts of the refcount blocks (by index) that count them. */
+export function partsByBlock(
+  ranges: readonly ClusterRange[],
+  perBlock: number,
+): ReadonlyMap<number, BlockPart[]> {
+  const parts = new Map<number, BlockPart[]>();
+  for (const { first, count } of ranges) {
+    for (let cluster = first; cluster < first + count;) {
+      const index = Math.floor(cluster / perBlock);
+      const base = index * perBlock;
+      const last = Math.min(first + count, base + perBlock) - 1;
+      const known = parts.get(index);
+      const part = { first: cluster - base, last: last - base };
+      if (known) known.push(part);
+      else parts.set(index, [part]);
+      cluster = last + 1;
+    }
+  }
+  return parts;
+}
+
 /** Header, refcount table and L1 table. */
 export function fixedRanges(header: Readonly<Qcow2Header>): ClusterRange[] {
   const { l1Size, l1Offset, refcountTableOffset, refcountTableClusters } = header;

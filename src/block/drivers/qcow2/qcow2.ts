@@ -1,10 +1,15 @@
 /**
  * The qcow2 driver: guest requests on top of the mapping (tables.ts), the allocator (refcounts.ts) and the file.
  *
- * Rule of order, so that a killed process leaves at worst leaks: new clusters are counted, then their data is written,
- * then the L2 entry points to them; old clusters lose their count last. All of it is written through at once, so an
- * ended write survives the process. The host losing power is covered at flush points only: flush and FUA (fdatasync)
- * put data and metadata on stable storage together; between two flushes the host decides the order.
+ * Rule of order: clusters are counted before they are handed out (allocator.ts), their data is written, then the L2
+ * entry points to them, and what they replace is let go of last. All of it is written through at once, so an ended write
+ * survives the process, and a killed process leaves at worst leaks.
+ *
+ * The host losing power: between two flushes the disk may take any part of what was written. Where an entry must not
+ * arrive before what it refers to, a barrier (a flush) is put between: when a chunk of clusters is counted, when a table
+ * comes into a used cluster, when content is copied into a new cluster. So the image stays without errors, and what was
+ * flushed and not written since stays as it was, next to what was written too. After makeEmpty there is nothing to keep
+ * until the next flush, and no barriers.
  *
  * Requests overlap. Those that find every cluster in place (allocated, referred to once) share the range lock; those
  * that change a mapping hold their clusters alone. Sources: QEMU docs/interop/qcow2.rst; docs/qemu-behaviour.md 9.
@@ -13,6 +18,7 @@ import { ColoError, IoError } from '../../../base/errors.ts';
 import type { BlockDriver, BlockExtent, WriteFlags } from '../../driver.ts';
 import type { BlockNode } from '../../node.ts';
 import type { Allocator } from './allocator.ts';
+import { Batch } from './batch.ts';
 import { ClusterWriter } from './cluster-writer.ts';
 import { packCluster } from './compressed.ts';
 import { MAX_L1_BYTES } from './format.ts';
@@ -22,11 +28,9 @@ import { FIELD, l1EntriesFor } from './header.ts';
 import type { Qcow2Header } from './header.ts';
 import type { HostFile } from './host-file.ts';
 import { RangeLock } from './range-lock.ts';
+import type { HeldRange } from './range-lock.ts';
 import type { Refcounts } from './refcounts.ts';
 import type { MappingTables } from './tables.ts';
-
-/** Requests to the file that one guest request has in flight at once. */
-const MAX_PARALLEL = 32;
 
 /** A backing file as the header names it. */
 export interface NamedBacking {
@@ -95,17 +99,26 @@ export class Qcow2Driver implements BlockDriver {
 
   async read(offset: number, target: Uint8Array): Promise<void> {
     if (target.byteLength === 0) return;
-    await this.#holding(offset, target.byteLength, false, async () => {
+    const held = await this.#share(offset, target.byteLength);
+    try {
+      const first =
+        this.#map.peekRun(offset, target.byteLength) ?? (await this.#map.run(offset, target.byteLength));
+      if (first.length === target.byteLength) {
+        await this.#map.readRun(first, offset, target);
+        return;
+      }
       const jobs = new Batch();
+      let run = first;
       for (let done = 0; done < target.byteLength;) {
-        const run = await this.#map.run(offset + done, target.byteLength - done);
+        if (done > 0) run = await this.#map.run(offset + done, target.byteLength - done);
         const out = target.subarray(done, done + run.length);
-        if (run.length === target.byteLength) return this.#map.readRun(run, offset, out);
         await jobs.add(this.#map.readRun(run, offset + done, out));
         done += run.length;
       }
       await jobs.end();
-    });
+    } finally {
+      this.#locks.release(held);
+    }
   }
 
   async write(offset: number, source: Uint8Array, flags?: WriteFlags): Promise<void> {
@@ -214,7 +227,10 @@ export class Qcow2Driver implements BlockDriver {
    */
   async makeEmpty(): Promise<void> {
     if (this.readOnly) throw new IoError('EPERM', 'A read-only qcow2 image cannot be emptied');
-    if (this.#tables.isEmpty) return;
+    if (this.#tables.isEmpty) {
+      this.#file.lax = true;
+      return;
+    }
     await this.#beforeChange();
     const held = await this.#locks.acquire(0, Infinity, true);
     try {
@@ -264,8 +280,10 @@ export class Qcow2Driver implements BlockDriver {
 
   /** Writes when every cluster is in place already. */
   async #writeInPlace(offset: number, source: Uint8Array): Promise<boolean> {
-    return this.#holding(offset, source.byteLength, false, async () => {
-      const first = await this.#map.run(offset, source.byteLength);
+    const held = await this.#share(offset, source.byteLength);
+    try {
+      const first =
+        this.#map.peekRun(offset, source.byteLength) ?? (await this.#map.run(offset, source.byteLength));
       if (first.kind !== 'data' || !first.inPlace) return false;
       if (first.length === source.byteLength) {
         await this.#file.write(first.hostOffset, source);
@@ -286,7 +304,16 @@ export class Qcow2Driver implements BlockDriver {
       }
       await jobs.end();
       return true;
-    });
+    } finally {
+      this.#locks.release(held);
+    }
+  }
+
+  /** Holds the clusters of a range beside others that leave the mapping alone. */
+  #share(offset: number, length: number): HeldRange | Promise<HeldRange> {
+    const first = Math.floor(offset / this.clusterBytes);
+    const last = Math.floor((offset + length - 1) / this.clusterBytes);
+    return this.#locks.tryAcquire(first, last, false) ?? this.#locks.acquire(first, last, false);
   }
 
   /** The clusters that lie wholly in [offset, end); the image's last one counts as whole when `end` is its end. */
@@ -334,21 +361,5 @@ export class Qcow2Driver implements BlockDriver {
     await this.#file.write(FIELD.autoclear, new Uint8Array(8));
     await this.#file.barrier();
     this.#header.autoclear = 0n;
-  }
-}
-
-/** Promises in flight, at most MAX_PARALLEL; `end` waits for all, so no buffer is touched after a failure is told. */
-class Batch {
-  readonly #jobs: Promise<void>[] = [];
-
-  async add(job: Promise<void>): Promise<void> {
-    job.catch(() => undefined); // told by `end`
-    this.#jobs.push(job);
-    if (this.#jobs.length >= MAX_PARALLEL) await this.end();
-  }
-
-  async end(): Promise<void> {
-    const results = await Promise.allSettled(this.#jobs.splice(0));
-    for (const result of results) if (result.status === 'rejected') throw result.reason as Error;
   }
 }

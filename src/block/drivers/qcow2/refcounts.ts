@@ -12,10 +12,11 @@ import { FIELD, Qcow2Error } from './header.ts';
 import type { Qcow2Header } from './header.ts';
 import type { HostFile } from './host-file.ts';
 import { MAX_REFCOUNT_TABLE_BYTES, setUint64, viewOf } from './format.ts';
-import { dropRounds, fixedRanges, neededBlocks } from './metadata-ranges.ts';
-import type { ClusterRange } from './metadata-ranges.ts';
+import { dropRounds, fixedRanges, neededBlocks, partsByBlock } from './metadata-ranges.ts';
+import type { BlockPart, ClusterRange } from './metadata-ranges.ts';
 import { decodeRefcountTable, refcountCodec } from './refcount-codec.ts';
 import type { RefcountCodec } from './refcount-codec.ts';
+import { planGrowth } from './refcount-growth.ts';
 
 const CACHE_BYTES = 4 * 2 ** 20;
 const MAX_STRAY_CLUSTERS = 2 ** 21;
@@ -70,14 +71,6 @@ export class Refcounts {
     const bytes = new Uint8Array(header.refcountTableClusters * 2 ** header.clusterBits);
     await file.read(header.refcountTableOffset, bytes);
     return new Refcounts(file, header, decodeRefcountTable(bytes, 2 ** header.clusterBits));
-  }
-
-  /** The count of the cluster with this index. */
-  async get(cluster: number): Promise<number> {
-    return this.#mutex.run(async () => {
-      const block = await this.#block(Math.floor(cluster / this.#perBlock));
-      return block ? this.codec.get(block.view, cluster % this.#perBlock) : 0;
-    });
   }
 
   /**
@@ -217,11 +210,10 @@ export class Refcounts {
   /** Broken counts must not make us write data over the image's own tables. */
   #refuseMetadata(first: number, count: number): void {
     const last = first + count - 1;
-    const hit =
-      fixedRanges(this.#header).some((fixed) => first < fixed.first + fixed.count && fixed.first <= last) ||
-      Array.from({ length: count }, (_, at) => first + at).some((cluster) =>
-        this.#blockClusters.has(cluster),
-      );
+    let hit = fixedRanges(this.#header).some(
+      (fixed) => first < fixed.first + fixed.count && fixed.first <= last,
+    );
+    for (let cluster = first; cluster <= last && !hit; cluster++) hit = this.#blockClusters.has(cluster);
     if (!hit) return;
     throw new IoError(
       'EIO',
@@ -242,27 +234,10 @@ export class Refcounts {
   }
 
   async #lower(ranges: readonly ClusterRange[]): Promise<void> {
-    const parts: { index: number; first: number; last: number }[] = [];
-    for (const { first, count } of ranges) {
-      for (let cluster = first; cluster < first + count;) {
-        const index = Math.floor(cluster / this.#perBlock);
-        const base = index * this.#perBlock;
-        const last = Math.min(first + count, base + this.#perBlock) - 1;
-        parts.push({ index, first: cluster - base, last: last - base });
-        cluster = last + 1;
-      }
-    }
-    parts.sort((a, b) => a.index - b.index);
-    for (let from = 0; from < parts.length;) {
-      const index = parts[from]?.index ?? 0;
-      let to = from + 1;
-      while (parts[to]?.index === index) to++;
-      await this.#lowerInBlock(index, parts.slice(from, to));
-      from = to;
-    }
+    for (const [index, parts] of partsByBlock(ranges, this.#perBlock)) await this.#lowerInBlock(index, parts);
   }
 
-  async #lowerInBlock(index: number, parts: readonly { first: number; last: number }[]): Promise<void> {
+  async #lowerInBlock(index: number, parts: readonly BlockPart[]): Promise<void> {
     const base = index * this.#perBlock;
     let first = Infinity;
     let last = 0;
@@ -275,13 +250,16 @@ export class Refcounts {
       log.warn({ cluster: base + first }, 'a cluster in use has no refcount block; run `colo img check`');
       return;
     }
+    let uncounted = 0;
     for (const part of parts) {
       for (let at = part.first; at <= part.last; at++) {
         const old = this.codec.get(block.view, at);
         if (old > 0) this.codec.set(block.view, at, old - 1);
-        else log.warn({ cluster: base + at }, 'a cluster in use has refcount 0; run `colo img check`');
+        else uncounted++;
       }
     }
+    if (uncounted > 0)
+      log.warn({ from: base + first, uncounted }, 'clusters in use have refcount 0; run `colo img check`');
     await this.#store(index, block, first, last);
     this.#firstFree = Math.min(this.#firstFree, base + first);
   }
@@ -376,35 +354,19 @@ export class Refcounts {
     if (clusters * this.#clusterBytes > MAX_REFCOUNT_TABLE_BYTES) {
       throw new IoError('ENOSPC', 'The qcow2 refcount table has reached its largest size');
     }
-    const first = this.#table.length * this.#perBlock;
-    const blocks = Math.ceil(clusters / (this.#perBlock - 1)) + 1;
-    const at = (index: number): number => (first + index) * this.#clusterBytes;
-    await this.#file.reserve(at(blocks + clusters));
-    const table = [...this.#table];
-    for (let index = 0; index < blocks; index++) {
-      const block = newBlock(this.#clusterBytes);
-      const counted = Math.min(this.#perBlock, blocks + clusters - index * this.#perBlock);
-      for (let entry = 0; entry < counted; entry++) this.codec.set(block.view, entry, 1);
-      await this.#file.write(at(index), block.bytes);
-      this.#used.add(table.length);
-      table.push(at(index));
-    }
-    while (table.length < (clusters * this.#clusterBytes) / 8) table.push(0);
-    const bytes = new Uint8Array(clusters * this.#clusterBytes);
-    const view = viewOf(bytes);
-    for (const [index, offset] of table.entries()) if (offset > 0) setUint64(view, index * 8, offset);
-    await this.#file.write(at(blocks), bytes);
+    const plan = planGrowth(this.#table, clusters, this.#clusterBytes, this.codec);
+    await this.#file.reserve(plan.end);
+    for (const { offset, bytes } of plan.blocks) await this.#file.write(offset, bytes);
+    await this.#file.write(plan.tableOffset, plan.tableBytes);
     await this.#file.barrier();
-    const fields = new Uint8Array(12);
-    setUint64(viewOf(fields), 0, at(blocks));
-    viewOf(fields).setUint32(8, clusters);
-    await this.#file.write(FIELD.refcountTable, fields);
+    await this.#file.write(FIELD.refcountTable, plan.field);
     await this.#file.barrier();
     const oldOffset = this.#header.refcountTableOffset;
-    this.#header.refcountTableOffset = at(blocks);
+    this.#header.refcountTableOffset = plan.tableOffset;
     this.#header.refcountTableClusters = clusters;
-    this.#table = table;
-    this.#blockClusters = new Set(table.map((offset) => offset / this.#clusterBytes));
+    for (const { index } of plan.blocks) this.#used.add(index);
+    this.#table = plan.table;
+    this.#blockClusters = new Set(plan.table.map((offset) => offset / this.#clusterBytes));
     await this.#lower([{ first: oldOffset / this.#clusterBytes, count: oldClusters }]);
   }
 }
