@@ -50,7 +50,7 @@ export class CopyBeforeWrite {
   /** Clusters being copied now; a second write to one of them waits for the same copy. */
   readonly #copying = new Map<number, Promise<void>>();
   readonly #readersPassed: ((offset: number, length: number) => Promise<void>) | null;
-  readonly #buffers = new PieceBuffers(MAX_COPY_BYTES);
+  readonly #buffers: PieceBuffers;
   readonly #zeros: 'copy' | 'write' | 'skip';
   readonly #stall: CopyBeforeWriteOptions['stall'];
   #watch: WriteWatch | null = null;
@@ -61,6 +61,7 @@ export class CopyBeforeWrite {
     this.source = options.source;
     this.target = options.target;
     this.clusterBytes = Math.max(MIN_CLUSTER_BYTES, options.target.driver.clusterBytes ?? 0);
+    this.#buffers = new PieceBuffers(MAX_COPY_BYTES, this.clusterBytes);
     this.#copied = new ChunkBitmap(options.source.lengthBytes, this.clusterBytes);
     this.#readersPassed = options.readersPassed ?? null;
     this.#zeros = options.zeros ?? 'copy';
@@ -225,7 +226,7 @@ export class CopyBeforeWrite {
   }
 
   async #copyData(offset: number, length: number): Promise<void> {
-    const buffer = this.#buffers.take();
+    const buffer = this.#buffers.take(length);
     for (let done = 0; done < length; done += buffer.byteLength) {
       const piece = buffer.subarray(0, Math.min(buffer.byteLength, length - done));
       await this.#side('read', this.source.read(offset + done, piece));

@@ -8,6 +8,8 @@ import type { ChunkRun } from './chunk-states.ts';
 export interface CopyItem extends ChunkRun {
   /** What is to be copied, in order; parts that are not allocated are left out. */
   readonly extents: readonly BlockExtent[];
+  /** The longest of them that is data. */
+  readonly dataBytes: number;
 }
 
 export interface PlanSizes {
@@ -37,10 +39,16 @@ export function planItems(run: ChunkRun, status: readonly BlockExtent[], sizes: 
       if (long > first) end = long;
     }
     const parts = clip(extents, at, start, Math.min(end * chunkBytes, lengthBytes));
-    items.push({ first, end, extents: parts });
+    items.push({ first, end, extents: parts, dataBytes: longestData(parts) });
     first = end;
   }
   return items;
+}
+
+function longestData(parts: readonly BlockExtent[]): number {
+  let longest = 0;
+  for (const { zero, length } of parts) if (!zero) longest = Math.max(longest, length);
+  return longest;
 }
 
 function hasData(extent: BlockExtent): boolean {

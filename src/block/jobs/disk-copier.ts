@@ -28,8 +28,9 @@ export const DEFAULT_GRANULARITY_BYTES = 64 * 1024;
 /** Largest piece that is read and written at once. */
 const PIECE_BYTES = 1024 * 1024;
 const MAX_IN_FLIGHT = 16;
-/** Most memory for pieces in flight, unless buf-size says less. */
-const DEFAULT_BUFFER_BYTES = 8 * 1024 * 1024;
+/** Memory for pieces in flight, unless buf-size says otherwise. More than this leaves the processor's caches. */
+const DEFAULT_BUFFER_BYTES = 4 * 1024 * 1024;
+const MAX_BUFFER_BYTES = MAX_IN_FLIGHT * PIECE_BYTES;
 /** Block status is asked for this much at once. */
 const STATUS_BYTES = 64 * 1024 * 1024;
 /** Longest request that writes zeros. */
@@ -74,7 +75,7 @@ export class DiskCopier {
   readonly #options: DiskCopierOptions;
   readonly #stallMs: number;
   readonly #buffers: PieceBuffers;
-  readonly #maxInFlight: number;
+  readonly #bufferBytes: number;
   readonly #active: ActiveWrites | null;
   #watch: WriteWatch | null = null;
   #stopRepeating: (() => void) | null = null;
@@ -87,6 +88,8 @@ export class DiskCopier {
   /** The first pass is over and found chunks that were written again. */
   #wrapped = false;
   #inFlight = 0;
+  /** Of the buffers that pieces in flight hold. */
+  #inFlightBytes = 0;
   #copiedBytes = 0;
   #failure: { readonly error: unknown } | null = null;
   /** Made only when somebody waits. */
@@ -98,10 +101,10 @@ export class DiskCopier {
     this.#stallMs = options.stallMs ?? DEFAULT_STALL_MS;
     const granularity = options.granularityBytes ?? defaultGranularity(source.lengthBytes);
     this.states = new ChunkStates(source.lengthBytes, granularity);
-    const bufferBytes = options.bufferBytes ?? DEFAULT_BUFFER_BYTES;
-    const pieceBytes = Math.min(PIECE_BYTES, Math.ceil(bufferBytes / granularity) * granularity);
-    this.#buffers = new PieceBuffers(pieceBytes);
-    this.#maxInFlight = Math.max(1, Math.min(MAX_IN_FLIGHT, Math.floor(bufferBytes / pieceBytes)));
+    const wanted = Math.min(options.bufferBytes ?? DEFAULT_BUFFER_BYTES, MAX_BUFFER_BYTES);
+    const pieceBytes = Math.min(PIECE_BYTES, Math.ceil(wanted / granularity) * granularity);
+    this.#buffers = new PieceBuffers(pieceBytes, granularity);
+    this.#bufferBytes = Math.max(wanted, pieceBytes);
     this.#active = options.writeBlocking
       ? new ActiveWrites({
           states: this.states,
@@ -229,9 +232,12 @@ export class DiskCopier {
 
   /** Begins one more piece, or asks what comes next; false when there is nothing to do or no room. */
   #startNext(): boolean {
-    if (!this.#options.limit.free || this.#inFlight >= this.#maxInFlight) return false;
-    const item = this.#queue.shift();
+    if (!this.#options.limit.free || this.#inFlight >= MAX_IN_FLIGHT) return false;
+    const item = this.#queue[0];
     if (item !== undefined) {
+      const bytes = item.dataBytes === 0 ? 0 : this.#buffers.sizeFor(item.dataBytes);
+      if (this.#inFlightBytes + bytes > this.#bufferBytes) return false;
+      this.#queue.shift();
       if (this.states.begin(item)) void this.#copy(item);
       return true;
     }
@@ -285,8 +291,19 @@ export class DiskCopier {
   }
 
   async #copyData(offset: number, length: number): Promise<void> {
+    const buffer = this.#buffers.take(length);
+    this.#inFlightBytes += buffer.byteLength;
+    try {
+      await this.#copyThrough(buffer, offset, length);
+    } finally {
+      this.#inFlightBytes -= buffer.byteLength;
+    }
+    // After a failure it is dropped: a request that is stuck may still use it.
+    this.#buffers.give(buffer);
+  }
+
+  async #copyThrough(buffer: Uint8Array, offset: number, length: number): Promise<void> {
     const { source, target, limit } = this.#options;
-    const buffer = this.#buffers.take();
     for (let done = 0; done < length; done += buffer.byteLength) {
       const bytes = Math.min(buffer.byteLength, length - done);
       const piece = bytes === buffer.byteLength ? buffer : buffer.subarray(0, bytes);
@@ -294,7 +311,6 @@ export class DiskCopier {
       await this.#side('read', source.read(offset + done, piece));
       await this.#side('write', target.write(offset + done, piece));
     }
-    this.#buffers.give(buffer);
   }
 
   async #copyZeros(offset: number, length: number): Promise<void> {

@@ -1,5 +1,6 @@
 /** Mirror, commit and backup: what they copy, what they tell, and how they end. */
 import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { DeviceNotActiveError } from '../../../src/base/errors.ts';
@@ -7,6 +8,7 @@ import { ErrorFilter } from '../../../src/block/filters/error.ts';
 import { DelayFilter, GateFilter } from '../../../src/block/filters/delay.ts';
 import { CopyBeforeWrite } from '../../../src/block/jobs/copy-before-write.ts';
 import { ChunkBitmap } from '../../../src/block/jobs/chunk-bitmap.ts';
+import { NEXT_STATES, VERB_STATES } from '../../../src/block/jobs/job-states.ts';
 import { CommitJob } from '../../../src/block/jobs/commit.ts';
 import { BlockJobs, requireUnblocked } from '../../../src/block/jobs/manager.ts';
 import { RateLimit } from '../../../src/block/jobs/rate-limit.ts';
@@ -390,6 +392,22 @@ describe('mirror', () => {
       'standby',
       'ready',
     ]);
+  });
+});
+
+describe('job states', () => {
+  it('are those of docs/states/jobs.md, arrow by arrow', async () => {
+    const page = await readFile(new URL('../../../docs/states/jobs.md', import.meta.url), 'utf8');
+    const drawn = [...page.matchAll(/^ {2}(\w+) --> (\w+)/gm)].map(([, from, to]) => `${from} ${to}`);
+    const coded = Object.entries(NEXT_STATES).flatMap(([from, next]) => next.map((to) => `${from} ${to}`));
+    assert.deepEqual(drawn.sort(), coded.filter((arrow) => !arrow.startsWith('undefined')).sort());
+    for (const [, state, verbs = ''] of page.matchAll(/^\| (\w+) +\| ([a-z, -]*?) *\|$/gm)) {
+      if (state === 'state') continue;
+      const taken = Object.entries(VERB_STATES).filter(([, states]) =>
+        (states as string[]).includes(state ?? ''),
+      );
+      assert.equal(verbs, taken.map(([verb]) => verb).join(', '), state);
+    }
   });
 });
 
