@@ -4,6 +4,7 @@
  */
 import { ColoError, IoError } from '../base/errors.ts';
 import { InFlight } from '../base/async.ts';
+import { DirtyBitmaps } from './dirty-bitmap.ts';
 import type { BlockDriver, BlockExtent, WriteFlags } from './driver.ts';
 
 /** Called before a write (of any kind) reaches the driver; the write waits for it and fails if it throws. */
@@ -24,6 +25,7 @@ export class BlockNode {
   readonly users = new Set<string>();
   /** Operations that somebody has forbidden, with the reason (QEMU: op blockers). */
   readonly blockers = new Map<string, string>();
+  readonly dirtyBitmaps = new DirtyBitmaps();
   #beforeWrite: BeforeWrite[] = [];
   #afterWrite: AfterWrite[] = [];
   #repeatWrite: RepeatWrite[] = [];
@@ -101,7 +103,9 @@ export class BlockNode {
     if (!this.driver.makeEmpty) {
       throw new ColoError(`Node '${this.nodeName}' (${this.driver.driverName}) doesn't support make_empty`);
     }
+    this.dirtyBitmaps.mark(0, this.lengthBytes);
     await this.driver.makeEmpty();
+    this.dirtyBitmaps.mark(0, this.lengthBytes);
   }
 
   /** Adds a hook that runs before each write; returns its removal. Hooks run in order of registration. */
@@ -152,10 +156,12 @@ export class BlockNode {
     this.#check(offset, length);
     if (this.driver.readOnly) throw new IoError('EPERM', `Node '${this.nodeName}' is read-only`);
     this.inFlight.enter();
+    this.dirtyBitmaps.mark(offset, length);
     try {
       for (const hook of this.#beforeWrite) await hook(offset, length);
       await act();
     } finally {
+      this.dirtyBitmaps.mark(offset, length);
       for (const observer of this.#afterWrite) observer(offset, length);
       this.inFlight.leave();
     }

@@ -61,6 +61,14 @@ export class ChunkBitmap {
     }
   }
 
+  /** Sets every chunk that a set chunk of `other` touches; the sizes of the chunks may differ. */
+  setFrom(other: ChunkBitmap): void {
+    for (let chunk = other.#scan(0, other.chunks); chunk >= 0; chunk = other.#scan(chunk + 1, other.chunks)) {
+      const offset = chunk * other.chunkBytes;
+      this.setRange(offset, Math.min(other.chunkBytes, this.lengthBytes - offset));
+    }
+  }
+
   setAll(): void {
     this.setRange(0, this.lengthBytes);
   }

@@ -121,11 +121,13 @@ function checkBlockdev(options: Record<string, unknown>, where: string): void {
 function describeNode(name: string, vm: VirtualMachine): Record<string, unknown> {
   const node = vm.graph.findNode(name);
   if (!node) throw new ColoError(`Node '${name}' not found`);
+  const bitmaps = node.dirtyBitmaps.info();
   return {
     'node-name': name,
     drv: node.driver.driverName,
     ro: node.readOnly,
     image: { 'virtual-size': node.lengthBytes, format: node.driver.driverName },
+    ...(bitmaps === undefined ? {} : { 'dirty-bitmaps': bitmaps }),
     children: [...node.driver.children()].map(([child, below]) => ({ child, 'node-name': below.nodeName })),
   };
 }

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { CommandRegistry, command, int64, noArguments } from '../registry.ts';
 import { runHmp } from '../hmp.ts';
 import { QEMU_VERSION } from '../version.ts';
+import { bitmapCommands } from './bitmaps.ts';
 import { blockCommands } from './block.ts';
 import { jobCommands } from './jobs.ts';
 import { migrationCommands } from './migration.ts';
@@ -22,6 +23,7 @@ const monitorCommands = [
 ];
 
 export const commands: CommandRegistry = new CommandRegistry([
+  bitmapCommands,
   blockCommands,
   jobCommands,
   migrationCommands,

@@ -1,0 +1,115 @@
+// block-dirty-bitmap-*: QEMU 7.2's texts, and what query-block shows.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { bareVm } from '../../helpers/bare-vm.ts';
+import type { BareVm } from '../../helpers/bare-vm.ts';
+
+const MIB = 1 << 20;
+
+async function addNode(bare: BareVm, name: string, size = MIB): Promise<void> {
+  await bare.execute('blockdev-add', { driver: 'null-co', 'node-name': name, size });
+}
+
+async function shown(bare: BareVm, name: string): Promise<unknown> {
+  const nodes = (await bare.execute('query-named-block-nodes')) as Record<string, unknown>[];
+  return nodes.find((node) => node['node-name'] === name)?.['dirty-bitmaps'];
+}
+
+test('bitmaps are refused, made, listed and removed as QEMU does it', async (t) => {
+  const bare = await bareVm(t);
+  await addNode(bare, 'n');
+  await addNode(bare, 'small', MIB / 2);
+  const granularity = 'GenericError: Granularity must be power of 2 and at least 512';
+  const cases: [string, Record<string, unknown>, string | null][] = [
+    ['add', { node: 'nope', name: 'x' }, "GenericError: Cannot find device='nope' nor node-name='nope'"],
+    ['add', { node: 'n', name: '' }, 'GenericError: Bitmap name cannot be empty'],
+    ['add', { node: 'n', name: 'x', granularity: 1000 }, granularity],
+    ['add', { node: 'n', name: 'x', granularity: 256 }, granularity],
+    [
+      'add',
+      { node: 'n', name: 'x', granularity: 2 ** 32 },
+      "GenericError: Parameter 'granularity' expects uint32_t",
+    ],
+    [
+      'add',
+      { node: 'n', name: 'x', persistent: true },
+      "GenericError: Can't store persistent bitmaps to n: Operation not supported",
+    ],
+    ['add', { node: 'n', name: 'x', granularity: 2 ** 31 }, null],
+    ['add', { node: 'n', name: 'x' }, 'GenericError: Bitmap already exists: x'],
+    ['add', { node: 'n', name: 'é'.repeat(512) }, `GenericError: Bitmap name too long: ${'é'.repeat(512)}`],
+    ['add', { node: 'n', name: 'off', granularity: 4096, disabled: true }, null],
+    ['add', { node: 'small', name: 's' }, null],
+    ['remove', { node: 'n', name: 'nope' }, "GenericError: Dirty bitmap 'nope' not found"],
+    ['clear', { node: 'n', name: 'nope' }, "GenericError: Dirty bitmap 'nope' not found"],
+    ['enable', { node: 'n', name: 'off' }, null],
+    ['disable', { node: 'n', name: 'off' }, null],
+    [
+      'merge',
+      { node: 'n', target: 'x', bitmaps: ['off', 'nope'] },
+      "GenericError: Dirty bitmap 'nope' not found",
+    ],
+    ['merge', { node: 'n', target: 'nope', bitmaps: ['off'] }, "GenericError: Dirty bitmap 'nope' not found"],
+    ['merge', { node: 'n', target: 'x', bitmaps: ['off', 'x'] }, null],
+    ['merge', { node: 'n', target: 'x', bitmaps: [] }, null],
+    [
+      'merge',
+      { node: 'n', target: 'x', bitmaps: [{ node: 'small', name: 's' }] },
+      'GenericError: Bitmaps are of different sizes (destination size is 1048576, source size is 524288) ' +
+        "and can't be merged",
+    ],
+    ['clear', { node: 'n', name: 'x' }, null],
+  ];
+  for (const [verb, args, failure] of cases) {
+    if (failure === null) await bare.execute(`block-dirty-bitmap-${verb}`, args);
+    else assert.equal(await bare.failure(`block-dirty-bitmap-${verb}`, args), failure, JSON.stringify(args));
+  }
+  const common = { busy: false, persistent: false, count: 0 };
+  assert.deepEqual(await shown(bare, 'n'), [
+    { ...common, name: 'off', granularity: 4096, recording: false },
+    { ...common, name: 'x', granularity: 2 ** 31, recording: true },
+  ]);
+  await bare.execute('block-dirty-bitmap-remove', { node: 'small', name: 's' });
+  assert.equal(await shown(bare, 'small'), undefined);
+});
+
+test('writes show up as dirty bytes, also in the bitmap that they are merged into', async (t) => {
+  const bare = await bareVm(t);
+  await addNode(bare, 'n');
+  for (const [name, granularity] of [
+    ['fine', 512],
+    ['coarse', 65536],
+  ]) {
+    await bare.execute('block-dirty-bitmap-add', { node: 'n', name, granularity });
+  }
+  await bare.execute('block-dirty-bitmap-add', { node: 'n', name: 'sum', granularity: 4096, disabled: true });
+  const node = bare.vm.graph.require('n');
+  await node.write(65530, new Uint8Array(12));
+  await node.discard(MIB - 512, 512);
+  const counts = async (): Promise<Record<string, number>> =>
+    Object.fromEntries(
+      ((await shown(bare, 'n')) as { name: string; count: number }[]).map(({ name, count }) => [name, count]),
+    );
+  assert.deepEqual(await counts(), { fine: 3 * 512, coarse: 3 * 65536, sum: 0 });
+  await bare.execute('block-dirty-bitmap-merge', {
+    node: 'n',
+    target: 'sum',
+    bitmaps: ['fine', { node: 'n', name: 'fine' }],
+  });
+  await bare.execute('block-dirty-bitmap-clear', { node: 'n', name: 'fine' });
+  assert.deepEqual(await counts(), { fine: 0, coarse: 3 * 65536, sum: 3 * 4096 });
+});
+
+test('the number and the memory of bitmaps are bounded', async (t) => {
+  const bare = await bareVm(t);
+  await addNode(bare, 'n', 2 ** 41);
+  const add = { node: 'n', name: 'x', granularity: 512 };
+  assert.equal(
+    await bare.failure('block-dirty-bitmap-add', add),
+    'GenericError: The bitmaps of one node may take 67108864 bytes; use a larger granularity',
+  );
+  for (let at = 0; at < 32; at++) {
+    await bare.execute('block-dirty-bitmap-add', { node: 'n', name: `b${at}`, granularity: 2 ** 30 });
+  }
+  assert.match(await bare.failure('block-dirty-bitmap-add', { node: 'n', name: 'x' }), /32 bitmaps already/);
+});
