@@ -32,8 +32,10 @@ export interface DirtyBitmapInfo {
 
 /** A bitmap in the hands of a job. */
 export interface BitmapLoan {
-  /** What was dirty when the job began; changed by nobody. */
-  readonly bits: ChunkBitmap;
+  /** Adds what is dirty by now to `bits`: what was when the job began, and what was recorded since. */
+  addTo(bits: ChunkBitmap): void;
+  /** Whether something in the range was written, or is being written, since the job began. */
+  isTouched(offset: number, length: number): boolean;
   /** The copy is equal to the disk now and no write is in flight: what was recorded meanwhile is of no interest. */
   equalNow(): void;
   /** The job has ended. `synced`: `bits` are done; else they are dirty again, or those of `left` if it is given. */
@@ -151,7 +153,11 @@ export class DirtyBitmap {
     this.#successor = new ChunkBitmap(lengthBytes, granularityBytes);
     let ended = false;
     return {
-      bits: this.#bits,
+      addTo: (bits) => {
+        bits.setFrom(this.#bits);
+        if (this.#successor) bits.setFrom(this.#successor);
+      },
+      isTouched: (offset, length) => this.#successor?.hasAny(offset, length) ?? false,
       equalNow: () => {
         if (!ended) this.#successor?.clearAll();
       },
@@ -250,6 +256,14 @@ export class DirtyBitmaps {
   /** Takes it out even if a job has it; the job's loan then ends in nothing. */
   drop(bitmap: DirtyBitmap): void {
     this.#list = this.#list.filter((other) => other !== bitmap);
+  }
+
+  /** Moves one of another node's bitmaps here, in place of any of that name; nothing when there is none. */
+  takeOver(from: DirtyBitmaps, name: string): void {
+    const bitmap = from.find(name);
+    if (!bitmap || from === this) return;
+    from.drop(bitmap);
+    this.#list = [...this.#list.filter((other) => other.name !== name), bitmap];
   }
 
   mark(offset: number, length: number): void {

@@ -35,6 +35,13 @@ export interface BlockDriver {
   readonly readOnly: boolean;
   /** Granularity of copy-on-write and allocation (qcow2: the cluster size), if there is one. */
   readonly clusterBytes?: number;
+  /**
+   * True: this node hears of a write before its siblings in a quorum do, and they when it has ended here, well or not
+   * (replication on the primary: what one's own disk holds, the other host's holds already). Asked at every write.
+   */
+  readonly leads?: boolean;
+  /** For a node that leads: a sibling could not write what went to this one. Called before the write ends. */
+  siblingFailed?(error: unknown): void;
   /** Nodes below this one by role (`file`, `backing`, `children.0`…). Changes show at once. */
   children(): ReadonlyMap<string, BlockNode>;
   /** Fills all of `target` from `offset`. Throws IoError. */

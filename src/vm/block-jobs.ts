@@ -8,12 +8,16 @@ import { ColoError, DeviceNotFoundError } from '../base/errors.ts';
 import { loggerFor } from '../base/logger.ts';
 import { createImage, fileNameOf } from '../block/create-image.ts';
 import { FileDriver } from '../block/drivers/file.ts';
+import type { DirtyBitmap } from '../block/dirty-bitmap.ts';
 import type { BlockGraph, OpenImageOptions } from '../block/graph.ts';
+import { BitmapSync } from '../block/jobs/bitmap-sync.ts';
+import type { BitmapMode } from '../block/jobs/bitmap-sync.ts';
 import type { Job, OnError } from '../block/jobs/job.ts';
 import { requireUnblocked } from '../block/jobs/manager.ts';
 import type { BlockJobs } from '../block/jobs/manager.ts';
 import type { Pivot } from '../block/jobs/mirror.ts';
 import type { BlockNode } from '../block/node.ts';
+import { PARTED_BITMAP } from '../block/parted.ts';
 import { probeFormat } from '../block/probe.ts';
 import { findLayers } from './backing-chain.ts';
 import type { LayerNames } from './backing-chain.ts';
@@ -24,6 +28,12 @@ const CLOSE_MS = 2000;
 const log = loggerFor('block-jobs');
 
 type Sync = 'full' | 'top' | 'none';
+
+/** sync=bitmap and sync=incremental of a mirror. */
+export interface BitmapRequest {
+  readonly name: string;
+  readonly mode: BitmapMode;
+}
 
 export interface JobRequest {
   readonly device: string;
@@ -38,6 +48,8 @@ export interface JobRequest {
 }
 
 export interface MirrorTuning {
+  /** With `sync` full: what this bitmap of the source holds instead of everything. */
+  readonly bitmap?: BitmapRequest | undefined;
   readonly granularityBytes?: number | undefined;
   readonly bufferBytes?: number | undefined;
   readonly unmap?: boolean | undefined;
@@ -77,6 +89,14 @@ export class VmBlockJobs {
     const source = this.#graph.require(request.device);
     this.#requireMirrorable(source, request.device);
     requireBufferSize(request.bufferBytes);
+    if (request.bitmap) {
+      requireBitmap(source, request.bitmap.name);
+      if (request.mode !== 'existing') {
+        throw new ColoError(
+          "A mirror by bitmap needs a target that holds the rest already; use mode 'existing'",
+        );
+      }
+    }
     const target = await this.#openTarget(source, request, 'mirror');
     await this.#orClose(target, () => this.#startMirror(source, target, request, true));
   }
@@ -183,17 +203,25 @@ export class VmBlockJobs {
     ownsTarget: boolean,
   ): void {
     const { granularityBytes, bufferBytes, unmap, copyMode } = request;
-    const job = this.#jobs.startMirror({
-      ...this.#common(source, request),
-      source,
-      target,
-      ...(granularityBytes ? { granularityBytes } : {}),
-      ...(bufferBytes ? { bufferBytes } : {}),
-      ...(unmap === undefined ? {} : { unmap }),
-      ...(copyMode === undefined ? {} : { copyMode }),
-      pivot: this.#pivot(source, target),
-    });
-    this.#track(job, source, target, ownsTarget);
+    const bitmap = request.bitmap && borrow(source, request.bitmap);
+    const start = (): Job =>
+      this.#jobs.startMirror({
+        ...this.#common(source, request),
+        source,
+        target,
+        ...(bitmap ? { bitmap } : {}),
+        ...(granularityBytes ? { granularityBytes } : {}),
+        ...(bufferBytes ? { bufferBytes } : {}),
+        ...(unmap === undefined ? {} : { unmap }),
+        ...(copyMode === undefined ? {} : { copyMode }),
+        pivot: this.#pivot(source, target),
+      });
+    try {
+      this.#track(start(), source, target, ownsTarget);
+    } catch (error) {
+      bitmap?.end(false);
+      throw error;
+    }
   }
 
   #startBackup(source: BlockNode, target: BlockNode, request: JobRequest, ownsTarget: boolean): void {
@@ -331,6 +359,8 @@ export class VmBlockJobs {
       },
       swap: async () => {
         for (const { id } of moved) await graph.replaceRoot(id, target);
+        // What the device's former peer lacks is so whichever node the device shows.
+        target.dirtyBitmaps.takeOver(source.dirtyBitmaps, PARTED_BITMAP);
       },
       release: () => {
         for (const { gate } of moved) gate.open();
@@ -343,6 +373,18 @@ export class VmBlockJobs {
 function backingOf(source: BlockNode, sync: Sync): BlockNode | null {
   if (sync === 'none') return source;
   return sync === 'top' ? source.backing : null;
+}
+
+/** Throws when there is none of that name, or a job has it. */
+function requireBitmap(source: BlockNode, name: string): DirtyBitmap {
+  const found = source.dirtyBitmaps.find(name);
+  if (!found) throw new ColoError(`Bitmap '${name}' could not be found`);
+  found.requireIdle();
+  return found;
+}
+
+function borrow(source: BlockNode, { name, mode }: BitmapRequest): BitmapSync {
+  return new BitmapSync(requireBitmap(source, name), mode);
 }
 
 function requireBufferSize(bytes: number | undefined): void {

@@ -4,11 +4,12 @@
  */
 import { ColoError, ERRNO_TEXT, ParameterError, errnoOf } from '../base/errors.ts';
 import type { CheckpointParticipant } from '../base/participant.ts';
-import { findReplications } from '../block/drivers/replication.ts';
+import { findReplications, isReplication } from '../block/drivers/replication.ts';
 import { parentUser } from '../block/graph.ts';
 import type { BlockBackend, BlockGraph } from '../block/graph.ts';
 import type { BlockJobs } from '../block/jobs/manager.ts';
 import { nestOptions } from '../block/options.ts';
+import { PartedBitmaps } from '../block/parted.ts';
 import type { EngineDisk } from '../engine/engine.ts';
 import { QuorumDriver } from '../block/drivers/quorum.ts';
 import { checkDrive } from './disk-options.ts';
@@ -96,9 +97,11 @@ export class VmDisks {
   readonly #jobs: BlockJobs;
   readonly #guestDisks = new Map<string, GuestDisk>();
   readonly #emit: Emit;
+  readonly #parted: PartedBitmaps;
 
   constructor(graph: BlockGraph, jobs: BlockJobs, emit: Emit) {
     this.#graph = graph;
+    this.#parted = new PartedBitmaps(graph);
     this.#jobs = jobs;
     this.#emit = emit;
   }
@@ -123,6 +126,7 @@ export class VmDisks {
     return findReplications(this.#graph.list().nodes).map((driver) => {
       driver.onJob = (job) => this.#jobs.add(job);
       driver.onDetach = (node, user) => this.#graph.detach(node, user);
+      this.#parted.watch(driver);
       return driver.participant;
     });
   }
@@ -138,7 +142,11 @@ export class VmDisks {
       if (!(driver instanceof QuorumDriver)) {
         throw new ColoError(`The node ${parent.nodeName} does not support removing a child`);
       }
+      const leaving = parent.driver.children().get(change.child)?.driver;
+      if (leaving && isReplication(leaving)) this.#parted.watch(leaving);
       const node = driver.removeChild(change.child);
+      // In the same turn: writes that waited for this child end after it, and count as written after the parting.
+      if (isReplication(node.driver)) node.driver.takenOut();
       await this.#graph.detach(node, parentUser(parent.nodeName, change.child));
       return;
     }

@@ -32,6 +32,12 @@ export class ChunkBitmap {
     return ((this.#words[chunk >>> 5] ?? 0) & (1 << (chunk & 31))) !== 0;
   }
 
+  /** Whether any chunk that the range touches is set. */
+  hasAny(offset: number, length: number): boolean {
+    const end = Math.ceil((offset + length) / this.chunkBytes);
+    return this.#scan(Math.floor(offset / this.chunkBytes), Math.min(end, this.chunks)) >= 0;
+  }
+
   set(chunk: number): void {
     const bit = 1 << (chunk & 31);
     const word = this.#words[chunk >>> 5] ?? 0;
@@ -63,9 +69,18 @@ export class ChunkBitmap {
 
   /** Sets every chunk that a set chunk of `other` touches; the sizes of the chunks may differ. */
   setFrom(other: ChunkBitmap): void {
-    for (let chunk = other.#scan(0, other.chunks); chunk >= 0; chunk = other.#scan(chunk + 1, other.chunks)) {
-      const offset = chunk * other.chunkBytes;
-      this.setRange(offset, Math.min(other.chunkBytes, this.lengthBytes - offset));
+    other.eachRun((offset, length) => this.setRange(offset, Math.min(length, this.lengthBytes - offset)));
+  }
+
+  /** Tells the ranges of neighbouring set chunks, in order. */
+  eachRun(tell: (offset: number, length: number) => void): void {
+    let first = this.#scan(0, this.chunks);
+    while (first >= 0) {
+      let end = first + 1;
+      while (end < this.chunks && this.has(end)) end++;
+      const offset = first * this.chunkBytes;
+      tell(offset, Math.min(end * this.chunkBytes, this.lengthBytes) - offset);
+      first = this.#scan(end, this.chunks);
     }
   }
 

@@ -8,6 +8,7 @@
  */
 import type { BlockNode } from '../node.ts';
 import { statusAbove } from './allocation.ts';
+import type { ChunkBitmap } from './chunk-bitmap.ts';
 import { DiskCopier, requireSameLength } from './disk-copier.ts';
 import { Job } from './job.ts';
 import type { JobOptions } from './job.ts';
@@ -21,6 +22,8 @@ export interface CommitOptions extends JobOptions {
   readonly quiesce: () => Promise<void>;
   readonly pivot: () => Promise<void> | void;
   readonly release: () => void;
+  /** Told once, before anything is copied, which chunks the images above `base` determine. */
+  readonly allocated?: (chunks: ChunkBitmap) => void;
   /** A request that takes longer fails the job (milliseconds, default 30 s). */
   readonly stallMs?: number;
 }
@@ -71,6 +74,7 @@ export class CommitJob extends Job {
       requireSameLength(top, base);
       copier.attach();
       await copier.markAllocated(status);
+      this.#options.allocated?.(copier.dirty);
       await copier.copyUntil(() => copier.caughtUp || copier.nearlyCaughtUp);
       this.declareReady();
       this.beUnstoppable();

@@ -10,6 +10,7 @@
  */
 import { statusAbove, wholeStatus } from './allocation.ts';
 import type { BlockNode } from '../node.ts';
+import type { BitmapSync, Bounded } from './bitmap-sync.ts';
 import { DiskCopier, requireSameLength } from './disk-copier.ts';
 import { Job } from './job.ts';
 import type { JobOptions } from './job.ts';
@@ -31,6 +32,8 @@ export interface MirrorOptions extends JobOptions {
   readonly target: BlockNode;
   /** full: everything. top: what the top image has itself. none: only what is written from now on. */
   readonly sync: 'full' | 'top' | 'none';
+  /** Instead of everything, what this bitmap holds is copied at first. */
+  readonly bitmap?: BitmapSync;
   /** Default background. */
   readonly copyMode?: 'background' | 'write-blocking';
   /** A power of two from 512 bytes to 64 MiB. */
@@ -111,6 +114,8 @@ export class MirrorJob extends Job {
     this.#comparable = true;
     copier.attach();
     await this.#markFirst();
+    const bounded: Bounded = (work, what) => copier.bounded(work, what);
+    await this.#options.bitmap?.check(this.source, this.target, copier.dirty, bounded);
     await copier.copyUntil(() => copier.caughtUp || copier.nearlyCaughtUp);
     this.declareReady();
     await copier.copyUntil(() => this.#finish !== null);
@@ -131,9 +136,11 @@ export class MirrorJob extends Job {
     const pivot = this.#finish?.pivot ?? false;
     await this.#options.whenQuiet?.(pivot);
     if (pivot) await this.#options.pivot?.swap();
+    this.#options.bitmap?.end(true);
   }
 
   protected override clean(): void {
+    this.#options.bitmap?.end(false, this.#copier.dirty);
     this.#copier.detach();
     this.#options.pivot?.release();
   }
@@ -153,10 +160,15 @@ export class MirrorJob extends Job {
     await copier.copyUntil(() => copier.caughtUp);
     requireSameLength(this.source, this.target);
     await copier.bounded(this.target.flush(), 'Flush of the mirror');
+    this.#options.bitmap?.equalNow();
   }
 
   async #markFirst(): Promise<void> {
-    const { source, sync } = this.#options;
+    const { source, sync, bitmap } = this.#options;
+    if (bitmap) {
+      bitmap.addTo(this.#copier.dirty);
+      return;
+    }
     const base = this.#options.base ?? (sync === 'top' ? source.backing : undefined);
     if (base === undefined && sync === 'full') this.#copier.dirty.setAll();
     if (base !== undefined) {

@@ -1,11 +1,15 @@
 /** Commands that start a block job (QEMU qapi/block-core.json: DriveMirror, BackupCommon, DriveBackup…). */
 import { z } from 'zod';
 import { ColoError } from '../../base/errors.ts';
+import type { BitmapMode } from '../../block/jobs/bitmap-sync.ts';
 import type { OnError } from '../../block/jobs/job.ts';
+import type { BitmapRequest } from '../../vm/block-jobs.ts';
 import { command, int64, uint32 } from '../registry.ts';
 
 const onError = z.enum(['report', 'ignore', 'enospc', 'stop', 'auto']).optional();
 const sync = z.enum(['top', 'full', 'none', 'incremental', 'bitmap']);
+
+const bitmapMode = z.enum(['on-success', 'never', 'always']);
 
 const ends = {
   'auto-finalize': z.boolean().optional(),
@@ -25,6 +29,9 @@ const mirror = {
   speed: int64.optional(),
   granularity: uint32.optional(),
   'buf-size': int64.optional(),
+  // Not in QEMU 7.2's mirror; as in its backup.
+  bitmap: z.string().optional(),
+  'bitmap-mode': bitmapMode.optional(),
   ...errors,
   'copy-mode': z.enum(['background', 'write-blocking']).optional(),
   ...ends,
@@ -35,7 +42,7 @@ const backup = {
   sync,
   speed: int64.optional(),
   bitmap: z.string().optional(),
-  'bitmap-mode': z.enum(['on-success', 'never', 'always']).optional(),
+  'bitmap-mode': bitmapMode.optional(),
   compress: z.boolean().optional(),
   ...errors,
   ...ends,
@@ -59,7 +66,7 @@ export const startJobCommands = [
       await vm.blockJobs.driveMirror({
         ...common(args),
         ...tuning(args),
-        sync: mirrorSync(args.sync),
+        ...mirrorSync(args),
         target: args.target,
         mode: args.mode ?? 'absolute-paths',
         format: args.format,
@@ -78,7 +85,7 @@ export const startJobCommands = [
       vm.blockJobs.blockdevMirror({
         ...common(args),
         ...tuning(args),
-        sync: mirrorSync(args.sync),
+        ...mirrorSync(args),
         target: args.target,
       });
     },
@@ -170,10 +177,26 @@ function policy(value: OnError | 'auto' | undefined): OnError | undefined {
 
 type Sync = z.infer<typeof sync>;
 
-function mirrorSync(value: Sync): 'full' | 'top' | 'none' {
-  if (value === 'bitmap' || value === 'incremental')
-    throw new ColoError(`Sync mode '${value}' not supported`);
-  return value;
+/** A bitmap narrows what a full mirror copies down. Texts: QEMU 7.2's for drive-backup, in its order. */
+function mirrorSync(args: {
+  readonly sync: Sync;
+  readonly bitmap?: string | undefined;
+  readonly 'bitmap-mode'?: BitmapMode | undefined;
+}): { readonly sync: 'full' | 'top' | 'none'; readonly bitmap?: BitmapRequest } {
+  const { sync: value, bitmap: name, 'bitmap-mode': given } = args;
+  if (value === 'incremental' && given !== undefined && given !== 'on-success') {
+    throw new ColoError("Bitmap sync mode must be 'on-success' when using sync mode 'incremental'");
+  }
+  const mode = value === 'incremental' ? 'on-success' : given;
+  if (value !== 'bitmap' && value !== 'incremental') {
+    if (name !== undefined || mode !== undefined) {
+      throw new ColoError(`A mirror with sync mode '${value}' uses no bitmap; use sync mode 'bitmap'`);
+    }
+    return { sync: value };
+  }
+  if (name === undefined) throw new ColoError(`must provide a valid bitmap name for '${value}' sync mode`);
+  if (mode === undefined) throw new ColoError('Bitmap sync mode must be given when providing a bitmap');
+  return { sync: 'full', bitmap: { name, mode } };
 }
 
 function backupSync(args: {

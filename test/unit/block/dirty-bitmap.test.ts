@@ -10,6 +10,10 @@ import { filled, memory, turns } from './jobs-helpers.ts';
 
 const LENGTH = 1 << 20;
 
+const ordered = (chunks: Iterable<number>): number[] => [...new Set(chunks)].sort((a, b) => a - b);
+const setOf = (bits: ChunkBitmap): number[] =>
+  Array.from({ length: bits.chunks }, (_, chunk) => chunk).filter((chunk) => bits.has(chunk));
+
 describe('dirty bitmaps', () => {
   it('know a write before it reaches the driver, and again when it has ended', async () => {
     const box: { gate?: GateFilter } = {};
@@ -89,9 +93,14 @@ describe('dirty bitmaps', () => {
         const bitmap = new DirtyBitmap('x', 32 * CHUNK, CHUNK, true);
         for (const chunk of before) bitmap.mark(chunk * CHUNK, 1);
         const loan = bitmap.lend();
+        const bits = new ChunkBitmap(32 * CHUNK, CHUNK);
+        loan.addTo(bits);
+        assert.deepEqual(setOf(bits), ordered(before));
         for (const chunk of during) bitmap.mark(chunk * CHUNK, 1);
-        const lent = new Set(Array.from({ length: 32 }, (_, chunk) => chunk).filter((c) => loan.bits.has(c)));
-        assert.deepEqual(lent, new Set([...before].sort((a, b) => a - b)));
+        loan.addTo(bits);
+        assert.deepEqual(setOf(bits), ordered([...before, ...during]));
+        for (const chunk of before)
+          assert.equal(loan.isTouched(chunk * CHUNK, CHUNK), during.includes(chunk));
         let expected: number[];
         if (how === 'synced') {
           loan.equalNow();
@@ -110,10 +119,7 @@ describe('dirty bitmaps', () => {
           expected = [...before, ...during, ...after];
         }
         const dirty = Array.from({ length: 32 }, (_, chunk) => chunk).filter((c) => bitmap.has(c * CHUNK));
-        assert.deepEqual(
-          dirty,
-          [...new Set(expected)].sort((a, b) => a - b),
-        );
+        assert.deepEqual(dirty, ordered(expected));
         assert.equal(bitmap.busy, false);
       }),
     );

@@ -7,6 +7,10 @@
  * On purpose not as in QEMU: a child of another length is refused (QEMU 7.2 takes it and aborts at the first write
  * behind its end); a mismatch under blkverify is EIO, not the end of the process; flush asks all children at once.
  * Discard is passed on only while there is one child: several might read differently afterwards.
+ *
+ * A child that leads (driver.ts; replication on the primary) is written first, the others when it has ended. It never
+ * says no and cannot be read, so it is a copy rather than a voter: a write that no other child could store fails (in
+ * QEMU it succeeds, and the guest reads old data from then on).
  */
 import { ColoError, ERRNO_TEXT, IoError, ParameterError, errnoOf } from '../../../base/errors.ts';
 import type { BlockDriver, BlockExtent, WriteFlags } from '../../driver.ts';
@@ -36,6 +40,8 @@ export interface QuorumOptions {
   /** The device that shows this node, if there is one: what QUORUM_FAILURE calls it. */
   readonly deviceName?: () => string | null;
 }
+
+const NOBODY: readonly Child[] = [];
 
 type ReportType = 'read' | 'write' | 'flush';
 
@@ -219,33 +225,63 @@ export class QuorumDriver implements BlockDriver {
   }
 
   async #writeAll(offset: number, length: number, act: (node: BlockNode) => Promise<void>): Promise<void> {
-    const ballot = await this.#ask(act, 'write', offset, length);
-    if (ballot.ok >= this.voteThreshold) return;
+    const leaders = this.#leaders();
+    const ballot = await this.#ask(act, 'write', offset, length, leaders);
+    if (ballot.ok >= this.voteThreshold && ballot.isStored) return;
     this.#reportFailure(offset, length);
     throw majorityError(ballot.errors, `Too few children of '${this.#options.nodeName}' could be written`);
   }
 
-  /** Asks all children at once; each failure is reported when it comes. */
+  /** Asks all children at once, but `leaders` before the others; each failure is reported when it comes. */
   async #ask(
     act: (node: BlockNode, child: Child) => Promise<void>,
     type: ReportType,
     offset: number,
     length: number,
+    leaders: readonly Child[] = NOBODY,
   ): Promise<Ballot<Child>> {
     const children = this.#list;
-    const ballot = new Ballot(children);
+    const ballot = new Ballot(children, leaders);
     this.#ballots.add(ballot);
-    for (const child of children) {
+    const ask = (child: Child, ended?: Ballot<Child>): void => {
       act(child.node, child).then(
-        () => ballot.succeed(child),
+        () => {
+          ballot.succeed(child);
+          ended?.leave(child);
+        },
         (error: unknown) => {
           if (ballot.fail(child, error)) this.#reportBad(type, child, offset, length, error);
+          ended?.leave(child);
+          if (ended !== undefined) return;
+          for (const { node } of leaders) node.driver.siblingFailed?.(error);
         },
       );
+    };
+    if (leaders.length > 0) await this.#askFirst(leaders, ask);
+    for (const child of children) {
+      // One that was taken away while the leaders were asked is not written any more.
+      if (!leaders.includes(child) && ballot.awaits(child)) ask(child);
     }
     await ballot.decided;
     this.#ballots.delete(ballot);
     return ballot;
+  }
+
+  #leaders(): readonly Child[] {
+    const leads = (child: Child): boolean => child.node.driver.leads === true;
+    return this.#list.some(leads) ? this.#list.filter(leads) : NOBODY;
+  }
+
+  /** Ends when every leader has ended or was taken away. */
+  async #askFirst(
+    leaders: readonly Child[],
+    ask: (child: Child, ended: Ballot<Child>) => void,
+  ): Promise<void> {
+    const first = new Ballot(leaders);
+    this.#ballots.add(first);
+    for (const child of leaders) ask(child, first);
+    await first.decided;
+    this.#ballots.delete(first);
   }
 
   async #readFifo(offset: number, target: Uint8Array): Promise<void> {

@@ -54,18 +54,34 @@ export class Ballot<Child> {
   ok = 0;
   readonly errors: unknown[] = [];
   readonly #open: Set<Child>;
+  readonly #copies: readonly Child[];
   readonly #decided = new Deferred<void>();
+  #isStored: boolean;
 
-  constructor(children: Iterable<Child>) {
+  /** `copies`: those among the children that take every write and from which nothing can be read. */
+  constructor(children: readonly Child[], copies: readonly Child[] = []) {
     this.#open = new Set(children);
+    this.#copies = copies;
+    this.#isStored = copies.length === children.length;
     this.decided = this.#decided.promise;
     this.#check();
+  }
+
+  /** Some child that is more than a copy has succeeded, or there is none but copies. */
+  get isStored(): boolean {
+    return this.#isStored || this.#copies.length === 0;
+  }
+
+  /** Whether this child still counts and has not answered. */
+  awaits(child: Child): boolean {
+    return this.#open.has(child);
   }
 
   /** Notes a success; false when the child no longer counts. */
   succeed(child: Child): boolean {
     if (!this.#open.delete(child)) return false;
     this.ok++;
+    this.#isStored ||= !this.#copies.includes(child);
     this.#check();
     return true;
   }

@@ -9,7 +9,7 @@
  * - read-only hidden or secondary disks are refused at start: the opener has the hidden disk opened read-write.
  */
 import { Mutex } from '../../../base/async.ts';
-import { ColoError, IoError } from '../../../base/errors.ts';
+import { ColoError, IoError, messageOf } from '../../../base/errors.ts';
 import { loggerFor } from '../../../base/logger.ts';
 import type { CheckpointParticipant, Role } from '../../../base/participant.ts';
 import type { BlockDriver, BlockExtent, WriteFlags } from '../../driver.ts';
@@ -37,6 +37,15 @@ export interface ReplicationOptions {
   readonly emit: EmitEvent;
 }
 
+/** Takes down in which ranges the disk of this side may differ from the other one's. */
+export interface PartedRecord {
+  mark(offset: number, length: number): void;
+  /** All that may differ by the moment of parting has been marked. */
+  complete(): void;
+  /** That could not be found out. */
+  spoil(): void;
+}
+
 export class ReplicationDriver implements BlockDriver {
   readonly driverName = 'replication';
   readonly nodeName: string;
@@ -46,6 +55,12 @@ export class ReplicationDriver implements BlockDriver {
   onJob: ((job: CommitJob) => void) | null = null;
   /** Lets go of a node that this one no longer refers to as `user` (BlockGraph.detach); without it, at close. */
   onDetach: ((node: BlockNode, user: string) => Promise<void>) | null = null;
+  /**
+   * The disks of the two sides part: at the first failed forward or the end of replication (primary), at failover
+   * (secondary). Called once, at that very moment: what is written to the disk afterwards, or ends afterwards, is for
+   * the receiver to record; what may differ by then is marked in what it returns.
+   */
+  onParted: (() => PartedRecord | null) | null = null;
   readonly #findTop: () => BlockNode | null;
   readonly #emit: EmitEvent;
   readonly #forwarder: Forwarder;
@@ -69,7 +84,12 @@ export class ReplicationDriver implements BlockDriver {
     this.#children = new Map([['file', options.file]]);
     this.#findTop = options.findTop ?? (() => null);
     this.#emit = options.emit;
-    this.#forwarder = new Forwarder(options.file);
+    this.#forwarder = new Forwarder(options.file, (unsettled) => {
+      const record = this.onParted?.();
+      if (!record) return;
+      unsettled.each((offset, length) => record.mark(offset, length));
+      record.complete();
+    });
     this.#log = loggerFor('replication').child({ node: options.nodeName, mode: options.mode });
     this.participant = this.#makeParticipant();
   }
@@ -96,6 +116,17 @@ export class ReplicationDriver implements BlockDriver {
     return this.#file.readOnly;
   }
 
+  /** Before this side's own disk: a primary that dies must not have on it what the secondary has never heard of. */
+  get leads(): boolean {
+    return this.mode === 'primary' && this.#stage === 'running';
+  }
+
+  /** The secondary's disk holds a write that this side's lacks: no checkpoint may cover that. */
+  siblingFailed(error: unknown): void {
+    const text = `A write that the other host has could not be written here: ${messageOf(error)}`;
+    if (this.leads) this.#forwarder.giveUp(new IoError('EIO', text, { cause: error }));
+  }
+
   children(): ReadonlyMap<string, BlockNode> {
     return this.#children;
   }
@@ -111,6 +142,7 @@ export class ReplicationDriver implements BlockDriver {
         throw new ColoError(`The parameter mode's value is invalid, needs ${needs}, but got ${got}`);
       }
       if (this.mode === 'secondary') await this.#startSecondary();
+      else this.#forwarder.start();
       this.#error = null;
       this.#enter('running', 'started');
     });
@@ -203,6 +235,12 @@ export class ReplicationDriver implements BlockDriver {
     return statusAbove(this.#file, null, offset, length);
   }
 
+  /** Primary: the node is no longer written to by its quorum, so what it stands for is no copy any more. */
+  takenOut(): void {
+    if (this.leads)
+      this.#forwarder.giveUp(new IoError('EIO', `Node '${this.nodeName}' was taken out of its quorum`));
+  }
+
   /** Primary: ends what waits for the other host, at once and for good; the node is of no use but to be closed. */
   breakOff(): void {
     if (this.mode !== 'primary') return;
@@ -287,7 +325,16 @@ export class ReplicationDriver implements BlockDriver {
     await chain.stopBackup(true);
     this.#unblockTop();
     const emit: EmitEvent = this.onJob ? this.#emit : () => undefined;
-    const job = chain.commit(`failover-${this.nodeName.replace(/^#/, '')}`, emit, () => this.#pivot(chain));
+    // The secondary disk has what the primary forwarded: apart from what the overlays hold it is the primary's disk.
+    const record = this.onParted?.() ?? null;
+    const job = chain.commit(`failover-${this.nodeName.replace(/^#/, '')}`, emit, {
+      pivot: () => this.#pivot(chain),
+      allocated: (overlaid) => {
+        overlaid.eachRun((offset, length) => record?.mark(offset, length));
+        record?.complete();
+      },
+    });
+    if (record) void job.ended.then(() => record.spoil());
     this.#job = job;
     this.onJob?.(job);
     if (job.status === 'undefined') job.start();

@@ -6,11 +6,16 @@
  * The gate: between the capture of a checkpoint and the news that the secondary holds it, writes of the next epoch
  * wait here, because they must not reach the secondary disk before its overlays were emptied. The guest's write
  * simply takes longer; no data is copied.
+ *
+ * Parting: at the first failure, or when it is told to stop, the two disks go their own ways. `onParted` hears of it at
+ * that moment, before the guest's write goes on, with what the other disk may lack by then (unsettled.ts). What is not
+ * sent any more ends later, in the node above, and is for that one to record.
  */
 import { Gate } from '../../../base/async.ts';
 import { IoError, messageOf } from '../../../base/errors.ts';
 import type { WriteFlags } from '../../driver.ts';
 import type { BlockNode } from '../../node.ts';
+import { Unsettled } from './unsettled.ts';
 
 /** More than a guest keeps in flight; beyond it something is wrong and replication is given up, not the guest. */
 const MAX_WAITING_WRITES = 16_384;
@@ -21,13 +26,22 @@ export type ForwardedWrite = (file: BlockNode) => Promise<void>;
 export class Forwarder {
   readonly #file: BlockNode;
   readonly #gate = new Gate();
+  readonly #onParted: (unsettled: Unsettled) => void;
+  /** Null before the beginning and after the parting. */
+  #unsettled: Unsettled | null = null;
   #stopped = false;
   #error: Error | null = null;
   #waitingWrites = 0;
   #waitingBytes = 0;
 
-  constructor(file: BlockNode) {
+  constructor(file: BlockNode, onParted: (unsettled: Unsettled) => void = () => undefined) {
     this.#file = file;
+    this.#onParted = onParted;
+  }
+
+  /** The two disks are equal now. */
+  start(): void {
+    if (!this.#stopped) this.#unsettled = new Unsettled(this.#file.lengthBytes);
   }
 
   /** Why the other disk is no longer a copy, or null. */
@@ -59,34 +73,45 @@ export class Forwarder {
   /** Waiting writes fail with EIO, and so does everything that comes later. */
   stop(): void {
     this.#stopped = true;
+    this.#part();
     this.#gate.open();
   }
 
+  /** The other disk is not to be counted on any more; the reason is remembered unless there is one. */
+  giveUp(reason: IoError): void {
+    if (this.#unsettled) this.#latch(reason);
+  }
+
   async write(offset: number, source: Uint8Array, flags?: WriteFlags): Promise<void> {
-    await this.#forward(source.byteLength, (file) => file.write(offset, source, flags));
+    const { byteLength } = source;
+    await this.#forward(offset, byteLength, byteLength, (file) => file.write(offset, source, flags));
   }
 
   async writeZeroes(offset: number, length: number, flags?: WriteFlags): Promise<void> {
     // No data is held, so it counts as a write of nothing.
-    await this.#forward(0, (file) => file.writeZeroes(offset, length, flags));
+    await this.#forward(offset, length, 0, (file) => file.writeZeroes(offset, length, flags));
   }
 
   /** Makes what was forwarded durable on the other side; it need not wait at the gate. */
   async flush(): Promise<void> {
     if (this.#error !== null || this.#stopped) return;
+    const ended = this.#unsettled?.flushBegins();
     try {
       await this.#file.flush();
+      ended?.(true);
     } catch (error) {
       this.#latch(error);
     }
   }
 
-  async #forward(bytes: number, act: ForwardedWrite): Promise<void> {
-    if (!this.#gate.isOpen && this.#error === null) await this.#wait(bytes);
+  async #forward(offset: number, length: number, held: number, act: ForwardedWrite): Promise<void> {
+    if (!this.#gate.isOpen && this.#error === null) await this.#wait(held);
     if (this.#stopped) throw new IoError('EIO', `Replication to '${this.#file.nodeName}' has ended`);
     if (this.#error !== null) return;
+    const unsettled = this.#unsettled;
     try {
       await act(this.#file);
+      unsettled?.ended(offset, length);
     } catch (error) {
       this.#latch(error);
     }
@@ -109,7 +134,14 @@ export class Forwarder {
 
   #latch(error: unknown): void {
     this.#error ??= error instanceof Error ? error : new IoError('EIO', messageOf(error));
+    this.#part();
     // Nobody is held back for a replica that is lost.
     this.#gate.open();
+  }
+
+  #part(): void {
+    const unsettled = this.#unsettled;
+    this.#unsettled = null;
+    if (unsettled) this.#onParted(unsettled);
   }
 }

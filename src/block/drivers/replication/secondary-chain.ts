@@ -14,6 +14,7 @@ import { Gate } from '../../../base/async.ts';
 import { ColoError, IoError } from '../../../base/errors.ts';
 import type { BlockExtent, WriteFlags } from '../../driver.ts';
 import { statusAbove } from '../../jobs/allocation.ts';
+import type { ChunkBitmap } from '../../jobs/chunk-bitmap.ts';
 import { CommitJob } from '../../jobs/commit.ts';
 import { CopyBeforeWrite } from '../../jobs/copy-before-write.ts';
 import type { EmitEvent } from '../../jobs/job.ts';
@@ -161,8 +162,15 @@ export class SecondaryChain {
     this.#removeFence = null;
   }
 
-  /** The job that brings active and hidden disk into the secondary disk and then calls `pivot` in a quiet moment. */
-  commit(id: string, emit: EmitEvent, pivot: () => void): CommitJob {
+  /**
+   * The job that brings active and hidden disk into the secondary disk and then calls `pivot` in a quiet moment.
+   * `allocated` hears first what they hold.
+   */
+  commit(
+    id: string,
+    emit: EmitEvent,
+    hooks: { readonly pivot: () => void; readonly allocated?: (overlaid: ChunkBitmap) => void },
+  ): CommitJob {
     const { active, secondary } = this.disks;
     return new CommitJob({
       id,
@@ -174,7 +182,7 @@ export class SecondaryChain {
         this.#gate.close();
         await this.#requests.idle();
       },
-      pivot,
+      ...hooks,
       release: () => this.#gate.open(),
     });
   }
