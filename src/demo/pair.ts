@@ -27,18 +27,19 @@ export async function pairAddresses(primaryHost: string): Promise<PairAddresses>
   };
 }
 
-/** Resync while the guest runs, then COLO; ends with both copies running. */
+/** Resync while the guest runs, then COLO; ends with both copies running. `bitmap`: as in startResync. */
 export async function protect(
   primary: VmProcess,
   secondary: VmProcess,
   at: PairAddresses,
   formerSecondary: boolean,
   tell: Teller,
+  bitmap?: string,
 ): Promise<void> {
   await exportSecondaryDisk(secondary.qmp, at);
   const ready = primary.qmp.waitFor('BLOCK_JOB_READY', () => true, RESYNC_MS);
   const failed = primary.qmp.waitFor('BLOCK_JOB_COMPLETED', () => true, RESYNC_MS);
-  await startResync(primary.qmp, at);
+  await startResync(primary.qmp, at, bitmap);
   const bar = tell.progress('resync');
   const poll = setInterval(() => {
     void primary.qmp.execute('query-block-jobs').then(

@@ -86,15 +86,20 @@ export async function addPrimaryChardevs(qmp: Qmp, at: PairAddresses): Promise<v
   await add('compare_out0', at.compareOutPort, false);
 }
 
-/** Copy the whole disk to the new secondary while the guest runs. READY comes as an event. */
-export async function startResync(qmp: Qmp, at: PairAddresses): Promise<void> {
+/**
+ * Copy the disk to the new secondary while the guest runs. READY comes as an event. `bitmap`: only what it holds, to the
+ * very disk that it was kept for (docs/operations.md says when `parted` may be used); else the whole disk.
+ */
+export async function startResync(qmp: Qmp, at: PairAddresses, bitmap?: string): Promise<void> {
+  const what =
+    bitmap === undefined ? { sync: 'full' } : { sync: 'bitmap', bitmap, 'bitmap-mode': 'on-success' };
   await qmp.execute('drive-mirror', {
     device: DISK,
     'job-id': RESYNC_JOB,
     target: `nbd://${at.secondaryHost}:${at.nbdPort}/parent0`,
     mode: 'existing',
     format: 'raw',
-    sync: 'full',
+    ...what,
   });
 }
 

@@ -194,7 +194,8 @@ function mirrorSync(args: {
     }
     return { sync: value };
   }
-  if (name === undefined) throw new ColoError(`must provide a valid bitmap name for '${value}' sync mode`);
+  // Without a bitmap it is QEMU's question, and gets QEMU's answer.
+  if (name === undefined) throw new ColoError(`Sync mode '${value}' not supported`);
   if (mode === undefined) throw new ColoError('Bitmap sync mode must be given when providing a bitmap');
   return { sync: 'full', bitmap: { name, mode } };
 }
