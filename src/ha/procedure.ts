@@ -24,7 +24,7 @@ export interface PairAddresses {
 }
 
 export const DISK = 'colo-disk0';
-const RESYNC_JOB = 'resync';
+export const RESYNC_JOB = 'resync';
 
 /** Secondary: export the disk to be replicated. */
 export async function exportSecondaryDisk(qmp: Qmp, at: PairAddresses): Promise<void> {

@@ -23,7 +23,17 @@ import type { Teller } from '../../src/demo/report.ts';
 import { VmProcess } from '../../src/demo/vm-process.ts';
 import { Workload } from '../../src/demo/workload.ts';
 import type { PairAddresses } from '../../src/ha/procedure.ts';
-import { addPrimaryChardevs, failoverPrimary, failoverSecondary } from '../../src/ha/procedure.ts';
+import {
+  RESYNC_JOB,
+  addPacketPath,
+  addPrimaryChardevs,
+  attachReplication,
+  exportSecondaryDisk,
+  failoverPrimary,
+  failoverSecondary,
+  startColo,
+  startResync,
+} from '../../src/ha/procedure.ts';
 import { startSwitch } from '../../src/switch/index.ts';
 import type { RunningSwitch } from '../../src/switch/index.ts';
 import type { Noted } from '../helpers/frame-relay.ts';
@@ -50,6 +60,8 @@ const quiet: Teller = {
 /** One VM and what passed its netdev's socket, oldest first. */
 export interface Member {
   readonly vm: VmProcess;
+  /** The image that the guest's disk ends up in. */
+  readonly disk: string;
   readonly frames: Noted[];
   /** Called for each frame before it passes on. */
   onFrame: ((noted: Noted) => void) | null;
@@ -68,7 +80,8 @@ export class PairRig {
   primary!: Member;
   secondary: Member | null = null;
   workload!: Workload;
-  readonly #sizeBytes: number;
+  /** Of the guest's disk. */
+  readonly lengthBytes: number;
   readonly #cleanUp: (() => Promise<unknown>)[] = [];
   #generation = 0;
   /** The primary was a secondary once: it has a rewriter. */
@@ -77,7 +90,7 @@ export class PairRig {
   private constructor(folder: string, network: RunningSwitch, sizeBytes: number) {
     this.folder = folder;
     this.network = network;
-    this.#sizeBytes = sizeBytes;
+    this.lengthBytes = sizeBytes;
   }
 
   /** A guest that serves, and a client with a session and a ledger. */
@@ -94,7 +107,9 @@ export class PairRig {
     });
     const rig = new PairRig(folder, network, await imageSize(disk));
     try {
-      rig.primary = await rig.#start('primary', HOSTS[0], (machine) => firstPrimaryArguments(machine, disk));
+      rig.primary = await rig.#start('primary', HOSTS[0], disk, (machine) =>
+        firstPrimaryArguments(machine, disk),
+      );
       await waitForGuest(rig.primary.vm.qmp, session, BOOT_MS, quiet);
       rig.workload = new Workload({
         host: '127.0.0.1',
@@ -117,14 +132,49 @@ export class PairRig {
     const { vm } = this.primary;
     const at = await pairAddresses(vm.host);
     const seen = await view(at);
-    const name = `secondary-${++this.#generation}`;
-    const disks = await createSecondaryDisks(path.join(this.folder, name), this.#sizeBytes);
-    await addPrimaryChardevs(vm.qmp, at);
-    this.secondary = await this.#start(name, at.secondaryHost, (machine) =>
-      secondaryArguments(machine, disks, seen.secondary),
-    );
+    const secondary = await this.#addSecondary(at, seen.secondary);
     // The export is where both say it is; the relays are on the packet and checkpoint connections.
-    await protect(vm, this.secondary.vm, seen.primary, this.#isPromoted, quiet);
+    await protect(vm, secondary.vm, seen.primary, this.#isPromoted, quiet);
+  }
+
+  /**
+   * As `protect`, with the disk of a side that has died, and by what the survivor remembers of it. Checks that the two
+   * disks are equal at the cut. Returns how many bytes were copied.
+   */
+  async protectWithOldDisk(disk: string): Promise<number> {
+    const { qmp } = this.primary.vm;
+    const at = await pairAddresses(this.primary.vm.host);
+    const secondary = await this.#addSecondary(at, at, disk);
+    await exportSecondaryDisk(secondary.vm.qmp, at);
+    const ready = qmp.waitFor('BLOCK_JOB_READY', () => true, STEP_MS);
+    const ended = qmp.waitFor('BLOCK_JOB_COMPLETED', ({ data }) => data['type'] === 'mirror', STEP_MS);
+    await startResync(qmp, at, 'parted');
+    const first = await Promise.race([ready, ended]);
+    assert.equal(first.event, 'BLOCK_JOB_READY', JSON.stringify(first));
+    await qmp.execute('stop');
+    await qmp.execute('block-job-cancel', { device: RESYNC_JOB });
+    const { data } = await ended;
+    assert.equal(data['error'], undefined);
+    const images = ['-U', '-f', 'qcow2', '-F', 'qcow2', this.primary.disk, disk];
+    assert.match((await run('qemu-img', ['compare', ...images])).stdout, /Images are identical/);
+    await attachReplication(qmp, at);
+    await addPacketPath(qmp, this.#isPromoted);
+    const running = secondary.vm.qmp.waitFor('RESUME', () => true, STEP_MS);
+    await startColo(qmp, at);
+    await running;
+    await qmp.execute('x-colo-checkpoint');
+    return Number(data['offset']);
+  }
+
+  async #addSecondary(at: PairAddresses, seen: PairAddresses, oldDisk?: string): Promise<Member> {
+    const name = `secondary-${++this.#generation}`;
+    const fresh = await createSecondaryDisks(path.join(this.folder, name), this.lengthBytes);
+    const disks = { ...fresh, parent: oldDisk ?? fresh.parent };
+    await addPrimaryChardevs(this.primary.vm.qmp, at);
+    this.secondary = await this.#start(name, at.secondaryHost, disks.parent, (machine) =>
+      secondaryArguments(machine, disks, seen),
+    );
+    return this.secondary;
   }
 
   /** Types the lines with which the secondary takes over; it is the primary then. Returns the old primary. */
@@ -148,6 +198,12 @@ export class PairRig {
     }
     this.secondary = null;
     return old;
+  }
+
+  /** Kills the secondary and goes on alone. Returns it. */
+  async loseSecondary(): Promise<Member> {
+    await this.#requireSecondary().vm.kill();
+    return this.goOnAlone();
   }
 
   /** Resolves when the client has had `count` further answers to questions that it asked from now on. */
@@ -189,6 +245,7 @@ export class PairRig {
   async #start(
     name: string,
     host: string,
+    disk: string,
     args: (machine: { memoryMiB: number; switchPath: string }) => string[],
   ): Promise<Member> {
     const switchPath = path.join(this.folder, `${name}.net`);
@@ -204,7 +261,7 @@ export class PairRig {
     this.onClose(() => relay.close());
     const vm = await VmProcess.start(name, host, this.folder, args({ memoryMiB: MEMORY_MIB, switchPath }));
     this.onClose(() => vm.kill());
-    return Object.assign(member, { vm });
+    return Object.assign(member, { vm, disk });
   }
 }
 

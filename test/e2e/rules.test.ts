@@ -9,11 +9,21 @@ import { freePorts } from '../../src/demo/free-ports.ts';
 import { HOSTS } from '../../src/demo/pair.ts';
 import type { PairAddresses } from '../../src/ha/procedure.ts';
 import { ETHERTYPE, PacketView } from '../../src/net/packet.ts';
+import type { QmpClient } from '../../src/qmp/client.ts';
+import { until } from '../helpers/colo.ts';
 import { FrameRelay } from '../helpers/frame-relay.ts';
 import { ChannelLog } from './channel-log.ts';
 import { PairRig, STEP_MS, skipWithoutGuest } from './pair-rig.ts';
 import type { PairView } from './pair-rig.ts';
 import { Said } from './said.ts';
+
+/** Resolves when no merge of overlays is running any more. */
+async function mergedBy(qmp: QmpClient): Promise<void> {
+  await until('the overlays are merged', STEP_MS, async () => {
+    const jobs = (await qmp.execute('query-block-jobs')) as { type: string }[];
+    return jobs.every(({ type }) => type !== 'commit');
+  });
+}
 
 interface Watched {
   /** What the secondary has said. */
@@ -142,6 +152,29 @@ describe('the rules', { skip: skipWithoutGuest, timeout: 600_000 }, () => {
     assert.equal(view.etherType, ETHERTYPE.RARP, 'the first frame of the survivor announces its address');
     assert.deepEqual([...said[0]!.frame.subarray(6, 12)], [0x52, 0x54, 0, 0x12, 0x34, 0x56]);
     assert.equal(said.length > 1, true);
+  });
+
+  it('a dead side’s disk comes back by what changed, and is the other’s again (rule 2)', async (t) => {
+    // The whole disk for once: the old primary's has gone its own way while it was cut off.
+    await rig.protect();
+    await rig.answered(10);
+    const dead = rig.primary;
+    await dead.vm.kill();
+    await rig.takeOver();
+    await rig.answered(10);
+    await mergedBy(rig.primary.vm.qmp);
+    const copied = await rig.protectWithOldDisk(dead.disk);
+    await rig.answered(10);
+    const lost = await rig.loseSecondary();
+    await rig.answered(10);
+    const again = await rig.protectWithOldDisk(lost.disk);
+    await rig.answered(10);
+    const { lengthBytes } = rig;
+    t.diagnostic(
+      `of ${lengthBytes} bytes ${copied} were copied to the old primary, ${again} to the old secondary`,
+    );
+    assert.ok(copied > 0 && copied < lengthBytes / 4, `${copied} of ${lengthBytes} bytes`);
+    assert.ok(again > 0 && again < lengthBytes / 4, `${again} of ${lengthBytes} bytes`);
   });
 
   it('lost nothing in all that', async () => {
