@@ -113,3 +113,76 @@ test('the number and the memory of bitmaps are bounded', async (t) => {
   }
   assert.match(await bare.failure('block-dirty-bitmap-add', { node: 'n', name: 'x' }), /32 bitmaps already/);
 });
+
+test('a mirror by bitmap is asked for as a backup is in QEMU', async (t) => {
+  const bare = await bareVm(t);
+  for (const [name, size] of [
+    ['n', MIB],
+    ['copy', MIB],
+  ] as const) {
+    await bare.execute('blockdev-add', { driver: 'memory', 'node-name': name, size });
+  }
+  await bare.execute('block-dirty-bitmap-add', { node: 'n', name: 'x' });
+  await bare.execute('block-dirty-bitmap-add', { node: 'n', name: 'off', disabled: true });
+  const mirror = { device: 'n', target: 'copy', 'job-id': 'j' };
+  const cases: [Record<string, unknown>, string][] = [
+    [{ sync: 'bitmap' }, "Sync mode 'bitmap' not supported"],
+    [{ sync: 'bitmap', bitmap: 'x' }, 'Bitmap sync mode must be given when providing a bitmap'],
+    [{ sync: 'bitmap', bitmap: 'nope', 'bitmap-mode': 'never' }, "Bitmap 'nope' could not be found"],
+    [
+      { sync: 'incremental', bitmap: 'x', 'bitmap-mode': 'never' },
+      "Bitmap sync mode must be 'on-success' when using sync mode 'incremental'",
+    ],
+    [
+      { sync: 'full', bitmap: 'x', 'bitmap-mode': 'never' },
+      "A mirror with sync mode 'full' uses no bitmap; use sync mode 'bitmap'",
+    ],
+    [
+      { sync: 'incremental', bitmap: 'off' },
+      "Bitmap 'off' is disabled, so it does not know every change; a mirror needs one that records",
+    ],
+  ];
+  for (const [args, text] of cases) {
+    assert.equal(
+      await bare.failure('blockdev-mirror', { ...mirror, ...args }),
+      `GenericError: ${text}`,
+      JSON.stringify(args),
+    );
+  }
+  assert.equal(
+    await bare.failure('drive-mirror', {
+      ...mirror,
+      target: '/nonexistent',
+      sync: 'incremental',
+      bitmap: 'x',
+    }),
+    "GenericError: A mirror by bitmap needs a target that holds the rest already; use mode 'existing'",
+  );
+  await bare.execute('blockdev-mirror', { ...mirror, sync: 'incremental', bitmap: 'x' });
+  assert.equal(
+    await bare.failure('block-dirty-bitmap-clear', { node: 'n', name: 'x' }),
+    "GenericError: Bitmap 'x' is currently in use by another operation and cannot be used",
+  );
+  const job = bare.vm.jobs.find('j');
+  await job?.becameReady;
+  await bare.execute('block-job-cancel', { device: 'j' });
+  await job?.ended;
+  await bare.execute('block-dirty-bitmap-clear', { node: 'n', name: 'x' });
+});
+
+test('what the peer lacks goes with the device when a mirror is completed', async (t) => {
+  const bare = await bareVm(t, '-drive if=none,id=d0,driver=memory,size=1048576,node-name=old');
+  await bare.execute('blockdev-add', { driver: 'memory', 'node-name': 'new', size: MIB });
+  await bare.execute('block-dirty-bitmap-add', { node: 'd0', name: 'parted' });
+  await bare.vm.graph.require('d0').write(0, new Uint8Array(512));
+  await bare.execute('blockdev-mirror', { device: 'd0', target: 'new', 'job-id': 'j', sync: 'full' });
+  const job = bare.vm.jobs.find('j');
+  await job?.becameReady;
+  await bare.execute('block-job-complete', { device: 'j' });
+  await job?.ended;
+  assert.equal(bare.vm.graph.require('d0').nodeName, 'new');
+  const parted = { name: 'parted', count: 65536, granularity: 65536 };
+  assert.deepEqual(await shown(bare, 'new'), [
+    { ...parted, recording: true, busy: false, persistent: false },
+  ]);
+});
