@@ -78,7 +78,7 @@ describe('colo nbd serve in TLS', { skip: noOpenssl }, () => {
     const directory = await temporaryDirectory(t);
     const image = join(directory, 'image');
     await writeFile(image, Buffer.alloc(2 ** 20, 5));
-    const tcp = ['--listen', 'tcp:127.0.0.1:0', '--format', 'raw'];
+    const tcp = ['--listen', 'tcp:127.0.0.1:0', '--format', 'raw', '--read-only'];
     const psk = join(certificates.psk, 'keys.psk');
     const servers = [
       [
