@@ -26,6 +26,8 @@ export const NBD_RECEIVE_SLAB = 1024 * 1024;
 export const NBD_MAX_VIEW = 512 * 1024;
 /** What a block status counts among them: the list of extents that is made for it, before it is cut to its limit. */
 export const NBD_STATUS_COST = 12 * 1024 * 1024;
+/** Requests that one client may have begun before the others have their turn. */
+export const NBD_TURN = 256;
 /** Bytes of replies that a TLS connection is given at a time: it keeps copies of them. */
 export const NBD_TLS_WINDOW = 1024 * 1024;
 /** Client connections of one server unless told otherwise (QMP nbd-server-start). */

@@ -26,6 +26,7 @@ import {
   NBD_MAX_VIEW,
   NBD_READ_AHEAD,
   NBD_STATUS_COST,
+  NBD_TURN,
 } from './limits.ts';
 import { readIntoOwnMemory } from './own-memory-socket.ts';
 import { PacedWriter, type ReplyWriter } from './paced-writer.ts';
@@ -154,6 +155,7 @@ export class NbdServerSession {
 
   async #serve(agreement: ServerAgreement): Promise<void> {
     const reader = this.#reader;
+    let turn = 0;
     for (;;) {
       const header = reader.readNow(REQUEST_BYTES) ?? (await reader.readOrEnd(REQUEST_BYTES));
       if (!header) return;
@@ -175,6 +177,12 @@ export class NbdServerSession {
           ? answer(request, payload, agreement, this.#pool)
           : refuse(request, agreement, NBD_EINVAL, refusal);
       this.#start(request, cost, reply, payload);
+      turn += request.type === NBD_CMD_BLOCK_STATUS ? NBD_TURN : 1;
+      if (turn >= NBD_TURN) {
+        // Everything above may go on without ever letting the event loop look at the other clients.
+        await new Promise(setImmediate);
+        turn = 0;
+      }
     }
   }
 
@@ -235,6 +243,8 @@ export class NbdServerSession {
   /** Replies that end within one turn of the event loop leave in one system call. */
   #send(bytes: Reply, ended: () => void): void {
     if (this.#socket.destroyed || !this.#socket.writable) {
+      // Nobody hears the replies to what it has sent besides, which may be thousands of requests.
+      this.#stopping = true;
       ended();
       return;
     }

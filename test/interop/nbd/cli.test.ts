@@ -1,16 +1,24 @@
 /** `colo nbd serve` with QEMU's tools. */
 import assert from 'node:assert/strict';
-import { spawn, type ChildProcessWithoutNullStreams } from 'node:child_process';
+import { spawn, spawnSync, type ChildProcessWithoutNullStreams } from 'node:child_process';
 import { once } from 'node:events';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { describe, it, type TestContext } from 'node:test';
+import { after, before, describe, it, type TestContext } from 'node:test';
 import { parseNbdListen } from '../../../src/cli/nbd.ts';
+import { makeCertificates, type Certificates } from '../../helpers/certificates.ts';
 import { temporaryDirectory } from '../../unit/nbd/support.ts';
 import { missing, mustRun, run } from './peers.ts';
 
 const PROGRAM = ['--import', 'tsx', join(import.meta.dirname, 'nbd-main.ts'), 'nbd', 'serve'];
+const IMG = ['--import', 'tsx', join(import.meta.dirname, 'nbd-main.ts'), 'img'];
+
+const noOpenssl =
+  spawnSync('openssl', ['version'], { stdio: 'ignore' }).error === undefined
+    ? false
+    : 'not installed: openssl';
+const img = (...args: string[]): ReturnType<typeof run> => run(process.execPath, ...IMG, ...args);
 
 /** Starts the program and waits for its ready line. */
 async function serve(
@@ -56,6 +64,78 @@ describe('colo nbd serve', { skip: missing('qemu-img', 'qemu-io') }, () => {
     const { code, stderr } = await run(process.execPath, ...PROGRAM, '/nonexistent/image');
     assert.equal(code, 1);
     assert.match(stderr, /^colo nbd serve: .*\/nonexistent\/image.*\n$/);
+  });
+});
+
+describe('colo nbd serve in TLS', { skip: noOpenssl }, () => {
+  let certificates: Certificates;
+  before(async () => {
+    certificates = await makeCertificates();
+  });
+  after(() => certificates.remove());
+
+  it('serves with certificates and with keys, to colo img too', async (t) => {
+    const directory = await temporaryDirectory(t);
+    const image = join(directory, 'image');
+    await writeFile(image, Buffer.alloc(2 ** 20, 5));
+    const tcp = ['--listen', 'tcp:127.0.0.1:0', '--format', 'raw', '--read-only'];
+    const psk = join(certificates.psk, 'keys.psk');
+    const servers = [
+      [
+        ['--tls-certificates', certificates.dir, '--tls-verify-peer', 'off'],
+        `tls-certificates=${certificates.caOnly}`,
+      ],
+      [['--tls-psk', psk], `tls-psk-file=${psk}&tls-username=alice`],
+    ] as const;
+    await Promise.all(
+      servers.map(async ([options, query]) => {
+        const { ready, child, exited } = await serve(t, image, ...tcp, ...options);
+        const address = /listening at (\S+),/.exec(ready)?.[1] ?? '';
+        const [inTls, inClear] = await Promise.all([
+          img('info', '--output=json', `nbds://${address}/?${query}`),
+          img('info', `nbd://${address}/`),
+        ]);
+        assert.equal(inTls.code, 0, inTls.stderr);
+        assert.equal((JSON.parse(inTls.stdout) as Record<string, unknown>)['virtual-size'], 2 ** 20);
+        assert.equal(inClear.code, 1);
+        assert.match(inClear.stderr, /TLS negotiation required/);
+        child.kill('SIGTERM');
+        await exited;
+      }),
+    );
+  });
+
+  it('refuses options that do not go together, and credentials that are not there', async () => {
+    const cases: [string[], RegExp][] = [
+      [['--tls-certificates', '/a', '--tls-psk', '/b'], /may not be used at the same time/],
+      [['--tls-verify-peer', 'on'], /--tls-verify-peer needs --tls-certificates/],
+      [['--tls-certificates', '/nonexistent'], /Unable to access credentials \/nonexistent\/ca-cert.pem/],
+      [['--tls-psk', '/nonexistent'], /Unable to access credentials \/nonexistent: No such file/],
+    ];
+    await Promise.all(
+      cases.map(async ([options, message]) => {
+        const { code, stderr } = await run(process.execPath, ...PROGRAM, '/dev/null', ...options);
+        assert.equal(code, 1);
+        assert.match(stderr, message);
+      }),
+    );
+  });
+
+  it('warns when everybody could write the image', async (t) => {
+    const directory = await temporaryDirectory(t);
+    const image = join(directory, 'image');
+    await writeFile(image, Buffer.alloc(512));
+    for (const [host, warns] of [
+      ['0.0.0.0', true],
+      ['127.0.0.1', false],
+    ] as const) {
+      const { child, exited } = await serve(t, image, '--listen', `tcp:${host}:0`, '--format', 'raw');
+      let stderr = '';
+      child.stderr.on('data', (text: Buffer) => (stderr += text.toString()));
+      child.kill('SIGTERM');
+      await exited;
+      assert.equal(/warning: 0\.0\.0\.0:\d+: no TLS/.test(stderr), warns, stderr);
+    }
   });
 });
 

@@ -2,9 +2,10 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { randomFillSync } from 'node:crypto';
-import { readFile, writeFile } from 'node:fs/promises';
+import { copyFile, cp, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it, type TestContext } from 'node:test';
+import { inspect } from 'node:util';
 import { createTlsCredentials } from '../../../src/base/tls/objects.ts';
 import { BlockGraph } from '../../../src/block/graph.ts';
 import { NbdClient, NbdServer } from '../../../src/nbd/index.ts';
@@ -45,6 +46,75 @@ async function serve(t: TestContext, tls: ReturnType<typeof x509>): Promise<Serv
   const address = await server.listen({ host: '127.0.0.1', port: 0 });
   return { source, directory, path: '', port: 'port' in address ? address.port : 0 };
 }
+
+describe('certificates', { skip: skip() }, () => {
+  const failure = (dir: string, endpoint = 'server', more = {}): string => {
+    try {
+      x509(endpoint, dir, more);
+    } catch (error) {
+      return (error as Error).message.replaceAll(dir, 'DIR');
+    }
+    return 'none';
+  };
+
+  it("are checked when they are loaded, and refused in QEMU's words", async (t) => {
+    const copy = async (change: (dir: string) => Promise<void>): Promise<string> => {
+      const dir = join(await temporaryDirectory(t), 'copy');
+      await cp(certificates.dir, dir, { recursive: true });
+      await change(dir);
+      return dir;
+    };
+    const put = (from: string, file: string) => (dir: string) => copyFile(join(from, file), join(dir, file));
+    const as = (from: string, to: string) => (dir: string) => copyFile(join(dir, from), join(dir, to));
+    const text = (file: string, content: string) => (dir: string) => writeFile(join(dir, file), content);
+    const without = (file: string) => (dir: string) => rm(join(dir, file));
+    const cases: [(dir: string) => Promise<void>, string][] = [
+      [
+        without('server-key.pem'),
+        'Unable to access credentials DIR/server-key.pem: No such file or directory',
+      ],
+      [
+        put(certificates.foreign, 'ca-cert.pem'),
+        "Our own certificate DIR/server-cert.pem failed validation against DIR/ca-cert.pem: The certificate hasn't got a known issuer",
+      ],
+      [
+        as('server-cert.pem', 'ca-cert.pem'),
+        'The certificate DIR/ca-cert.pem basic constraints do not show a CA',
+      ],
+      [
+        as('ca-cert.pem', 'server-cert.pem'),
+        'The certificate DIR/server-cert.pem basic constraints show a CA, but we need one for a server',
+      ],
+      [
+        as('client-key.pem', 'server-key.pem'),
+        "Cannot load certificate 'DIR/server-cert.pem' & key 'DIR/server-key.pem': The certificate and the given key do not match.",
+      ],
+      [text('ca-cert.pem', 'garbage'), 'Unable to import CA certificate list DIR/ca-cert.pem'],
+      [
+        text('server-cert.pem', 'garbage'),
+        'Unable to import server certificate DIR/server-cert.pem: not a PEM certificate',
+      ],
+      [
+        text('server-key.pem', 'garbage'),
+        "Cannot load certificate 'DIR/server-cert.pem' & key 'DIR/server-key.pem': not usable PEM files",
+      ],
+    ];
+    for (const [change, expected] of cases) assert.equal(failure(await copy(change)), expected);
+    assert.equal(failure(certificates.caOnly, 'client'), 'none');
+    // The keys' text is nowhere to be seen.
+    const key = (await readFile(join(certificates.dir, 'server-key.pem'), 'utf8')).split('\n')[1] ?? '';
+    assert.ok(key.length > 20 && !inspect(x509('server'), { depth: 9, showHidden: true }).includes(key));
+  });
+
+  it('are refused before their time and after it', (t) => {
+    const day = 86_400_000;
+    t.mock.timers.enable({ apis: ['Date'], now: Date.now() + 10 * day });
+    assert.equal(failure(certificates.dir), 'The server certificate DIR/server-cert.pem has expired');
+    t.mock.timers.setTime(day);
+    assert.equal(failure(certificates.dir), 'The server certificate DIR/server-cert.pem is not yet active');
+    assert.equal(failure(certificates.dir, 'server', { 'sanity-check': 'off' }), 'none');
+  });
+});
 
 function qemuObject(type: string, dir: string, more = ''): string[] {
   return ['--object', `tls-creds-${type},id=tls0,dir=${dir},endpoint=client${more}`];

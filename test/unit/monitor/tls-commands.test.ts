@@ -63,6 +63,12 @@ test('credentials are made, shown without their keys, used and deleted', async (
   const back = Buffer.alloc(6);
   await bare.vm.graph.require('disk').read(0, back);
   assert.equal(back.toString(), 'secret');
+  // The forwarded disk of a pair, as docs/operations.md has it.
+  const buddy =
+    'drive_add -n buddy driver=replication,mode=primary,file.driver=nbd,file.host=127.0.0.1,' +
+    `file.port=${address.port},file.export=disk,file.tls-creds=cli,node-name=replication0`;
+  assert.equal(await bare.execute('human-monitor-command', { 'command-line': buddy }), '');
+  await bare.execute('human-monitor-command', { 'command-line': 'drive_del replication0' });
   // What is in use goes on without the object.
   await bare.execute('object-del', { id: 'srv' });
   await bare.execute('object-del', { id: 'cli' });
