@@ -95,6 +95,8 @@ class Comparison {
   readonly #sides: readonly [Side, Side];
   readonly #strict: boolean;
   readonly #onDone: (doneBytes: number) => void;
+  /** Pairs of buffers that are free. */
+  readonly #buffers: [Buffer, Buffer][] = [];
 
   constructor(sides: readonly [Side, Side], strict: boolean, onDone: (doneBytes: number) => void) {
     this.#sides = sides;
@@ -169,28 +171,31 @@ class Comparison {
 
   /** The first sector of the piece that differs. Throws CompareError. */
   async #difference({ offset, length, zero }: Piece): Promise<number | null> {
-    const [left, right] = await Promise.all([
-      zero[0] ? ZEROS : this.#read(0, offset, length),
-      zero[1] ? ZEROS : this.#read(1, offset, length),
+    const buffers = this.#buffers.pop() ?? [Buffer.allocUnsafe(PIECE), Buffer.allocUnsafe(PIECE)];
+    const [left, right] = [zero[0] ? ZEROS : buffers[0], zero[1] ? ZEROS : buffers[1]];
+    await Promise.all([
+      zero[0] ? null : this.#read(0, offset, left.subarray(0, length)),
+      zero[1] ? null : this.#read(1, offset, right.subarray(0, length)),
     ]);
-    if (left.compare(right, 0, length, 0, length) === 0) return null;
-    for (let sector = 0; sector < length; sector += SECTOR) {
-      const to = Math.min(length, sector + SECTOR);
-      if (left.compare(right, sector, to, sector, to) !== 0) return offset + sector;
+    let found: number | null = null;
+    if (left.compare(right, 0, length, 0, length) !== 0) {
+      for (let sector = 0; sector < length && found === null; sector += SECTOR) {
+        const to = Math.min(length, sector + SECTOR);
+        if (left.compare(right, sector, to, sector, to) !== 0) found = offset + sector;
+      }
     }
-    return null;
+    this.#buffers.push(buffers);
+    return found;
   }
 
-  async #read(side: 0 | 1, offset: number, length: number): Promise<Buffer> {
+  async #read(side: 0 | 1, offset: number, target: Buffer): Promise<void> {
     const { node, name } = this.#sides[side];
-    const bytes = Buffer.allocUnsafe(length);
     try {
-      await readPadded(node, offset, bytes);
+      await readPadded(node, offset, target);
     } catch (cause) {
       const text = ERRNO_TEXT[errnoOf(cause)];
       throw new CompareError(4, `Error while reading offset ${offset} of ${name}: ${text}`, { cause });
     }
-    return bytes;
   }
 }
 
