@@ -13,8 +13,9 @@ import type { ImgIo } from './io.ts';
 import { readQcow2Header } from './qcow2-extras.ts';
 import { takeSize } from './sizes.ts';
 
-/** Asked for at once. */
-const STEP = 2 ** 26;
+/** Clusters asked for at once. */
+const STEP_CLUSTERS = 16_384;
+const PLAIN_CLUSTER = 65_536;
 
 export interface MapRequest {
   readonly output: OutputForm;
@@ -42,10 +43,11 @@ export async function mapCommand(io: ImgIo, image: ImageName, request: MapReques
     const node = await openImage(graph, image, true);
     const names = await namesOf(node);
     const size = sizeInSectors(node);
+    const step = STEP_CLUSTERS * (node.driver.clusterBytes ?? PLAIN_CLUSTER);
     const end = max === undefined ? size : Math.min(size, start + max);
     const printer = request.output === 'json' ? new JsonPrinter(io) : new HumanPrinter(io);
-    for (let at = start; at < end; at += STEP) {
-      for await (const extent of statusThroughChain(node, at, Math.min(STEP, end - at)))
+    for (let at = start; at < end; at += step) {
+      for await (const extent of statusThroughChain(node, at, Math.min(step, end - at)))
         printer.add(entryOf(extent, names));
     }
     printer.end(start);

@@ -2,38 +2,13 @@
 import assert from 'node:assert/strict';
 import { mkdir, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Command, CommanderError } from 'commander';
-import { registerImg } from '../../../src/cli/img.ts';
+import { ours } from '../../helpers/img.ts';
 import { inFolder, runTool, tool } from '../qcow2/helpers.ts';
 import type { ToolResult } from '../qcow2/helpers.ts';
 
+export { ours } from '../../helpers/img.ts';
 export { inFolder, missingTools, runTool, tool } from '../qcow2/helpers.ts';
 export type { ToolResult } from '../qcow2/helpers.ts';
-
-/** Runs one command of `colo img` to its end, in this process. */
-export async function ours(...args: string[]): Promise<ToolResult> {
-  const result = { code: 0, stdout: '', stderr: '' };
-  const program = new Command('colo');
-  registerImg(program, {
-    out: (text) => (result.stdout += text),
-    err: (text) => (result.stderr += text),
-    isTerminal: false,
-    exit: (code) => (result.code = code),
-  });
-  for (const command of [program, ...program.commands, ...program.commands.flatMap((img) => img.commands)]) {
-    command.exitOverride().configureOutput({
-      writeOut: (text) => (result.stdout += text),
-      writeErr: (text) => (result.stderr += text),
-    });
-  }
-  try {
-    await program.parseAsync(['img', ...args], { from: 'user' });
-  } catch (error) {
-    if (!(error instanceof CommanderError)) throw error;
-    result.code = error.exitCode;
-  }
-  return result;
-}
 
 export const theirs = (...args: string[]): Promise<ToolResult> => runTool('qemu-img', ...args);
 
