@@ -124,11 +124,21 @@ export async function readPadded(node: BlockNode, offset: number, target: Uint8A
   if (there < target.byteLength) target.fill(0, there);
 }
 
-/** The name that QEMU would give the image: the file's own below plain formats, else as it was said. */
+/** The name that QEMU would give the image: the file's own below plain formats, an NBD export's URI, else what was said. */
 export function shownName(node: BlockNode, said: string): string {
   let at: BlockNode | undefined = node;
   while (at && !(at.driver instanceof FileDriver)) at = at.driver.children().get('file');
-  return at?.driver instanceof FileDriver ? at.driver.filename : said;
+  if (at?.driver instanceof FileDriver) return at.driver.filename;
+  return /^nbd(?:\+tcp|\+unix)?:/.test(said) ? exportUri(parseFilename(said), said) : said;
+}
+
+/** An NBD export as QEMU writes it, whatever the spelling (QEMU block/nbd.c, nbd_refresh_filename). */
+function exportUri({ server, export: name }: OptionTree, said: string): string {
+  const path = typeof name === 'string' ? `/${name}` : '';
+  if (typeof server !== 'object') return said;
+  const { type, path: socket, host, port } = server;
+  if (type === 'unix') return typeof socket === 'string' ? `nbd+unix://${path}?socket=${socket}` : said;
+  return typeof host === 'string' && typeof port === 'string' ? `nbd://${host}:${port}${path}` : said;
 }
 
 /** A size as a number of bytes. Throws ColoError when it is larger than any image can be here. */

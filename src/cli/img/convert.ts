@@ -72,11 +72,11 @@ export async function convertCommand(
     const to = await openImage(graph, targetName(target, request, format), false);
     if (sizeInSectors(to) < from.lengthBytes)
       throw new ParameterError('output file is smaller than input file');
-    const hasBacking = created ? created.isGiven('backing_file') : request.backing !== undefined;
+    const hasBacking = created?.hasBacking ?? request.backing !== undefined;
     await copyImage(from, to, Math.min(from.lengthBytes, to.lengthBytes), {
       ...numbers,
       ...copyOptions(io, to, request),
-      targetIsZero: created ? !hasBacking : (request.targetIsZero ?? false),
+      targetIsZero: created?.isZero ?? request.targetIsZero ?? false,
       ...(hasBacking ? { sharedBackingBytes: to.backing?.lengthBytes ?? 0 } : {}),
       onProgress: (done) => progress.update((100 * done) / Math.max(1, from.lengthBytes)),
     });
@@ -131,7 +131,7 @@ async function createFor(
   format: string,
   bytes: number,
   request: ConvertRequest,
-): Promise<CreateOptions> {
+): Promise<{ hasBacking: boolean; isZero: boolean }> {
   const options = new CreateOptions(format, target, request.options);
   options.set('size', String(bytes));
   if (request.backing !== undefined && !options.set('backing_file', request.backing))
@@ -143,11 +143,11 @@ async function createFor(
   if (request.compress && format !== 'qcow2')
     throw new ParameterError('Compression not supported for this file format');
   try {
-    await createTarget(target, options);
+    const hasBacking = options.isGiven('backing_file');
+    return { hasBacking, isZero: (await createTarget(target, options)) && !hasBacking };
   } catch (cause) {
     throw new ColoError(`${target}: error while converting ${format}: ${messageOf(cause)}`, { cause });
   }
-  return options;
 }
 
 function targetName(target: string, request: ConvertRequest, format: string): ImageName {

@@ -8,6 +8,7 @@ import { FileDriver } from '../../block/drivers/file.ts';
 import { createQcow2 } from '../../block/drivers/qcow2/create.ts';
 import type { CreateQcow2Options } from '../../block/drivers/qcow2/create.ts';
 import { reserveSpace } from '../../block/drivers/libc.ts';
+import { BlockGraph } from '../../block/graph.ts';
 import { hasProtocol, parseFilename } from '../../block/probe.ts';
 import { safeBytes } from './common.ts';
 import type { CreateOptions } from './create-options.ts';
@@ -22,14 +23,33 @@ const VERSIONS = new Map<string, 2 | 3>([
 ]);
 const COMPRESSIONS = ['zlib', 'zstd'];
 
-/** Makes `filename`, replacing what was there. Throws ColoError with QEMU's text, without the name in front. */
-export async function createTarget(filename: string, options: CreateOptions): Promise<void> {
+/**
+ * Makes `filename`, replacing what was there; false: it is there already and may hold anything (raw on an NBD export).
+ * Throws ColoError with QEMU's text, without the name in front.
+ */
+export async function createTarget(filename: string, options: CreateOptions): Promise<boolean> {
   refuseFileOptions(options);
-  const path = pathOf(filename);
   const sizeText = options.get('size') ?? '0';
   const sizeBytes = safeBytes(BigInt(sizeText), tooLarge(options.format));
+  if (options.format === 'raw' && /^nbd[^/]*:/.test(filename)) {
+    await checkExport(filename, sizeBytes);
+    return false;
+  }
+  const path = pathOf(filename);
   if (options.format === 'raw') await createRaw(path, sizeBytes, filePreallocation(options));
   else await create(path, () => createQcow2(path, qcow2Plan(options, sizeBytes)));
+  return true;
+}
+
+/** Nobody can make an NBD export, but one that is large enough does as a raw image (QEMU: bdrv_create_file_fallback). */
+async function checkExport(uri: string, sizeBytes: number): Promise<void> {
+  const graph = new BlockGraph();
+  try {
+    const node = await graph.openImage(uri, { format: 'raw' });
+    if (node.lengthBytes < sizeBytes) throw new ColoError('Cannot grow NBD nodes');
+  } finally {
+    await graph.closeAll();
+  }
 }
 
 /** A sparse or reserved file of that length. */

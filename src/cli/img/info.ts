@@ -214,7 +214,8 @@ function asJson(info: ImageInfo): Record<string, Json> {
     'virtual-size': info.virtualBytes,
     filename: info.filename,
     format: info.format,
-    'dirty-flag': info.dirty ?? false,
+    // A raw image on an export has nothing to tell of this.
+    ...(info.dirty === undefined && actual === undefined ? {} : { 'dirty-flag': info.dirty ?? false }),
     ...(clusterBytes === undefined ? {} : { 'cluster-size': clusterBytes }),
     ...(actual === undefined ? {} : { 'actual-size': actual }),
     ...(info.encrypted ? { encrypted: true } : {}),

@@ -41,7 +41,7 @@ export async function mapCommand(io: ImgIo, image: ImageName, request: MapReques
   const graph = new BlockGraph();
   try {
     const node = await openImage(graph, image, true);
-    const names = await namesOf(node);
+    const names = await namesOf(node, image.text);
     const size = sizeInSectors(node);
     const step = STEP_CLUSTERS * (node.driver.clusterBytes ?? PLAIN_CLUSTER);
     const end = max === undefined ? size : Math.min(size, start + max);
@@ -64,15 +64,15 @@ function entryOf(extent: LayeredExtent, names: ReadonlyMap<BlockNode, string>): 
 }
 
 /** The files of a backing chain by QEMU's names: a backing file's is relative to where the image was opened. */
-async function namesOf(top: BlockNode): Promise<Map<BlockNode, string>> {
+async function namesOf(top: BlockNode, said: string): Promise<Map<BlockNode, string>> {
   const names = new Map<BlockNode, string>();
-  let above = '';
+  let above = said;
   let node: BlockNode | null = top;
   while (node) {
     const file = node.driver.children().get('file');
     if (!file) break;
-    const real = shownName(file, '');
-    const name = above !== '' && resolve(above) === resolve(real) ? above : real;
+    const real = shownName(file, above);
+    const name = node !== top && resolve(above) === resolve(real) ? above : real;
     names.set(file, name);
     above = '';
     if (node.backing && node.driver.driverName === 'qcow2') {

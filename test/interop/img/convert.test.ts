@@ -4,7 +4,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { describe, it } from 'node:test';
 import { copyFile, open, readFile, stat, truncate, writeFile } from 'node:fs/promises';
-import { inBoth, missingTools, ours, theirs, tool } from './helpers.ts';
+import { inBoth, inOne, missingTools, ours, theirs, tool } from './helpers.ts';
 
 const MiB = 2 ** 20;
 
@@ -168,18 +168,33 @@ describe('colo img convert beside qemu-img', { skip: missingTools }, () => {
       });
     }));
 
-  it('writes to an NBD export', () =>
-    inBoth(makeImages, async (both) => {
+  it('writes to an NBD export, which need not be said to be there', () =>
+    inOne(makeImages, async (both) => {
       await both.in('ours', async () => {
-        await writeFile('o', '');
-        await truncate('o', 8 * MiB);
+        const bytes = Buffer.alloc(9 * MiB, 0xee);
+        await writeFile('o', bytes);
         const socket = `${process.cwd()}/sock`;
-        // Forks when it listens; ends when its only client has left.
-        const server = spawn('qemu-nbd', ['--fork', '-f', 'raw', '-k', socket, 'o'], { stdio: 'ignore' });
+        // --fork: the parent ends when the child listens.
+        const server = spawn('qemu-nbd', ['--fork', '-t', '--pid-file=pid', '-f', 'raw', '-k', socket, 'o'], {
+          stdio: 'ignore',
+        });
         assert.deepEqual(await once(server, 'exit'), [0, null]);
-        const { code, stderr } = await ours('convert', '-n', 'sparse.raw', `nbd+unix:///?socket=${socket}`);
-        assert.equal(code, 0, stderr);
-        await tool('qemu-img', 'compare', '-U', 'sparse.raw', 'o');
+        try {
+          const uri = `nbd+unix:///?socket=${socket}`;
+          await both.alike(`convert a.raw ${uri}`);
+          const { code, stderr } = await ours('convert', 'sparse.raw', uri);
+          assert.equal(code, 0, stderr);
+          const now = await readFile('o');
+          assert.ok(now.subarray(0, 8 * MiB).equals(await readFile('sparse.raw')));
+          assert.ok(now.subarray(8 * MiB).equals(bytes.subarray(8 * MiB)));
+          await both.alike(`map ${uri}`);
+          await both.alike(`info --output=json ${uri}`);
+          await both.alike(`create ${uri} 9M`);
+          await both.failsAlike(`create ${uri} 10M`);
+          await both.failsAlike(`convert a.raw sparse.raw sparse.raw ${uri}`);
+        } finally {
+          process.kill(Number(await readFile('pid', 'utf8')));
+        }
       });
     }));
 });

@@ -149,7 +149,7 @@ describe('colo img create beside qemu-img', { skip: missingTools }, () => {
         }
         assert.match((await ours('create', '--object', 'x', 'a', '1M')).stderr, /--object is not supported/);
         assert.match(
-          (await ours('create', 'nbd://localhost/x', '1M')).stderr,
+          (await ours('create', '-f', 'qcow2', 'nbd://localhost/x', '1M')).stderr,
           /does not support image creation/,
         );
       });
