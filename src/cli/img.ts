@@ -3,76 +3,36 @@
  * The command lines are here, the commands in img/, the formats in src/block/. Every option of these commands is there:
  * it does what it says, or says in its help that it changes nothing here, or is refused by name.
  */
-import { Option } from 'commander';
 import type { Command } from 'commander';
 import { ParameterError } from '../base/errors.ts';
 import { checkCommand } from './img/check.ts';
-import { checkCacheMode, checkShared, outputForm } from './img/common.ts';
-import type { ImageName } from './img/common.ts';
+import { checkShared, outputForm } from './img/common.ts';
 import { compareCommand } from './img/compare.ts';
 import { convertCommand } from './img/convert.ts';
 import { createCommand } from './img/create.ts';
-import { joinLists } from './img/create-options.ts';
+import {
+  CACHE_MODES,
+  checkConvert,
+  collect,
+  format,
+  imageOpts,
+  lists,
+  nameOf,
+  object,
+  output,
+  progress,
+  quiet,
+  share,
+  shortFormat,
+  sourceCache,
+  withoutFormat,
+} from './img/flags.ts';
+import type { Flags } from './img/flags.ts';
 import { infoCommand } from './img/info.ts';
 import { finish, processIo } from './img/io.ts';
 import type { ImgIo } from './img/io.ts';
 import { mapCommand } from './img/map.ts';
 import { lastIsSize, resizeCommand } from './img/resize.ts';
-
-interface Flags {
-  readonly b?: string;
-  readonly B?: string;
-  readonly backingChain?: boolean;
-  readonly bitmaps?: boolean;
-  readonly c?: boolean;
-  readonly C?: boolean;
-  readonly f?: string;
-  readonly F?: string;
-  readonly forceShare?: boolean;
-  readonly format?: string;
-  readonly imageOpts?: boolean;
-  readonly l?: string;
-  readonly m?: string;
-  readonly maxLength?: string;
-  readonly n?: boolean;
-  readonly o?: readonly string[];
-  readonly O?: string;
-  readonly object?: string;
-  readonly output?: string;
-  readonly p?: boolean;
-  readonly preallocation?: string;
-  readonly q?: boolean;
-  readonly r?: string;
-  readonly repair?: string;
-  readonly s?: boolean;
-  readonly S?: string;
-  readonly salvage?: boolean;
-  readonly shrink?: boolean;
-  readonly skipBrokenBitmaps?: boolean;
-  readonly startOffset?: string;
-  readonly t?: string;
-  readonly T?: string;
-  readonly targetImageOpts?: boolean;
-  readonly targetIsZero?: boolean;
-  readonly u?: boolean;
-  readonly W?: boolean;
-}
-
-const collect = (value: string, before: readonly string[] = []): readonly string[] => [...before, value];
-const lists = (of: readonly string[] | undefined): string | undefined =>
-  of?.reduce<string | undefined>((before, more) => joinLists(more, before), undefined);
-
-const CACHE_MODES = 'writeback, writethrough or unsafe; none and directsync are refused';
-const output = (): Option => new Option('--output <form>', 'human or json (default: human)');
-const share = (): Option => new Option('-U, --force-share', 'open although somebody else writes the image');
-const format = (): Option => new Option('-f, --format <format>', 'raw or qcow2 (default: probed)');
-const shortFormat = (): Option => new Option('-f <format>', 'raw or qcow2 (default: probed)');
-const imageOpts = (): Option =>
-  new Option('--image-opts', 'the name is a list of options: driver=qcow2,file.filename=X');
-const object = (): Option => new Option('--object <object>', 'refused: there are no secrets here');
-const quiet = (): Option => new Option('-q', 'say nothing but errors');
-const progress = (): Option => new Option('-p', 'show progress (without: SIGUSR1 tells it)');
-const sourceCache = (): Option => new Option('-T <mode>', `cache mode for reading: ${CACHE_MODES}`);
 
 /** Adds the subcommand `img` to `program`. */
 export function registerImg(program: Command, io: ImgIo = processIo): void {
@@ -287,39 +247,4 @@ function registerMap(img: Command, io: ImgIo): void {
         }),
       ),
     );
-}
-
-/** An image as the options describe it. Throws ParameterError. */
-function nameOf(text: string, flags: Flags, said = flags.format ?? flags.f): ImageName {
-  checkShared({ object: flags.object, imageOpts: flags.imageOpts ?? false, format: said });
-  checkCacheMode(flags.T, true);
-  return {
-    text,
-    format: said,
-    isOptions: flags.imageOpts,
-    forceShare: flags.forceShare,
-    cache: flags.T,
-  };
-}
-
-/** The second image of a comparison has a format of its own. */
-function withoutFormat(flags: Flags): Flags {
-  return Object.fromEntries(Object.entries(flags).filter(([name]) => name !== 'f'));
-}
-
-/** What convert has in QEMU and not here. Throws ParameterError. */
-function checkConvert(flags: Flags): void {
-  checkShared({ object: flags.object });
-  if (flags.C && flags.S !== undefined)
-    throw new ParameterError('Cannot enable copy offloading when -S is used');
-  if (flags.C && flags.salvage) throw new ParameterError('Cannot use copy offloading in salvaging mode');
-  if (flags.skipBrokenBitmaps && !flags.bitmaps)
-    throw new ParameterError('Use of --skip-broken-bitmaps requires --bitmaps');
-  if (flags.bitmaps)
-    throw new ParameterError('--bitmaps is not supported: bitmaps are not copied; leave it out');
-  if (flags.l !== undefined) {
-    throw new ParameterError(
-      '-l is not supported: internal snapshots cannot be read; use qemu-img convert -l, or qemu-img snapshot -a first',
-    );
-  }
 }

@@ -95,28 +95,6 @@ export async function statusPadded(node: BlockNode, offset: number, length: numb
   return [...extents, rest];
 }
 
-/** An extent and how many backing files deep it was found. */
-export interface LayeredExtent extends BlockExtent {
-  readonly depth: number;
-}
-
-/** As the node's own; what is not there comes from the backing file, one deeper, with its place there. */
-export async function* statusThroughChain(
-  node: BlockNode,
-  offset: number,
-  length: number,
-  depth = 0,
-): AsyncGenerator<LayeredExtent> {
-  const { backing } = node;
-  for (const extent of await statusPadded(node, offset, length)) {
-    const { offset: start, length: bytes } = extent;
-    const below =
-      !extent.allocated && backing ? Math.max(0, Math.min(bytes, sizeInSectors(backing) - start)) : 0;
-    if (backing && below > 0) yield* statusThroughChain(backing, start, below, depth + 1);
-    if (below < bytes) yield { ...extent, offset: start + below, length: bytes - below, depth };
-  }
-}
-
 /** As the node's own, up to the end of the last sector. */
 export async function readPadded(node: BlockNode, offset: number, target: Uint8Array): Promise<void> {
   const there = Math.max(0, Math.min(target.byteLength, node.lengthBytes - offset));

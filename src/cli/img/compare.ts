@@ -7,10 +7,12 @@ import { ColoError, ERRNO_TEXT, errnoOf } from '../../base/errors.ts';
 import type { BlockExtent } from '../../block/driver.ts';
 import { BlockGraph } from '../../block/graph.ts';
 import type { BlockNode } from '../../block/node.ts';
-import { SECTOR, openImage, readPadded, sizeInSectors, statusPadded, statusThroughChain } from './common.ts';
-import type { ImageName, LayeredExtent } from './common.ts';
+import { SECTOR, openImage, readPadded, sizeInSectors, statusPadded } from './common.ts';
+import type { ImageName } from './common.ts';
 import { finishWith } from './io.ts';
 import type { ImgIo } from './io.ts';
+import { Layers } from './layers.ts';
+import type { LayeredExtent } from './layers.ts';
 import { Progress } from './progress.ts';
 
 const PIECE = 2 ** 20;
@@ -93,6 +95,7 @@ async function compare(
 
 class Comparison {
   readonly #sides: readonly [Side, Side];
+  readonly #layers: readonly [Layers, Layers];
   readonly #strict: boolean;
   readonly #onDone: (doneBytes: number) => void;
   /** Pairs of buffers that are free. */
@@ -100,6 +103,7 @@ class Comparison {
 
   constructor(sides: readonly [Side, Side], strict: boolean, onDone: (doneBytes: number) => void) {
     this.#sides = sides;
+    this.#layers = [new Layers(sides[0].node), new Layers(sides[1].node)];
     this.#strict = strict;
     this.#onDone = onDone;
   }
@@ -162,7 +166,7 @@ class Comparison {
     try {
       if (!this.#strict) return await statusPadded(node, offset, length);
       const extents: LayeredExtent[] = [];
-      for await (const extent of statusThroughChain(node, offset, length)) extents.push(extent);
+      for await (const extent of this.#layers[side].status(offset, length)) extents.push(extent);
       return whole(extents);
     } catch (cause) {
       throw new CompareError(3, `Sector allocation test failed for ${name}`, { cause });

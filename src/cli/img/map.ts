@@ -6,10 +6,12 @@ import { resolve } from 'node:path';
 import { ColoError } from '../../base/errors.ts';
 import { BlockGraph } from '../../block/graph.ts';
 import type { BlockNode } from '../../block/node.ts';
-import { openImage, shownName, sizeInSectors, statusThroughChain } from './common.ts';
-import type { ImageName, LayeredExtent, OutputForm } from './common.ts';
+import { openImage, shownName, sizeInSectors } from './common.ts';
+import type { ImageName, OutputForm } from './common.ts';
 import { besideImage } from './create.ts';
 import type { ImgIo } from './io.ts';
+import { Layers } from './layers.ts';
+import type { LayeredExtent } from './layers.ts';
 import { readQcow2Header } from './qcow2-extras.ts';
 import { takeSize } from './sizes.ts';
 
@@ -42,12 +44,13 @@ export async function mapCommand(io: ImgIo, image: ImageName, request: MapReques
   try {
     const node = await openImage(graph, image, true);
     const names = await namesOf(node, image.text);
+    const layers = new Layers(node);
     const size = sizeInSectors(node);
     const step = STEP_CLUSTERS * (node.driver.clusterBytes ?? PLAIN_CLUSTER);
     const end = max === undefined ? size : Math.min(size, start + max);
     const printer = request.output === 'json' ? new JsonPrinter(io) : new HumanPrinter(io);
     for (let at = start; at < end; at += step) {
-      for await (const extent of statusThroughChain(node, at, Math.min(step, end - at)))
+      for await (const extent of layers.status(at, Math.min(step, end - at)))
         printer.add(entryOf(extent, names));
     }
     printer.end(start);

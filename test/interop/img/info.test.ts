@@ -9,6 +9,7 @@ import type { Both } from './helpers.ts';
 const HEADER_ONLY = ['aes.qcow2', 'data-file.qcow2', 'subclusters.qcow2', 'zstd.qcow2'];
 const IMAGES = [
   ...['odd.raw', 'sparse.raw', 'empty.raw', 'a.qcow2', 'b.qcow2', 'c.qcow2', 'over.qcow2', 'sub/b.qcow2'],
+  'placed.qcow2',
   ...['snapshots.qcow2', 'old.qcow2', 'lazy.qcow2', 'bitmaps.qcow2', 'dirty.qcow2'],
 ];
 
@@ -209,6 +210,8 @@ async function makeImages(): Promise<void> {
   const dirty = await open('dirty.qcow2', 'r+');
   await dirty.write(Buffer.from([1]), 0, 1, 79);
   await dirty.close();
+  await create('-o', 'preallocation=metadata', 'placed.qcow2', '10M');
+  await write('placed.qcow2', 'write 1M 100k', 'write -z 3M 64k');
   await create('bitmaps.qcow2', '1M');
   await tool('qemu-img', 'bitmap', '--add', 'bitmaps.qcow2', 'b0');
   await tool('qemu-img', 'bitmap', '--add', '-g', '128k', 'bitmaps.qcow2', 'b1');
