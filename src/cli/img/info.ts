@@ -23,6 +23,7 @@ import { humanInfo } from './info-text.ts';
 import { prettyJson } from './info-json.ts';
 import type { Json } from './info-json.ts';
 import type { ImgIo } from './io.ts';
+import { readLuks } from './luks.ts';
 import { dataFileName, readBitmaps, readQcow2Header, readSnapshots } from './qcow2-extras.ts';
 import type { SnapshotInfo } from './qcow2-extras.ts';
 
@@ -179,7 +180,8 @@ async function qcow2Info(filename: string, file: BlockNode): Promise<Partial<Ima
         }
       : {}),
     ...(bitmaps.length > 0 ? { bitmaps: bitmaps.map((bitmap) => ({ ...bitmap })) } : {}),
-    ...(header.cryptMethod !== 0 ? { encrypt: { format: header.cryptMethod === 1 ? 'aes' : 'luks' } } : {}),
+    ...(header.cryptMethod === 1 ? { encrypt: { format: 'aes' } } : {}),
+    ...(header.cryptMethod === 2 ? { encrypt: await readLuks(file, extensions) } : {}),
     ...(dataFile === null ? {} : { 'data-file': dataFile, 'data-file-raw': (header.autoclear & 2n) !== 0n }),
   };
   return {

@@ -1,12 +1,21 @@
 /** `colo img info` and `map` beside qemu-img: the same bytes for every kind of image, both forms of output. */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { mkdir, open, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, open, readFile, truncate, writeFile } from 'node:fs/promises';
+import { createQcow2 } from '../../../src/block/drivers/qcow2/create.ts';
+import { decodeHeader, encodeHeader } from '../../../src/block/drivers/qcow2/header.ts';
 import { inOne, missingTools, ours, tool } from './helpers.ts';
 import type { Both } from './helpers.ts';
 
 /** What our drivers cannot open: told by `info` alone. */
-const HEADER_ONLY = ['aes.qcow2', 'data-file.qcow2', 'subclusters.qcow2', 'zstd.qcow2'];
+const HEADER_ONLY = [
+  'aes.qcow2',
+  'luks.qcow2',
+  'essiv.qcow2',
+  'data-file.qcow2',
+  'subclusters.qcow2',
+  'zstd.qcow2',
+];
 const IMAGES = [
   ...['odd.raw', 'sparse.raw', 'empty.raw', 'a.qcow2', 'b.qcow2', 'c.qcow2', 'over.qcow2', 'sub/b.qcow2'],
   'placed.qcow2',
@@ -224,7 +233,42 @@ async function makeImages(): Promise<void> {
     'aes.qcow2',
     '1M',
   );
+  await writeLuks('luks.qcow2', 'xts-plain64');
+  await writeLuks('essiv.qcow2', 'cbc-essiv:sha256');
   await create('-o', 'data_file=data.raw,data_file_raw=on', 'data-file.qcow2', '1M');
   await create('-o', 'extended_l2=on,cluster_size=128k', 'subclusters.qcow2', '1M');
   await create('-o', 'compression_type=zstd', 'zstd.qcow2', '1M');
+}
+
+/** An image with a LUKS header without keys: making a real one takes qemu-img seconds, and it fails on a busy machine. */
+async function writeLuks(image: string, mode: string): Promise<void> {
+  await createQcow2(image, { sizeBytes: 2 ** 20 });
+  const file = await readFile(image);
+  const pointer = new Uint8Array(16);
+  new DataView(pointer.buffer).setBigUint64(0, BigInt(file.byteLength));
+  new DataView(pointer.buffer).setBigUint64(8, BigInt(2_068_480));
+  const header = encodeHeader(
+    { ...decodeHeader(file), cryptMethod: 2 },
+    [{ type: 0x0537be77, data: pointer }],
+    null,
+  );
+  file.set(header);
+  const luks = Buffer.alloc(2_068_480);
+  luks.write('LUKS\xba\xbe', 'latin1');
+  luks.writeUInt16BE(1, 6);
+  luks.write('aes', 8);
+  luks.write(mode, 40);
+  luks.write('sha256', 72);
+  luks.writeUInt32BE(luks.byteLength / 512, 104);
+  luks.writeUInt32BE(mode.startsWith('xts') ? 64 : 32, 108);
+  luks.writeUInt32BE(12_191, 164);
+  luks.write('7d23969d-addb-41cf-a8e0-4b837c077cb8', 168);
+  for (let slot = 0; slot < 8; slot++) {
+    const at = 208 + slot * 48;
+    luks.writeUInt32BE(slot === 0 ? 0x00ac71f3 : 0x0000dead, at);
+    luks.writeUInt32BE(slot === 0 ? 49_349 : 0, at + 4);
+    luks.writeUInt32BE(8 + slot * 504, at + 40);
+    luks.writeUInt32BE(4000, at + 44);
+  }
+  await writeFile(image, Buffer.concat([file, luks]));
 }
