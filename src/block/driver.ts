@@ -20,6 +20,8 @@ export interface BlockExtent {
   readonly data: boolean;
   /** True: this very node determines the content; false: it comes from the backing node (or is zeros without one). */
   readonly allocated: boolean;
+  /** Asked for with `wantMap`: where these bytes lie, `offset` of the first one in a node below. */
+  readonly map?: { readonly file: BlockNode; readonly offset: number } | undefined;
 }
 
 export interface WriteFlags {
@@ -63,8 +65,11 @@ export interface BlockDriver {
   writeZeroes?(offset: number, length: number, flags?: WriteFlags): Promise<void>;
   /** A hint; missing: nothing happens. */
   discard?(offset: number, length: number): Promise<void>;
-  /** Extents that cover exactly [offset, offset+length), in order; neighbours may be of one kind. Missing: all data. */
-  blockStatus?(offset: number, length: number): Promise<BlockExtent[]>;
+  /**
+   * Extents that cover exactly [offset, offset+length), in order; neighbours may be of one kind. Missing: all data.
+   * `wantMap`: with their place in the node below where there is one, and each extent in one piece there.
+   */
+  blockStatus?(offset: number, length: number, wantMap?: boolean): Promise<BlockExtent[]>;
   /** Drops every mapping, so that all reads come from the backing node (QEMU: bdrv_make_empty). */
   makeEmpty?(): Promise<void>;
   /** What the content takes on the host; missing: unknown, or what the nodes below take. */

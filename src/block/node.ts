@@ -133,12 +133,12 @@ export class BlockNode {
     }
   }
 
-  async blockStatus(offset: number, length: number): Promise<BlockExtent[]> {
+  async blockStatus(offset: number, length: number, wantMap?: boolean): Promise<BlockExtent[]> {
     this.#check(offset, length);
     if (!this.driver.blockStatus) return [{ offset, length, zero: false, data: true, allocated: true }];
     this.inFlight.enter();
     try {
-      return await this.driver.blockStatus(offset, length);
+      return await this.driver.blockStatus(offset, length, wantMap);
     } finally {
       this.inFlight.leave();
     }

@@ -10,7 +10,7 @@ export async function writeQcow2(rawPath: string, out: string): Promise<void> {
     const from = await graph.openImage(rawPath, { format: 'raw', readOnly: true });
     await createQcow2(out, { sizeBytes: from.lengthBytes });
     const to = await graph.openImage(out, { format: 'qcow2' });
-    await copyImage(from, to, true, () => undefined);
+    await copyImage(from, to, from.lengthBytes, { targetIsZero: true });
     await to.flush();
   } finally {
     await graph.closeAll();

@@ -86,6 +86,11 @@ export function punchHole(fd: number, offset: number, length: number): boolean {
   return libc()?.fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length) === 0;
 }
 
+/** Gives a byte range its place on the disk, lengthening the file if need be. False: the file system cannot. */
+export function reserveSpace(fd: number, offset: number, length: number): boolean {
+  return libc()?.fallocate(fd, 0, offset, length) === 0;
+}
+
 /** The next byte at or after `offset` that is data (or a hole); null: none before the end of file, or unknown. */
 export function seekTo(fd: number, what: 'data' | 'hole', offset: number): number | null {
   const at = libc()?.lseek(fd, offset, what === 'data' ? SEEK_DATA : SEEK_HOLE) ?? -1;

@@ -60,9 +60,14 @@ export class RawDriver implements BlockDriver {
     return this.#file.flush();
   }
 
-  async blockStatus(offset: number, length: number): Promise<BlockExtent[]> {
+  async blockStatus(offset: number, length: number, wantMap = false): Promise<BlockExtent[]> {
     const below = await this.#file.blockStatus(this.#offset + offset, length);
-    return below.map((extent) => ({ ...extent, offset: extent.offset - this.#offset, allocated: true }));
+    return below.map((extent) => ({
+      ...extent,
+      offset: extent.offset - this.#offset,
+      allocated: true,
+      map: wantMap ? { file: this.#file, offset: extent.offset } : undefined,
+    }));
   }
 
   /** True: a window whose length was given as an option. */

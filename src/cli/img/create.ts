@@ -1,148 +1,114 @@
-/** `colo img create`: new raw and qcow2 images. Words of qemu-img create. */
-import { open } from 'node:fs/promises';
-import { ColoError, ParameterError } from '../../base/errors.ts';
-import { FileDriver } from '../../block/drivers/file.ts';
-import { createQcow2 } from '../../block/drivers/qcow2/create.ts';
-import type { CreateQcow2Options } from '../../block/drivers/qcow2/create.ts';
+/** `colo img create`: new images in qemu-img's words (QEMU block.c, bdrv_img_create; asked of QEMU 7.2). */
+import { ColoError, ParameterError, messageOf } from '../../base/errors.ts';
+import { blockDrivers } from '../../block/drivers/index.ts';
+import { BlockGraph } from '../../block/graph.ts';
 import { hasProtocol } from '../../block/probe.ts';
-import { dirname, resolve } from 'node:path';
-import { openOptions, parseSize, print, withImage } from './common.ts';
+import { openImage, sizeInSectors } from './common.ts';
+import { CreateOptions, asksForHelp, optionsHelp } from './create-options.ts';
+import { createTarget } from './create-target.ts';
+import type { ImgIo } from './io.ts';
+import { takeSize } from './sizes.ts';
 
 export interface CreateRequest {
   readonly format: string;
-  readonly backing?: string;
-  readonly backingFormat?: string;
+  readonly size?: string | undefined;
+  readonly backing?: string | undefined;
+  readonly backingFormat?: string | undefined;
   /** `cluster_size=64k,compat=1.1` */
-  readonly options?: string;
-  readonly quiet?: boolean;
-  readonly unsafe?: boolean;
+  readonly options?: string | undefined;
+  readonly quiet?: boolean | undefined;
+  /** The backing file is not looked at. */
+  readonly unsafe?: boolean | undefined;
 }
 
-/** Makes `file`, with the backing file's size when `size` is missing. */
+/** Makes `file`, with the backing file's size when none is said. */
 export async function createCommand(
-  file: string,
-  size: number | undefined,
+  io: ImgIo,
+  file: string | undefined,
   request: CreateRequest,
 ): Promise<number> {
-  const options = parseCreateOptions(request.options);
-  const backing = request.backing ?? options.get('backing_file');
-  const backingFormat = request.backingFormat ?? options.get('backing_fmt');
-  const optionSize = options.get('size');
-  let sizeBytes = size ?? (optionSize === undefined ? undefined : parseSize(optionSize));
-  for (const key of ['backing_file', 'backing_fmt', 'size']) options.delete(key);
-  if (backing !== undefined) {
-    if (backingFormat === undefined) {
-      throw new ParameterError(`${file}: Backing file specified without backing format; say it with -F`);
-    }
-    if (!request.unsafe || sizeBytes === undefined) {
-      const path = hasProtocol(backing) ? backing : resolve(dirname(file), backing);
-      const length = await withImage(path, openOptions(true, backingFormat), (node) =>
-        Promise.resolve(node.lengthBytes),
-      );
-      sizeBytes ??= length;
-    }
-  }
-  if (sizeBytes === undefined) throw new ParameterError('Image creation needs a size parameter');
-  if (request.format === 'raw') {
-    if (backing !== undefined)
-      throw new ColoError(`${file}: Backing file not supported for file format 'raw'`);
-    refuseRest(options, 'raw');
-    await createRaw(file, sizeBytes);
-    if (!request.quiet) print(`Formatting '${file}', fmt=raw size=${sizeBytes}`);
+  if (asksForHelp(request.options)) {
+    io.out(optionsHelp(request.format, file));
     return 0;
   }
-  if (request.format !== 'qcow2')
-    throw new ParameterError(`${file}: Unknown file format '${request.format}'`);
-  const plan: CreateQcow2Options = {
-    sizeBytes,
-    ...qcow2Options(options),
-    ...(backing === undefined ? {} : { backingFile: backing }),
-    ...(backingFormat === undefined ? {} : { backingFormat }),
-  };
-  await createQcow2(file, plan);
-  if (!request.quiet) print(describe(file, plan));
+  if (file === undefined) throw new ParameterError('Expecting image file name');
+  const size = request.size === undefined ? undefined : takeSize('image size', request.size);
+  try {
+    const options = await plan(file, size, request);
+    if (!request.quiet) io.out(`Formatting '${file}', fmt=${request.format} ${options.toString()}\n`);
+    await createTarget(file, options);
+  } catch (cause) {
+    throw new ColoError(`${file}: ${messageOf(cause)}`, { cause });
+  }
   return 0;
 }
 
-/** A sparse file of that length, replacing what was there. */
-export async function createRaw(file: string, sizeBytes: number): Promise<void> {
-  await (await open(file, 'a')).close();
-  const driver = await FileDriver.open(file);
-  try {
-    await driver.truncate(0);
-    await driver.truncate(sizeBytes);
-  } finally {
-    await driver.close();
+async function plan(file: string, size: bigint | undefined, request: CreateRequest): Promise<CreateOptions> {
+  const { format } = request;
+  const options = new CreateOptions(format, file, request.options);
+  if (size !== undefined) {
+    if (options.isGiven('size')) throw new ParameterError('The image size must be specified only once');
+    options.set('size', String(size));
   }
-}
-
-/** `a=1,b=2` as a map. */
-export function parseCreateOptions(text: string | undefined): Map<string, string> {
-  const options = new Map<string, string>();
-  for (const part of (text ?? '').split(',').filter((piece) => piece !== '')) {
-    const at = part.indexOf('=');
-    if (at < 0) options.set(part, 'on');
-    else options.set(part.slice(0, at), part.slice(at + 1));
+  if (request.backing !== undefined && !options.set('backing_file', request.backing))
+    throw new ParameterError(`Backing file not supported for file format '${format}'`);
+  if (request.backingFormat !== undefined && !options.set('backing_fmt', request.backingFormat))
+    throw new ParameterError(`Backing format not supported for file format '${format}'`);
+  const backing = options.get('backing_file');
+  if (backing !== undefined) {
+    const backingSize = await checkBacking(
+      file,
+      backing,
+      options.get('backing_fmt'),
+      request.unsafe ?? false,
+    );
+    if (!options.isGiven('size') && backingSize !== null) options.set('size', String(backingSize));
   }
+  if (!options.isGiven('size')) throw new ParameterError('Image creation needs a size parameter');
   return options;
 }
 
-/** The creation options of qcow2 that we know; others are refused. */
-export function qcow2Options(options: Map<string, string>): Omit<CreateQcow2Options, 'sizeBytes'> {
-  const take = (key: string): string | undefined => {
-    const value = options.get(key);
-    options.delete(key);
-    return value;
-  };
-  const cluster = parseSize(take('cluster_size') ?? '64k');
-  const compat = take('compat') ?? '1.1';
-  const refcountBits = Number(take('refcount_bits') ?? '16');
-  const lazy = take('lazy_refcounts') ?? 'off';
-  const fixed: [string, string][] = [
-    ['compression_type', 'zlib'],
-    ['extended_l2', 'off'],
-    ['preallocation', 'off'],
-  ];
-  for (const [key, only] of fixed) {
-    const value = take(key) ?? only;
-    if (value !== only) throw new ParameterError(`qcow2 creation option '${key}=${value}' is not supported`);
+/** The backing file's size; null: not looked at. Throws ColoError. */
+async function checkBacking(
+  file: string,
+  backing: string,
+  format: string | undefined,
+  unsafe: boolean,
+): Promise<number | null> {
+  if (backing === file) {
+    throw new ParameterError('Error: Trying to create an image with the same filename as the backing file');
   }
-  refuseRest(options, 'qcow2');
-  const version = new Map<string, 2 | 3>([
-    ['0.10', 2],
-    ['v2', 2],
-    ['1.1', 3],
-    ['v3', 3],
-  ]).get(compat);
-  if (version === undefined) throw new ParameterError(`Invalid parameter '${compat}'`);
-  if (!Number.isInteger(Math.log2(cluster))) {
-    throw new ParameterError('Cluster size must be a power of two between 512 and 2048k');
+  if (backing === '') throw new ParameterError('Expected backing file name, got empty string');
+  if (unsafe) {
+    if (format === undefined) throw new ParameterError('Backing file specified without backing format');
+    return null;
   }
-  if (!Number.isInteger(Math.log2(refcountBits)) || refcountBits > 64) {
-    throw new ParameterError('Refcount width must be a power of two and may not exceed 64 bits');
+  const graph = new BlockGraph();
+  try {
+    if (format !== undefined && !blockDrivers.has(format)) throw new ColoError(`Unknown driver '${format}'`);
+    const node = await openImage(graph, { text: besideImage(file, backing), format }, true).catch(
+      (error: unknown) => {
+        // The text of the opening alone: `create` has said which file it is about.
+        throw error instanceof Error && error.cause instanceof Error ? error.cause : error;
+      },
+    );
+    if (format === undefined) {
+      throw new ParameterError(
+        `Backing file specified without backing format\nDetected format of ${node.driver.driverName}.`,
+      );
+    }
+    return sizeInSectors(node);
+  } catch (cause) {
+    if (cause instanceof ParameterError && format === undefined) throw cause;
+    throw new ColoError(`${messageOf(cause)}\nCould not open backing image.`, { cause });
+  } finally {
+    await graph.closeAll();
   }
-  return {
-    clusterBits: Math.log2(cluster),
-    version,
-    refcountOrder: Math.log2(refcountBits),
-    lazyRefcounts: lazy === 'on',
-  };
 }
 
-function refuseRest(options: Map<string, string>, format: string): void {
-  for (const key of options.keys())
-    throw new ParameterError(`Invalid parameter '${key}' for format '${format}'`);
-}
-
-function describe(file: string, plan: CreateQcow2Options): string {
-  const backing =
-    plan.backingFile === undefined
-      ? ''
-      : ` backing_file=${plan.backingFile} backing_fmt=${plan.backingFormat ?? ''}`;
-  const compat = plan.version === 2 ? ' compat=0.10' : '';
-  return (
-    `Formatting '${file}', fmt=qcow2 cluster_size=${2 ** (plan.clusterBits ?? 16)} extended_l2=off ` +
-    `compression_type=zlib size=${plan.sizeBytes}${compat}${backing} lazy_refcounts=${plan.lazyRefcounts ? 'on' : 'off'} ` +
-    `refcount_bits=${2 ** (plan.refcountOrder ?? 4)}`
-  );
+/** A name as it stands in an image's header, seen from where the image is (QEMU: path_combine). */
+export function besideImage(image: string, name: string): string {
+  if (hasProtocol(name) || name.startsWith('/') || (hasProtocol(image) && !image.startsWith('file:')))
+    return name;
+  return image.slice(0, image.lastIndexOf('/') + 1) + name;
 }

@@ -1,105 +1,94 @@
-/** `colo img resize` and `colo img map`. */
-import { ParameterError } from '../../base/errors.ts';
-import type { BlockNode } from '../../block/node.ts';
-import { openOptions, parseSize, print, withImage } from './common.ts';
+/** `colo img resize`: another virtual size, in qemu-img's words (asked of QEMU 7.2). */
+import type { Command } from 'commander';
+import { ColoError, ParameterError } from '../../base/errors.ts';
+import { FileDriver } from '../../block/drivers/file.ts';
+import { BlockGraph } from '../../block/graph.ts';
+import { SECTOR, openImage, safeBytes, sizeInSectors } from './common.ts';
+import type { ImageName } from './common.ts';
+import { preallocate } from './create-target.ts';
+import type { Preallocation } from './create-target.ts';
+import { report, warn } from './io.ts';
+import type { ImgIo } from './io.ts';
+import { takeOptionSize } from './sizes.ts';
+
+const MAX_INT64 = 2n ** 63n - 1n;
 
 export interface ResizeRequest {
-  readonly format?: string;
-  readonly shrink?: boolean;
-  readonly quiet?: boolean;
+  readonly shrink?: boolean | undefined;
+  readonly quiet?: boolean | undefined;
+  readonly preallocation?: string | undefined;
 }
 
 /** `size` is absolute, or relative with a leading + or -. */
-export async function resizeCommand(name: string, size: string, request: ResizeRequest): Promise<number> {
-  const sign = size[0] === '+' ? 1 : size[0] === '-' ? -1 : 0;
-  const given = parseSize(sign === 0 ? size : size.slice(1));
-  return withImage(name, openOptions(false, request.format), async (node) => {
-    const old = node.lengthBytes;
-    const wanted = sign === 0 ? given : old + sign * given;
-    if (wanted < 0) throw new ParameterError('New image size must be positive');
-    if (wanted < old && !request.shrink) {
-      process.stderr.write(
-        "colo img: warning: Shrinking an image will delete all data beyond the shrunken image's end. Before " +
-          'performing such an operation, make sure there is no important data there.\n',
-      );
-      throw new ParameterError('Use the --shrink option to perform a shrink operation.');
-    }
-    if (!node.driver.truncate) throw new ParameterError(`Cannot resize a '${node.driver.driverName}' image`);
-    await node.driver.truncate(wanted);
-    await node.flush();
-    if (!request.quiet) print('Image resized.');
-    return 0;
-  });
-}
-
-interface MapEntry {
-  start: number;
-  length: number;
-  depth: number;
-  present: boolean;
-  zero: boolean;
-  data: boolean;
-}
-
-/** Every extent of an image with the depth of the backing file that it comes from, as JSON. */
-export async function mapCommand(
-  name: string,
-  format: string | undefined,
-  forceShare: boolean,
+export async function resizeCommand(
+  io: ImgIo,
+  image: ImageName,
+  size: string,
+  request: ResizeRequest,
 ): Promise<number> {
-  return withImage(name, openOptions(true, format, forceShare), async (node) => {
-    const entries: MapEntry[] = [];
-    const step = 2 ** 30;
-    for (let at = 0; at < node.lengthBytes; at += step) {
-      await mapRange(node, at, Math.min(step, node.lengthBytes - at), 0, entries);
+  const mode = request.preallocation ?? 'off';
+  if (!['off', 'metadata', 'falloc', 'full'].includes(mode))
+    throw new ParameterError(`Invalid preallocation mode '${mode}'`);
+  const sign = size.startsWith('+') ? 1n : size.startsWith('-') ? -1n : 0n;
+  const given = takeOptionSize('size', sign === 0n ? size : size.slice(1));
+  const graph = new BlockGraph();
+  try {
+    const node = await openImage(graph, image, false);
+    const now = BigInt(sizeInSectors(node));
+    const wanted = sign === 0n ? given : now + sign * given;
+    if (wanted <= 0n || wanted > MAX_INT64) throw new ParameterError('New image size must be positive');
+    if (wanted <= now && mode !== 'off')
+      throw new ParameterError('Preallocation can only be used for growing images');
+    if (wanted < now && !request.shrink) {
+      report(io, 'Use the --shrink option to perform a shrink operation.');
+      warn(
+        io,
+        "Shrinking an image will delete all data beyond the shrunken image's end. Before performing such an " +
+          'operation, make sure there is no important data there.',
+      );
+      return 1;
     }
-    const lines = entries.map(
-      ({ start, length, depth, present, zero, data }) =>
-        `{ "start": ${start}, "length": ${length}, "depth": ${depth}, "present": ${present}, "zero": ${zero}, "data": ${data}}`,
+    const { driver } = node;
+    const oldBytes = node.lengthBytes;
+    const file = driver.children().get('file')?.driver;
+    checkDriver(driver.driverName, wanted, mode);
+    if (!driver.truncate)
+      throw new ColoError(`Image format driver '${driver.driverName}' does not support resize`);
+    const bytes = safeBytes(
+      wanted,
+      `Failed to ${driver.driverName === 'qcow2' ? 'grow the L1 table' : 'resize the file'}: File too large`,
     );
-    print(`[${lines.join(',\n')}]`);
-    return 0;
-  });
-}
-
-async function mapRange(
-  node: BlockNode,
-  offset: number,
-  length: number,
-  depth: number,
-  out: MapEntry[],
-): Promise<void> {
-  const { backing } = node;
-  for (const extent of await node.blockStatus(offset, length)) {
-    const below = backing ? Math.max(0, Math.min(extent.length, backing.lengthBytes - extent.offset)) : 0;
-    if (!extent.allocated && backing && below > 0) {
-      await mapRange(backing, extent.offset, below, depth + 1, out);
-      if (below < extent.length) {
-        add(out, {
-          start: extent.offset + below,
-          length: extent.length - below,
-          depth,
-          present: false,
-          zero: true,
-          data: false,
-        });
-      }
-      continue;
-    }
-    const { zero, data, allocated } = extent;
-    add(out, { start: extent.offset, length: extent.length, depth, present: allocated, zero, data });
+    await driver.truncate(bytes);
+    if (file instanceof FileDriver && mode !== 'off')
+      await preallocate(file.filename, oldBytes, bytes, mode as Preallocation);
+    await node.flush();
+  } finally {
+    await graph.closeAll();
   }
+  if (!request.quiet) io.out('Image resized.\n');
+  return 0;
 }
 
-function add(out: MapEntry[], entry: MapEntry): void {
-  const last = out.at(-1);
-  const same =
-    last !== undefined &&
-    last.start + last.length === entry.start &&
-    last.depth === entry.depth &&
-    last.present === entry.present &&
-    last.zero === entry.zero &&
-    last.data === entry.data;
-  if (same) last.length += entry.length;
-  else out.push(entry);
+function checkDriver(driver: string, wanted: bigint, mode: string): void {
+  if (driver === 'qcow2') {
+    if (wanted % BigInt(SECTOR) !== 0n)
+      throw new ParameterError(`The new size must be a multiple of ${SECTOR}`);
+    if (mode !== 'off') {
+      throw new ParameterError(
+        `Preallocation mode '${mode}' is not supported when a qcow2 image grows; use off`,
+      );
+    }
+  }
+  if (mode === 'metadata') throw new ParameterError('Unsupported preallocation mode: metadata');
+}
+
+/** Makes a command take its last argument as it is, so that `-1M` is a size and no option (as qemu-img does). */
+export function lastIsSize(command: Command): void {
+  const parseOptions = command.parseOptions.bind(command);
+  command.parseOptions = (args) => {
+    const last = args.at(-1);
+    if (last === undefined || !/^-[0-9]/.test(last)) return parseOptions(args);
+    const { operands, unknown } = parseOptions(args.slice(0, -1).filter((arg) => arg !== '--'));
+    return { operands: [...operands, last], unknown };
+  };
 }

@@ -209,6 +209,25 @@ describe('qcow2 driver', () => {
     assert.deepEqual(await findings(file), { errors: 0, leaks: 0 });
   });
 
+  it('frees nothing of what came after a makeEmpty when a flush from before it ends', async () => {
+    const { file, disk } = await fileWith(await imageBytes({ clusterBits: 9 }));
+    const node = await openOn(file);
+    await node.write(0, Buffer.alloc(100_000, 1));
+    await node.flush();
+    await node.discard(0, 90_000);
+    let release = (): void => undefined;
+    const gate = new Promise<void>((resolve) => (release = resolve));
+    disk.flush = () => gate;
+    const flushed = node.flush();
+    await node.makeEmpty();
+    await node.write(0, Buffer.alloc(90_000, 2));
+    release();
+    await flushed;
+    assert.equal((await findings(file)).errors, 0);
+    await node.close();
+    assert.deepEqual(await findings(file), { errors: 0, leaks: 0 });
+  });
+
   it('is empty and small again after makeEmpty, at each checkpoint', async () => {
     const { file } = await fileWith(await imageBytes({ clusterBits: 9 }));
     const fresh = file.lengthBytes;

@@ -234,11 +234,13 @@ export async function record(
     const alone = dice.roll(16);
     const jobs: Promise<void>[] = [];
     const taken: Act[] = [];
-    const many = alone < 2 ? 1 : 1 + dice.roll(5);
+    const many = alone === 0 ? 3 : alone === 1 ? 1 : 1 + dice.roll(5);
     for (let which = 0; which < many; which++) {
       const verb: Act['verb'] =
         alone === 0
-          ? 'empty'
+          ? which === 1
+            ? 'empty'
+            : 'flush'
           : alone === 1 && size + 5000 <= largest
             ? 'grow'
             : VERBS[dice.roll(VERBS.length)]!;

@@ -41,6 +41,8 @@ export class Allocator {
   /** No longer referred to, still counted. */
   #freed: ClusterRange[] = [];
   #freedCount = 0;
+  /** Goes up with each reset. */
+  #generation = 0;
   /** Where the next compressed cluster may begin, inside a cluster that holds others; 0: nowhere. */
   #packedEnd = 0;
   readonly #packing = new Mutex();
@@ -124,16 +126,20 @@ export class Allocator {
   /** Flushes (`barrier`: only if the image has something to keep); what was let go of before is then free. */
   async settle(how: 'flush' | 'barrier'): Promise<void> {
     const freed = this.#freed;
+    const generation = this.#generation;
     this.#freed = [];
     this.#freedCount = 0;
     try {
       await this.#file[how]();
     } catch (error) {
-      this.#freed.unshift(...freed);
-      for (const { count } of freed) this.#freedCount += count;
+      if (generation === this.#generation) {
+        this.#freed = [...freed, ...this.#freed];
+        for (const { count } of freed) this.#freedCount += count;
+      }
       throw error;
     }
-    if (freed.length > 0) await this.#refcounts.lower(freed);
+    // After a reset these clusters may be somebody's again.
+    if (freed.length > 0 && generation === this.#generation) await this.#refcounts.lower(freed);
   }
 
   /** Resolves when no chunk is on its way. */
@@ -143,6 +149,7 @@ export class Allocator {
 
   /** All counts were rewritten: nothing is at hand, nothing waits. */
   reset(): void {
+    this.#generation++;
     this.#pool = [];
     this.#pooled = 0;
     this.#chunk = FIRST_CHUNK;

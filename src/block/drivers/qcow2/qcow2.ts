@@ -66,6 +66,7 @@ export class Qcow2Driver implements BlockDriver {
   readonly #allocator: Allocator;
   readonly #tables: MappingTables;
   readonly #backing: BlockNode | null;
+  readonly #fileNode: BlockNode;
   readonly #children: ReadonlyMap<string, BlockNode>;
   readonly #locks = new RangeLock();
   readonly #map: GuestMap;
@@ -84,6 +85,7 @@ export class Qcow2Driver implements BlockDriver {
     this.#allocator = allocator;
     this.#tables = tables;
     this.#backing = backing;
+    this.#fileNode = parts.fileNode;
     this.#map = new GuestMap(header, file, tables, backing);
     this.#writer = new ClusterWriter(header, file, tables, allocator, this.#map);
     this.#children = new Map([['file', parts.fileNode], ...(backing ? [['backing', backing] as const] : [])]);
@@ -203,17 +205,21 @@ export class Qcow2Driver implements BlockDriver {
     });
   }
 
-  async blockStatus(offset: number, length: number): Promise<BlockExtent[]> {
+  async blockStatus(offset: number, length: number, wantMap = false): Promise<BlockExtent[]> {
     const extents: BlockExtent[] = [];
     if (length === 0) return extents;
     await this.#holding(offset, length, false, async () => {
       for (let done = 0; done < length;) {
-        const run = await this.#map.run(offset + done, length - done, true);
+        const run = await this.#map.run(offset + done, length - done, !wantMap);
         const at = offset + done;
         if (run.kind === 'unallocated') extents.push(...(await this.#map.statusBelow(at, run.length)));
         else {
           const zero = run.kind === 'zero' || run.kind === 'zero-allocated';
-          extents.push({ offset: at, length: run.length, zero, data: !zero, allocated: true });
+          const map =
+            wantMap && (run.kind === 'data' || run.kind === 'zero-allocated')
+              ? { file: this.#fileNode, offset: run.hostOffset }
+              : undefined;
+          extents.push({ offset: at, length: run.length, zero, data: !zero, allocated: true, map });
         }
         done += run.length;
       }
