@@ -97,7 +97,8 @@ export function checkBlockdev(options: Readonly<Record<string, unknown>>, where 
   const own = BLOCKDEV_MEMBERS[driver];
   if (!own) {
     if (!blockDrivers.has(driver)) throw notAccepted('driver', driver);
-    checkBelow(options, where); return;
+    checkBelow(options, where);
+    return;
   }
   const members = { ...BASE, ...own };
   for (const [name, type] of Object.entries(members)) {
