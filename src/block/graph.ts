@@ -350,7 +350,8 @@ export class BlockGraph {
   }
 
   #reserveName(wanted: string | undefined): string {
-    if (this.#nodes.size + this.#reserved.size >= MAX_NODES) throw new ColoError(`There are already ${MAX_NODES} block nodes`);
+    if (this.#nodes.size + this.#reserved.size >= MAX_NODES)
+      throw new ColoError(`There are already ${MAX_NODES} block nodes`);
     const name = wanted ?? `#block${this.#nextAutoName++}`;
     if (wanted !== undefined) {
       if (!/^[A-Za-z][A-Za-z0-9\-._]*$/.test(wanted))

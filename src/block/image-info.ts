@@ -34,7 +34,13 @@ const FILTERS: ReadonlySet<string> = new Set(['replication', 'blkdebug', 'thrott
 /** The node whose content this one shows where it has none of its own: below a filter, behind an overlay. */
 export function nodeBehind(node: BlockNode): BlockNode | null {
   if (node.backing) return node.backing;
-  return FILTERS.has(node.driver.driverName) ? (node.driver.children().get('file') ?? null) : null;
+  return FILTERS.has(node.driver.driverName) ? filtered(node) : null;
+}
+
+/** blkdebug calls it `image`. */
+function filtered(node: BlockNode): BlockNode | null {
+  const children = node.driver.children();
+  return children.get('file') ?? children.get('image') ?? null;
 }
 
 /** Describes images as they are now; to be thrown away after one answer. */
@@ -122,6 +128,6 @@ function generalInfo(node: BlockNode): { dirty: boolean; clusterBytes?: number }
   }
   if (driver.driverName === 'file' || driver.driverName === 'host_device') return { dirty: false };
   if (driver.driverName !== 'raw' && !FILTERS.has(driver.driverName)) return null;
-  const below = driver.children().get('file');
+  const below = filtered(node);
   return below ? generalInfo(below) : null;
 }

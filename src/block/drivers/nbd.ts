@@ -9,7 +9,7 @@ import { loggerFor } from '../../base/logger.ts';
 import type { NbdAddress } from '../../nbd/address.ts';
 import { NBD_DEFAULT_PORT } from '../../nbd/address.ts';
 import { NbdClient, type NbdClientOptions } from '../../nbd/client.ts';
-import { NbdConnectError } from '../../nbd/errors.ts';
+
 import { NBD_CONNECT_TIMEOUT_MS } from '../../nbd/limits.ts';
 import type { BlockDriver, BlockExtent, StrongOptions, WriteFlags } from '../driver.ts';
 import type { BlockNode } from '../node.ts';

@@ -1,6 +1,7 @@
 /** Exports and sizes that change while nodes are open: the same lines to our program and to QEMU 7.2. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
 import { NbdClient } from '../../../src/nbd/client.ts';
@@ -173,6 +174,33 @@ for (const program of ['colo', 'qemu'] as const) {
       assert.deepEqual(gone.data, { id: 'e1' });
       await assert.rejects(client.read(0, new Uint8Array(512)));
       await client.close();
+    },
+  );
+}
+
+for (const program of ['colo', 'qemu'] as const) {
+  test(
+    `a client's discard reaches the file with discard=unmap only: ${program}`,
+    { skip: program === 'qemu' && skip },
+    async (t) => {
+      const bare = await startBare(t, program, path.join(await testFolder(t), 'vm'), '', async (home) => {
+        for (const name of ['a.raw', 'b.raw'])
+          await writeFile(path.join(home, name), Buffer.alloc(1 << 20, 1));
+      });
+      const nodes = [rawNode('a', 'a.raw'), { ...rawNode('b', 'b.raw'), discard: 'unmap' }];
+      for (const line of [CAPABILITIES, ...nodes.map((node) => execute('blockdev-add', node)), server]) {
+        await bare.type(line);
+      }
+      const kept: boolean[] = [];
+      for (const name of ['a', 'b']) {
+        await bare.type(execute('nbd-server-add', { device: name, writable: true }));
+        const client = await NbdClient.connect({ path: path.join(bare.home, 'nbd') }, { exportName: name });
+        await client.trim(0, 1 << 20);
+        await client.flush();
+        await client.close();
+        kept.push((await stat(path.join(bare.home, `${name}.raw`))).blocks * 512 >= 1 << 20);
+      }
+      assert.deepEqual(kept, [true, false]);
     },
   );
 }
