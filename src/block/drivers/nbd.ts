@@ -40,9 +40,14 @@ export class NbdDriver implements BlockDriver {
   /** Something was written since the last flush began. */
   #dirty = false;
 
-  /** `export` with its address, for those who ask what is open here. */
-  constructor(client: NbdClient, readOnly: boolean, where?: { address: NbdAddress; exportName: string }) {
-    this.exactName = where ? uriOf(where.address, where.exportName) : null;
+  /** `where`: the export and its address, for those who ask what is open here. */
+  constructor(
+    client: NbdClient,
+    readOnly: boolean,
+    where?: { address: NbdAddress; exportName: string; isSecure: boolean },
+  ) {
+    // No URI says which credentials to use.
+    this.exactName = where && !where.isSecure ? uriOf(where.address, where.exportName) : null;
     this.strongOptions = where ? optionsOf(where.address, where.exportName) : {};
     this.#client = client;
     this.#aligned = new AlignedNbd(client);
@@ -134,7 +139,7 @@ export const openNbd: DriverOpener = async (options, context) => {
     reconnectDelayMs: reconnectDelaySec * 1000,
     requestTimeoutMs: requestTimeoutMs === 0 ? Infinity : requestTimeoutMs,
   });
-  return new NbdDriver(client, readOnly, { address, exportName });
+  return new NbdDriver(client, readOnly, { address, exportName, isSecure: tls !== null });
 };
 
 /** Driver options for `nbd://HOST[:PORT]/EXPORT` or `nbd+unix:///EXPORT?socket=PATH`. Throws ParameterError. */
