@@ -6,7 +6,6 @@ import { withDeadline } from '../base/async.ts';
 import { ColoError, ERRNO_TEXT, ParameterError, errnoOf } from '../base/errors.ts';
 import type { CheckpointParticipant } from '../base/participant.ts';
 import { findReplications } from '../block/drivers/replication.ts';
-import type { ReplicationDriver } from '../block/drivers/replication.ts';
 import { parentUser } from '../block/graph.ts';
 import type { BlockBackend, BlockGraph } from '../block/graph.ts';
 import type { Job } from '../block/jobs/job.ts';
@@ -136,18 +135,19 @@ export class VmDisks {
     return disk;
   }
 
-  /** The replication nodes, newest first; the commit job of a failover shows up among the VM's jobs. */
-  replications(): ReplicationDriver[] {
+  /** The replication nodes, newest first, for a manager that drives them itself. */
+  replications(): ReturnType<typeof findReplications> {
+    this.participants(); // so that their jobs are this VM's
+    return findReplications(this.#graph.list().nodes);
+  }
+
+  /** The replication nodes as participants; the commit job of a failover shows up among the VM's jobs. */
+  participants(): CheckpointParticipant[] {
     return findReplications(this.#graph.list().nodes).map((driver) => {
       driver.onJob = (job) => this.#jobs.add(job);
       driver.onDetach = (node, user) => this.#graph.detach(node, user);
-      return driver;
+      return driver.participant;
     });
-  }
-
-  /** The same as participants of a checkpoint. */
-  participants(): CheckpointParticipant[] {
-    return this.replications().map((driver) => driver.participant);
   }
 
   /** drive-mirror onto an existing target. */
