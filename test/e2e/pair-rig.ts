@@ -68,6 +68,8 @@ export class PairRig {
   primary!: Member;
   secondary: Member | null = null;
   workload!: Workload;
+  /** Changes the words of the command lines of VMs that are started from now on. */
+  edit = (word: string): string => word;
   readonly #sizeBytes: number;
   readonly #cleanUp: (() => Promise<unknown>)[] = [];
   #generation = 0;
@@ -112,14 +114,8 @@ export class PairRig {
     }
   }
 
-  /**
-   * A new secondary on the other host, resynced; ends when the first checkpoint has been taken. `edit` changes the
-   * secondary's command line.
-   */
-  async protect(
-    view: (at: PairAddresses) => Promise<PairView> | PairView = plain,
-    edit: (word: string) => string = (word) => word,
-  ): Promise<void> {
+  /** A new secondary on the other host, resynced; ends when the first checkpoint has been taken. */
+  async protect(view: (at: PairAddresses) => Promise<PairView> | PairView = plain): Promise<void> {
     const { vm } = this.primary;
     const at = await pairAddresses(vm.host);
     const seen = await view(at);
@@ -127,7 +123,7 @@ export class PairRig {
     const disks = await createSecondaryDisks(path.join(this.folder, name), this.#sizeBytes);
     await addPrimaryChardevs(vm.qmp, at);
     this.secondary = await this.#start(name, at.secondaryHost, (machine) =>
-      secondaryArguments(machine, disks, seen.secondary).map(edit),
+      secondaryArguments(machine, disks, seen.secondary),
     );
     // The export is where both say it is; the relays are on the packet and checkpoint connections.
     await protect(vm, this.secondary.vm, seen.primary, this.#isPromoted, quiet);
@@ -208,7 +204,8 @@ export class PairRig {
       },
     });
     this.onClose(() => relay.close());
-    const vm = await VmProcess.start(name, host, this.folder, args({ memoryMiB: MEMORY_MIB, switchPath }));
+    const words = args({ memoryMiB: MEMORY_MIB, switchPath }).map(this.edit);
+    const vm = await VmProcess.start(name, host, this.folder, words);
     this.onClose(() => vm.kill());
     return Object.assign(member, { vm });
   }
