@@ -5,7 +5,6 @@
 import { ColoError, ERRNO_TEXT, ParameterError, errnoOf } from '../base/errors.ts';
 import type { CheckpointParticipant } from '../base/participant.ts';
 import { findReplications, isReplication } from '../block/drivers/replication.ts';
-import type { ReplicationDriver } from '../block/drivers/replication.ts';
 import { parentUser } from '../block/graph.ts';
 import type { BlockBackend, BlockGraph } from '../block/graph.ts';
 import type { BlockJobs } from '../block/jobs/manager.ts';
@@ -125,19 +124,20 @@ export class VmDisks {
     return disk;
   }
 
-  /** The replication nodes, newest first; the commit job of a failover shows up among the VM's jobs. */
-  replications(): ReplicationDriver[] {
+  /** The replication nodes, newest first, for a manager that drives them itself. */
+  replications(): ReturnType<typeof findReplications> {
+    this.participants(); // so that their jobs are this VM's
+    return findReplications(this.#graph.list().nodes);
+  }
+
+  /** The replication nodes as participants; the commit job of a failover shows up among the VM's jobs. */
+  participants(): CheckpointParticipant[] {
     return findReplications(this.#graph.list().nodes).map((driver) => {
       driver.onJob = (job) => this.#jobs.add(job);
       driver.onDetach = (node, user) => this.#graph.detach(node, user);
       this.#parted.watch(driver);
-      return driver;
+      return driver.participant;
     });
-  }
-
-  /** The same as participants of a checkpoint. */
-  participants(): CheckpointParticipant[] {
-    return this.replications().map((driver) => driver.participant);
   }
 
   /** x-blockdev-change. Exactly one of `child` and `node` is given; checked by the caller. */

@@ -80,6 +80,8 @@ export class PairRig {
   primary!: Member;
   secondary: Member | null = null;
   workload!: Workload;
+  /** Changes the words of the command lines of VMs that are started from now on. */
+  edit = (word: string): string => word;
   /** Of the guest's disk. */
   readonly lengthBytes: number;
   readonly #cleanUp: (() => Promise<unknown>)[] = [];
@@ -127,18 +129,12 @@ export class PairRig {
     }
   }
 
-  /**
-   * A new secondary on the other host, resynced; ends when the first checkpoint has been taken. `edit` changes the
-   * secondary's command line.
-   */
-  async protect(
-    view: (at: PairAddresses) => Promise<PairView> | PairView = plain,
-    edit: (word: string) => string = (word) => word,
-  ): Promise<void> {
+  /** A new secondary on the other host, resynced; ends when the first checkpoint has been taken. */
+  async protect(view: (at: PairAddresses) => Promise<PairView> | PairView = plain): Promise<void> {
     const { vm } = this.primary;
     const at = await pairAddresses(vm.host);
     const seen = await view(at);
-    const secondary = await this.#addSecondary(at, seen.secondary, undefined, edit);
+    const secondary = await this.#addSecondary(at, seen.secondary);
     // The export is where both say it is; the relays are on the packet and checkpoint connections.
     await protect(vm, secondary.vm, seen.primary, this.#isPromoted, quiet);
   }
@@ -172,18 +168,13 @@ export class PairRig {
     return Number(data['offset']);
   }
 
-  async #addSecondary(
-    at: PairAddresses,
-    seen: PairAddresses,
-    oldDisk?: string,
-    edit: (word: string) => string = (word) => word,
-  ): Promise<Member> {
+  async #addSecondary(at: PairAddresses, seen: PairAddresses, oldDisk?: string): Promise<Member> {
     const name = `secondary-${++this.#generation}`;
     const fresh = await createSecondaryDisks(path.join(this.folder, name), this.lengthBytes);
     const disks = { ...fresh, parent: oldDisk ?? fresh.parent };
     await addPrimaryChardevs(this.primary.vm.qmp, at);
     this.secondary = await this.#start(name, at.secondaryHost, disks.parent, (machine) =>
-      secondaryArguments(machine, disks, seen).map(edit),
+      secondaryArguments(machine, disks, seen),
     );
     return this.secondary;
   }
@@ -270,7 +261,8 @@ export class PairRig {
       },
     });
     this.onClose(() => relay.close());
-    const vm = await VmProcess.start(name, host, this.folder, args({ memoryMiB: MEMORY_MIB, switchPath }));
+    const words = args({ memoryMiB: MEMORY_MIB, switchPath }).map(this.edit);
+    const vm = await VmProcess.start(name, host, this.folder, words);
     this.onClose(() => vm.kill());
     return Object.assign(member, { vm, disk });
   }
