@@ -4,7 +4,7 @@
  * chunk-states.ts; how a range becomes pieces is in copy-plan.ts.
  *
  * Two ways to keep up with the guest. In the background: a write makes its chunks dirty; a guest that writes faster
- * than the target takes is slowed down (each write waits up to MAX_THROTTLE_MS), so that the lag stays bounded.
+ * than the target takes is slowed down (writer-throttle.ts), so that the lag stays bounded.
  * Write-blocking (active-writes.ts): a write goes to both disks before it ends. A request that makes no progress fails
  * after the stall time, and then nothing waits any more: a dead target ends the job, it does not hang the guest.
  */
@@ -23,6 +23,7 @@ import { PieceBuffers } from './piece-buffers.ts';
 import { onSide, sideOf } from './piece-error.ts';
 import type { RateLimit } from './rate-limit.ts';
 import { WriteWatch } from './write-watch.ts';
+import { WriterThrottle } from './writer-throttle.ts';
 
 export const DEFAULT_GRANULARITY_BYTES = 64 * 1024;
 /** Largest piece that is read and written at once. */
@@ -39,7 +40,6 @@ const ZERO_BYTES = 16 * 1024 * 1024;
 export const MAX_CHUNKS = 2 ** 28;
 /** Once caught up, writers wait while more than this is dirty. */
 const MAX_LAG_BYTES = 4 * 1024 * 1024;
-const MAX_THROTTLE_MS = 1000;
 /** Near enough; more than the limit above, at which a guest that never pauses keeps it. */
 const NEAR_BYTES = 2 * MAX_LAG_BYTES;
 const DEFAULT_STALL_MS = 30_000;
@@ -77,6 +77,11 @@ export class DiskCopier {
   readonly #buffers: PieceBuffers;
   readonly #bufferBytes: number;
   readonly #active: ActiveWrites | null;
+  readonly #throttle = new WriterThrottle({
+    isDue: () => this.#throttles(),
+    changed: () => this.#changed(),
+    wake: () => this.wake(),
+  });
   #watch: WriteWatch | null = null;
   #stopRepeating: (() => void) | null = null;
   /** Planned and not begun. */
@@ -149,7 +154,7 @@ export class DiskCopier {
     const active = this.#active;
     const { source } = this.#options;
     this.#watch ??= new WriteWatch(source, {
-      guard: (offset, length) => (active ? active.enter(offset, length) : this.#throttle()),
+      guard: (offset, length) => (active ? active.enter(offset, length) : this.#throttle.pass()),
       ended: (offset, length) => {
         if (active?.leave(offset, length) !== true) this.states.dirty.setRange(offset, length);
         this.wake();
@@ -356,18 +361,6 @@ export class DiskCopier {
   #changed(): Promise<void> {
     this.#change ??= new Deferred<void>();
     return this.#change.promise;
-  }
-
-  #throttle(): Promise<void> | void {
-    if (this.#throttles()) return this.#slowDown();
-  }
-
-  async #slowDown(): Promise<void> {
-    const until = performance.now() + MAX_THROTTLE_MS;
-    const timer = setTimeout(() => this.wake(), MAX_THROTTLE_MS + 1);
-    do await this.#changed();
-    while (this.#throttles() && performance.now() < until);
-    clearTimeout(timer);
   }
 
   #throttles(): boolean {

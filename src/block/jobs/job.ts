@@ -15,65 +15,22 @@
 import { setMaxListeners } from 'node:events';
 import { Deferred, Gate } from '../../base/async.ts';
 import { ClosedError, ColoError, ERRNO_TEXT, IoError, errnoOf, messageOf } from '../../base/errors.ts';
+import type {
+  BlockJobInfo,
+  EmitEvent,
+  ErrorAction,
+  IoStatus,
+  JobInfo,
+  JobOptions,
+  JobType,
+  OnError,
+} from './job-info.ts';
 import { NEXT_STATES, refuseVerb, requireVerb } from './job-states.ts';
 import type { JobStatus, JobVerb } from './job-states.ts';
 import { RateLimit } from './rate-limit.ts';
 
+export type * from './job-info.ts';
 export type { JobStatus } from './job-states.ts';
-
-export type JobType = 'mirror' | 'commit' | 'backup';
-
-/** Receives QMP events, in order. */
-export type EmitEvent = (event: string, data: Record<string, unknown>) => void;
-
-/** What a failed request of the job leads to (QEMU: BlockdevOnError): `enospc` stops for a full disk only. */
-export type OnError = 'report' | 'stop' | 'ignore' | 'enospc';
-
-/** How one failed request ends: the job fails, waits for the user, or tries again. */
-export type ErrorAction = 'report' | 'stop' | 'ignore';
-
-export interface JobOptions {
-  readonly id: string;
-  readonly emit: EmitEvent;
-  /** Bytes a second; 0: unlimited. */
-  readonly speed?: number;
-  /** False: the job waits in state pending for `finalize`. Default true. */
-  readonly autoFinalize?: boolean;
-  /** False: the job stays in state concluded until `dismiss`. Default true. */
-  readonly autoDismiss?: boolean;
-  /** Default report. */
-  readonly onSourceError?: OnError;
-  readonly onTargetError?: OnError;
-}
-
-/** One element of query-block-jobs' reply. */
-export interface BlockJobInfo {
-  'auto-finalize': boolean;
-  'io-status': IoStatus;
-  device: string;
-  'auto-dismiss': boolean;
-  busy: boolean;
-  len: number;
-  offset: number;
-  status: JobStatus;
-  paused: boolean;
-  speed: number;
-  ready: boolean;
-  type: JobType;
-  error?: string;
-}
-
-/** One element of query-jobs' reply. */
-export interface JobInfo {
-  'current-progress': number;
-  status: JobStatus;
-  'total-progress': number;
-  type: JobType;
-  id: string;
-  error?: string;
-}
-
-type IoStatus = 'ok' | 'failed' | 'nospace';
 
 export abstract class Job {
   readonly id: string;

@@ -3,6 +3,9 @@
  * loses nothing, targets that we make are what qemu-img expects, and a VM can be closed at any time.
  */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { copyFile, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
@@ -170,6 +173,53 @@ describe('jobs of a VM', { skip: missingTools }, () => {
         assert.ok((await readFile(join(folder, 'flat'))).equals(before), `${sync} ${format}`);
       }
       assert.ok((await contentOf(vm.disk)).equals(expected));
+    }));
+
+  it('a disk on a qemu-nbd becomes a copy; when the server freezes the job ends and the guest goes on', (t) =>
+    inFolder(async (folder) => {
+      const vm = await machine(t, folder);
+      const path = (name: string): string => join(folder, name);
+      await tool('qemu-img', 'create', '-q', '-f', 'raw', path('far'), String(LENGTH));
+      const args = ['-f', 'raw', '-t', '-k', path('nbd'), '--pid-file', path('pid'), path('far')];
+      const server = spawn('qemu-nbd', args, { stdio: 'ignore' });
+      const exited = once(server, 'exit');
+      try {
+        // The pid file comes when the server listens.
+        while (!existsSync(path('pid'))) await turns(10);
+        const nbd = { driver: 'nbd', path: path('nbd'), 'request-timeout': 300 };
+        const mirror = {
+          device: 'd0',
+          target: `json:${JSON.stringify(nbd)}`,
+          sync: 'full',
+          mode: 'existing',
+        };
+        const expected = await contentOf(vm.disk);
+        const writer = guest(vm.disk, expected);
+        await vm.execute('drive-mirror', mirror);
+        await vm.until('BLOCK_JOB_READY');
+        await vm.execute('block-job-cancel', { device: 'd0' });
+        // The copy is of this moment; a guest that is quiet makes it known.
+        await writer.stop();
+        await vm.until('null');
+        await vm.execute('drive-mirror', mirror);
+        await vm.until('BLOCK_JOB_READY');
+        await vm.execute('block-job-cancel', { device: 'd0' });
+        await vm.until('null');
+        assert.ok((await readFile(path('far'))).equals(expected));
+
+        await vm.execute('drive-mirror', { ...mirror, 'copy-mode': 'write-blocking' });
+        await vm.until('BLOCK_JOB_READY');
+        server.kill('SIGSTOP');
+        await vm.disk.write(0, filled(5000, 77));
+        await vm.until('BLOCK_JOB_ERROR');
+        await vm.until('null');
+        const [end] = vm.log.of('BLOCK_JOB_COMPLETED').slice(-1);
+        assert.equal(typeof end?.['error'], 'string');
+        await vm.disk.write(0, filled(5000, 78));
+      } finally {
+        server.kill('SIGKILL');
+        await exited;
+      }
     }));
 
   it('a VM is closed with jobs in every state', (t) =>

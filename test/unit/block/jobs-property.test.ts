@@ -28,6 +28,8 @@ const operation = fc.record({
   at: fc.nat(PART - 1),
   length: fc.integer({ min: 1, max: 2 * CLUSTER }),
   value: fc.integer({ min: 1, max: 255 }),
+  /** Turns of the event loop before it: a job begins, and looks for the end, only when the loop turns. */
+  turns: fc.nat(4),
 });
 type Operation = typeof operation extends fc.Arbitrary<infer T> ? T : never;
 
@@ -35,6 +37,8 @@ const scene = fc.record({
   granularityBytes: fc.constantFrom(CLUSTER / 4, CLUSTER, 4 * CLUSTER),
   bufferBytes: fc.constantFrom(1, CLUSTER, 1024 * 1024),
   pauses: fc.nat(2),
+  /** Turns of the event loop until a ready job is ended. */
+  patience: fc.nat(12),
   /** So many requests of the target fail, after so many that do not. */
   faults: fc.record({ skip: fc.nat(6), times: fc.nat(2) }),
   operations: fc.array(operation, { minLength: 1, maxLength: 14 }),
@@ -71,13 +75,16 @@ class Device {
     this.expected.fill(kind === 'zero' ? 0 : value, offset, end);
   }
 
-  get pivot(): (target: BlockNode) => Pivot {
-    return (target) => ({
+  pivot(target: BlockNode, stage: Stage): Pivot {
+    return {
       check: () => undefined,
       hold: () => this.gate.close(),
-      swap: () => void (this.root = target),
+      swap: () => {
+        stage.heal();
+        this.root = target;
+      },
       release: () => this.gate.open(),
-    });
+    };
   }
 }
 
@@ -89,6 +96,7 @@ class Stage {
   /** The disks without their delays. */
   readonly raw = new Map<string, BlockDriver>();
   #playing = false;
+  #faults: ErrorFilter | null = null;
 
   constructor(scheduler: fc.Scheduler, of: Scene) {
     this.scheduler = scheduler;
@@ -104,11 +112,15 @@ class Stage {
         const delayed = new DelayFilter(driver, async () => {
           if (this.#playing) await this.scheduler.schedule(Promise.resolve(), name);
         });
-        return options.faulty && faults.times > 0
-          ? new ErrorFilter(delayed, [{ op: 'write', ...faults }])
-          : delayed;
+        if (!options.faulty || faults.times === 0) return delayed;
+        return (this.#faults = new ErrorFilter(delayed, [{ op: 'write', ...faults }]));
       },
     });
+  }
+
+  /** A guest that has moved to the target is not what is tried here. */
+  heal(): void {
+    this.#faults?.clear();
   }
 
   async content(name: string): Promise<Buffer> {
@@ -128,6 +140,7 @@ class Stage {
     const guests = Array.from({ length: GUESTS }, async (_, guest) => {
       for (const one of this.scene.operations.filter((other) => other.guest === guest)) {
         await tick('guest');
+        await turns(one.turns);
         await device.apply(one);
       }
     });
@@ -140,6 +153,7 @@ class Stage {
     };
     const manager = async (): Promise<void> => {
       for (let pause = 0; pause < this.scene.pauses; pause++) {
+        await turns(1);
         await tick('pause');
         attempt(() => job.pause());
         await tick('resume');
@@ -186,10 +200,11 @@ describe('whatever the guests do', () => {
               autoFinalize: end !== 'finalize',
               whenQuiet: async () =>
                 void quiet.push(await stage.content('source'), await stage.content('target')),
-              pivot: device.pivot(target),
+              pivot: device.pivot(target, stage),
             });
             await stage.play(device, job, async () => {
               await job.becameReady;
+              await turns(of.patience);
               await scheduler.schedule(Promise.resolve(), 'end');
               if (end !== 'cancel') job.complete();
               // A paused job is not cancelled without force.
@@ -244,6 +259,7 @@ describe('whatever the guests do', () => {
           device.apply = (one) => apply(one).catch(() => void failed.push(one));
           await stage.play(device, job, async () => {
             if (sync === 'none') {
+              await turns(of.patience);
               await scheduler.schedule(Promise.resolve(), 'cancel');
               // Through the target one sees the moment of the start, as long as the job lasts.
               late = await bytesOf(target);
@@ -289,7 +305,10 @@ describe('whatever the guests do', () => {
             device.gate.close();
             await top.drain();
           },
-          pivot: () => void (device.root = base),
+          pivot: () => {
+            stage.heal();
+            device.root = base;
+          },
           release: () => device.gate.open(),
         });
         stage.jobs.add(job);
