@@ -6,7 +6,7 @@
  * which larger is better) and the CPU time of one request, threads included, which other load disturbs less.
  */
 import { execFile } from 'node:child_process';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -27,6 +27,8 @@ interface Task {
   /** From one request to the next. */
   readonly step: number;
   readonly fresh: boolean;
+  /** Above a backing file, of which the rest of each cluster has to be copied. */
+  readonly overlay?: boolean;
 }
 
 const TASKS: Task[] = [];
@@ -45,14 +47,21 @@ for (const fresh of [true, false]) {
   }
 }
 
+for (const depth of [1, 16, 64]) {
+  const name = `copy on write 4 KiB, depth ${depth}`;
+  TASKS.push({ name, bytes: 4096, depth, step: CLUSTER, fresh: true, overlay: true });
+}
+
 interface Figures {
   readonly perSecond: number;
   readonly cpuMicros: number;
 }
 
-/** The image has no multiple of 7 clusters, so that the walk meets each cluster before it comes round. */
-const imageBytes = (task: Task): number =>
-  (Math.ceil((REQUESTS * task.bytes) / CLUSTER / 7) * 7 + 7 * REQUESTS + 1) * CLUSTER;
+/** An image of no multiple of 7 clusters, so that the walk meets each cluster before it comes round. */
+const imageBytes = ({ bytes, overlay }: Task): number =>
+  overlay
+    ? (REQUESTS + 1) * CLUSTER
+    : (Math.ceil((REQUESTS * bytes) / CLUSTER / 7) * 7 + 7 * REQUESTS + 1) * CLUSTER;
 
 async function ours(image: string, task: Task): Promise<Figures> {
   const graph = new BlockGraph();
@@ -102,6 +111,8 @@ try {
     `${REQUESTS} requests, median of ${ROUNDS}; requests a second and CPU µs a request, ours : QEMU's`,
   );
   const image = join(folder, 'a.qcow2');
+  const base = join(folder, 'base.raw');
+  await writeFile(base, Buffer.alloc((REQUESTS + 1) * CLUSTER, 'base'));
   for (const task of TASKS.filter(({ name }) => WANTED.test(name))) {
     const figures: { ours: Figures[]; theirs: Figures[] } = { ours: [], theirs: [] };
     for (let round = 0; round < ROUNDS; round++) {
@@ -109,7 +120,8 @@ try {
         ['ours', ours],
         ['theirs', theirs],
       ] as const) {
-        await createQcow2(image, { sizeBytes: imageBytes(task) });
+        const backing = task.overlay ? { backingFile: base, backingFormat: 'raw' } : {};
+        await createQcow2(image, { sizeBytes: imageBytes(task), ...backing });
         if (!task.fresh) await run(image, task);
         figures[who].push(await run(image, task));
         await execute('qemu-img', ['check', image]);

@@ -155,6 +155,8 @@ export interface Layout extends Omit<CreateQcow2Options, 'sizeBytes'> {
   /** Length of a backing disk. */
   readonly below?: number;
   readonly cacheBytes?: number;
+  /** False: what is copied into a new cluster is not flushed first. */
+  readonly copyBarrier?: boolean;
 }
 
 export interface Act {
@@ -193,7 +195,7 @@ export async function emptyImage(layout: Layout): Promise<Buffer> {
 export async function openImage(
   disk: BlockDriver,
   below: Buffer | null,
-  options: { cacheBytes?: number; readOnly?: boolean } = {},
+  options: { cacheBytes?: number; readOnly?: boolean; copyBarrier?: boolean } = {},
 ): Promise<BlockNode> {
   const nodes = new Map([
     ['file', new BlockNode('file', disk)],
@@ -211,6 +213,7 @@ export async function openImage(
     backing: below === null ? '' : 'backing',
     'l2-cache-size': String(options.cacheBytes ?? 1024),
     'read-only': options.readOnly ? 'on' : 'off',
+    'copy-barrier': options.copyBarrier === false ? 'off' : 'on',
   };
   return new BlockNode('q', await openQcow2(new OptionReader(tree), context));
 }

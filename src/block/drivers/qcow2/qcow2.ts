@@ -51,6 +51,7 @@ export interface Qcow2Parts {
   readonly refcounts: Refcounts;
   readonly allocator: Allocator;
   readonly tables: MappingTables;
+  readonly copyBarrier: boolean;
 }
 
 export class Qcow2Driver implements BlockDriver {
@@ -87,7 +88,7 @@ export class Qcow2Driver implements BlockDriver {
     this.#backing = backing;
     this.#fileNode = parts.fileNode;
     this.#map = new GuestMap(header, file, tables, backing);
-    this.#writer = new ClusterWriter(header, file, tables, allocator, this.#map);
+    this.#writer = new ClusterWriter(header, file, tables, allocator, this.#map, parts.copyBarrier);
     this.#children = new Map([['file', parts.fileNode], ...(backing ? [['backing', backing] as const] : [])]);
   }
 
