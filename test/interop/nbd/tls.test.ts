@@ -148,6 +148,9 @@ describe('our NBD server in TLS with qemu-img and qemu-io', { skip: skip('qemu-i
     assert.equal(source.bytes[2 * MIB], 7);
     assert.equal(await io(certificates.psk, ',username=alice'), 0);
     assert.equal(await io(certificates.otherPsk), 1);
+    // TLS 1.2 knows keys in another way.
+    assert.equal(await io(certificates.psk, ',priority=NORMAL:-VERS-TLS1.3'), 0);
+    assert.equal(await io(certificates.psk, ',priority=NORMAL:-VERS-ALL:+VERS-TLS1.1'), 1);
   });
 
   it('refuses whom it does not know, and whoever speaks in clear', async (t) => {
