@@ -1,6 +1,7 @@
 /**
  * What a file name or a file's first bytes say about the driver to use: protocol prefixes (`nbd://…` and its kind
- * (nbd-uri.ts), `nbd:host:port:exportname=x`, `file:…`), `json:{…}` pseudo-protocol names, and the format's magic number.
+ * (nbd-uri.ts), `nbd:host:port:exportname=x`, `file:…`), `json:{…}` pseudo-protocol names, and the format's magic
+ * number.
  * Source: QEMU docs/system/device-url-syntax.rst.inc, docs/qemu-behaviour.md 9.1. It opens nothing.
  */
 import { ParameterError } from '../base/errors.ts';

@@ -5,7 +5,8 @@
  * (`minBlockBytes`), which offsets and lengths must be multiples of.
  *
  * Without `reconnectDelayMs` a connection that died stays dead (`death` says why), and whoever owns the client decides
- * what that means; with it, reconnecting-connection.ts brings it back. Facts: proto.md; flags and limits as QEMU's client uses them.
+ * what that means; with it, reconnecting-connection.ts brings it back.
+ * Facts: proto.md; flags and limits as QEMU's client uses them.
  */
 import { IoError } from '../base/errors.ts';
 import type { NbdAddress } from './address.ts';

@@ -1,7 +1,8 @@
 /**
  * The client's side of the newstyle handshake, in the order of QEMU's client: STARTTLS if TLS is wanted (then there is
- * no going on without), STRUCTURED_REPLY, SET_META_CONTEXT with base:allocation, GO with BLOCK_SIZE. Each step falls back when the server does not know it, down to EXPORT_NAME
- * of servers without fixed newstyle. Texts of refusals are QEMU's (nbd/client.c, nbd_handle_reply_err).
+ * no going on without), STRUCTURED_REPLY, SET_META_CONTEXT with base:allocation, GO with BLOCK_SIZE. Each other step
+ * falls back when the server does not know it, down to EXPORT_NAME of servers without fixed newstyle. Texts of refusals
+ * are QEMU's (nbd/client.c, nbd_handle_reply_err).
  *
  * The deadline and the abort signal are the caller's; they end the transport.
  */
@@ -81,8 +82,8 @@ export interface ClientAgreement {
 }
 
 /**
- * Runs the handshake. Throws TlsError, NbdNegotiationError when the server refuses or cannot be used, ProtocolError when it
- * breaks the protocol.
+ * Runs the handshake. Throws TlsError, NbdNegotiationError when the server refuses or cannot be used, ProtocolError
+ * when it breaks the protocol.
  */
 export async function negotiateAsClient(
   transport: NbdTransport,

@@ -4,8 +4,8 @@
  * docs/qemu-behaviour.md 8.1 has captures of them.
  *
  * With TLS it is required, as in QEMU: before STARTTLS every option is refused, and nothing that was said before it
- * counts afterwards. Every reply is awaited until the kernel took it, so that a client that floods options without reading stops itself.
- * The deadline over all of it is the caller's.
+ * counts afterwards. Every reply is awaited until the kernel took it, so that a client that floods options without
+ * reading stops itself. The deadline over all of it is the caller's.
  */
 import { ProtocolError } from '../base/errors.ts';
 import {

@@ -74,6 +74,18 @@ async function makeAll(dir: string, authority: string): Promise<void> {
   }
 }
 
+/** Puts the CA's list of revoked certificates into a folder of `makeCertificates`; `revoked` are files of it. */
+export async function makeRevocationList(dir: string, ...revoked: string[]): Promise<void> {
+  await writeFile(
+    join(dir, 'ca.conf'),
+    '[ca]\ndefault_ca=here\n[here]\ndatabase=index.txt\ndefault_md=sha256\ndefault_crl_days=2\n',
+  );
+  await writeFile(join(dir, 'index.txt'), '');
+  const authority = ['ca', '-config', 'ca.conf', '-cert', 'ca-cert.pem', '-keyfile', 'ca-key.pem'];
+  for (const file of revoked) await openssl(dir, ...authority, '-revoke', file);
+  await openssl(dir, ...authority, '-gencrl', '-out', 'ca-crl.pem');
+}
+
 function newKey(name: string): string[] {
   return ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-keyout', `${name}-key.pem`];
 }

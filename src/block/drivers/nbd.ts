@@ -1,7 +1,8 @@
 /**
  * The `nbd` driver: a node whose bytes are on an NBD server (QEMU's `driver=nbd` with `server.…`, or the older `host`,
  * `port`, `path`; qapi/block-core.json BlockdevOptionsNbd). One connection; when it is lost every request fails until
- * the node is closed and opened anew, unless `reconnect-delay` says how long to wait for it to come back. Error texts: docs/qemu-behaviour.md 7.2.
+ * the node is closed and opened anew, unless `reconnect-delay` says how long to wait for it to come back
+ * (nbd/reconnecting-connection.ts). Error texts: docs/qemu-behaviour.md 7.2, 8.4.
  */
 import { withDeadline } from '../../base/async.ts';
 import { ColoError, ParameterError, messageOf } from '../../base/errors.ts';

@@ -9,7 +9,7 @@ import { inspect } from 'node:util';
 import { createTlsCredentials } from '../../../src/base/tls/objects.ts';
 import { BlockGraph } from '../../../src/block/graph.ts';
 import { NbdClient, NbdServer } from '../../../src/nbd/index.ts';
-import { makeCertificates, type Certificates } from '../../helpers/certificates.ts';
+import { makeCertificates, makeRevocationList, type Certificates } from '../../helpers/certificates.ts';
 import { MemorySource, temporaryDirectory } from '../../unit/nbd/support.ts';
 import { missing, mustRun, run, startPeer } from './peers.ts';
 
@@ -106,6 +106,27 @@ describe('certificates', { skip: skip() }, () => {
     assert.ok(key.length > 20 && !inspect(x509('server'), { depth: 9, showHidden: true }).includes(key));
   });
 
+  it('are refused once the CA has revoked them', async (t) => {
+    const connect = async (...revoked: string[]): Promise<string> => {
+      const dir = join(await temporaryDirectory(t), 'copy');
+      await cp(certificates.dir, dir, { recursive: true });
+      await makeRevocationList(dir, ...revoked);
+      const server = await serve(t, x509('server', dir));
+      const address = { host: 'localhost', port: server.port };
+      const tls = { credentials: x509('client', dir), hostname: 'localhost' };
+      return NbdClient.connect(address, { exportName: 'disk', tls }).then(
+        async (client) => {
+          await client.close();
+          return 'let in';
+        },
+        (error: unknown) => String(error),
+      );
+    };
+    assert.equal(await connect(), 'let in');
+    assert.equal(await connect('server-cert.pem'), 'NbdNegotiationError: The certificate has been revoked');
+    assert.match(await connect('client-cert.pem'), /^NbdNegotiationError: /);
+  });
+
   it('are refused before their time and after it', (t) => {
     const day = 86_400_000;
     t.mock.timers.enable({ apis: ['Date'], now: Date.now() + 10 * day });
@@ -148,6 +169,9 @@ describe('our NBD server in TLS with qemu-img and qemu-io', { skip: skip('qemu-i
     assert.equal(source.bytes[2 * MIB], 7);
     assert.equal(await io(certificates.psk, ',username=alice'), 0);
     assert.equal(await io(certificates.otherPsk), 1);
+    // TLS 1.2 knows keys in another way.
+    assert.equal(await io(certificates.psk, ',priority=NORMAL:-VERS-TLS1.3'), 0);
+    assert.equal(await io(certificates.psk, ',priority=NORMAL:-VERS-ALL:+VERS-TLS1.1'), 1);
   });
 
   it('refuses whom it does not know, and whoever speaks in clear', async (t) => {

@@ -89,7 +89,7 @@ before(async () => {
   const listening = await server.listen({ host: '127.0.0.1', port: 0 });
   if (!('port' in listening)) throw new Error('not an inet address');
   address = listening;
-  friend = await NbdClient.connect(address, { exportName: 'kept' });
+  friend = await NbdClient.connect(address, { exportName: 'kept', requestTimeoutMs: Infinity });
 });
 after(async () => {
   await friend.close();

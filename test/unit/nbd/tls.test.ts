@@ -1,7 +1,8 @@
 /** STARTTLS as a dialogue, and what a hostile peer may try around it. Pre-shared keys: they need no other program. */
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { connect as connectSocket } from 'node:net';
+import { EventEmitter } from 'node:events';
+import { connect as connectSocket, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it, type TestContext } from 'node:test';
@@ -12,6 +13,7 @@ import type { TlsCredentials } from '../../../src/base/tls/credentials.ts';
 import { secureAsClient, secureAsServer } from '../../../src/base/tls/upgrade.ts';
 import { encodeInfoRequest, encodeOption, encodeOptionReply } from '../../../src/nbd/handshake-wire.ts';
 import { NbdClient, NbdServer } from '../../../src/nbd/index.ts';
+import { PacedWriter } from '../../../src/nbd/paced-writer.ts';
 import { MemorySource, RawPeer, startLiar } from './support.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'nbd-tls-'));
@@ -159,28 +161,30 @@ describe('NBD server that requires TLS', () => {
     });
   });
 
-  it('drops who stalls in the TLS handshake, sends garbage, or cannot do 1.2', async (t) => {
-    const setup = await setUp(t, 100);
-    const stalled = await greet(t, setup.address);
+  it('drops who stalls in the TLS handshake', async (t) => {
+    const hasty = await setUp(t, 1000);
+    const stalled = await greet(t, hasty.address);
     stalled.send(encodeOption(STARTTLS, NONE));
     assert.deepEqual(await reply(stalled), ['00000001', '']);
     stalled.send('16030100'); // the beginning of a record
+    await stalled.closed;
+    await serves(hasty);
+  });
+
+  it('drops who sends garbage in place of TLS, and who cannot do 1.2', async (t) => {
+    const setup = await setUp(t);
     const garbage = await greet(t, setup.address);
     garbage.send(encodeOption(STARTTLS, NONE));
     assert.deepEqual(await reply(garbage), ['00000001', '']);
     garbage.send(Buffer.alloc(65536, 0x41));
-    await Promise.all([stalled.closed, garbage.closed]);
+    await garbage.closed;
     const old = await greet(t, setup.address);
     old.send(encodeOption(STARTTLS, NONE));
     await reply(old);
     old.socket.removeAllListeners('data');
     const options = { ...clientTls.credentials.clientOptions(null), minVersion: 'TLSv1' as const };
-    const socket = connectTls({
-      ...options,
-      maxVersion: 'TLSv1.1',
-      ciphers: 'PSK:@SECLEVEL=0',
-      socket: old.socket,
-    });
+    const ciphers = 'PSK:@SECLEVEL=0';
+    const socket = connectTls({ ...options, maxVersion: 'TLSv1.1', ciphers, socket: old.socket });
     await new Promise((resolve) => socket.once('error', resolve));
     await old.closed;
     await serves(setup);
@@ -281,6 +285,66 @@ describe('NBD client that wants TLS', () => {
     });
     const attempt = NbdClient.connect(address, { tls: clientTls, connectTimeoutMs: 50 });
     await assert.rejects(attempt, { name: 'NbdConnectError' });
+  });
+});
+
+describe('NBD client in TLS with a reconnect delay', () => {
+  it('comes back in TLS, and never to a server without it', async (t) => {
+    const { server, address, source } = await setUp(t);
+    const options = { exportName: 'disk', tls: clientTls, reconnectDelayMs: 60_000 };
+    const client = await NbdClient.connect(address, options);
+    t.after(() => client.abort());
+    await client.write(0, Buffer.from('one'));
+    await server.close();
+    const write = client.write(0, Buffer.from('two'));
+    const inClear = new NbdServer();
+    const decoy = new MemorySource(2 ** 20);
+    inClear.addExport({ name: 'disk', source: decoy, writable: true });
+    const asked = new Deferred<void>();
+    const clients = setInterval(() => {
+      if (inClear.clientCount > 0) asked.resolve();
+    }, 1);
+    await inClear.listen(address);
+    await asked.promise;
+    clearInterval(clients);
+    await inClear.close();
+    const again = new NbdServer({ tls: credentials('server') });
+    t.after(() => again.close());
+    again.addExport({ name: 'disk', source, writable: true });
+    await again.listen(address);
+    await write;
+    assert.equal(source.bytes.toString('latin1', 0, 3), 'two');
+    assert.deepEqual(decoy.calls, []);
+    await client.close();
+  });
+});
+
+describe('PacedWriter', () => {
+  it('gives the socket no more than its window, in order, and tells of every reply once', () => {
+    const given: { bytes: Uint8Array; done: () => void }[] = [];
+    const socket = new EventEmitter();
+    const write = (bytes: Uint8Array, done: () => void): number => given.push({ bytes, done });
+    const writer = new PacedWriter(
+      Object.assign(socket, { destroyed: false, write }) as unknown as Socket,
+      10,
+    );
+    const told: string[] = [];
+    writer.write(Buffer.from('abc'), () => told.push('abc'));
+    writer.write(Buffer.from('0123456789abcdefghij!'), () => told.push('long'));
+    writer.write(Buffer.from('z'), () => told.push('z'));
+    const text = (): string => given.map(({ bytes }) => Buffer.from(bytes).toString()).join('|');
+    assert.equal(text(), 'abc|0123456');
+    given[0]!.done();
+    assert.equal(text(), 'abc|0123456|789');
+    given[1]!.done();
+    given[2]!.done();
+    assert.equal(text(), 'abc|0123456|789|abcdefg|hij');
+    assert.deepEqual(told, ['abc']);
+    // The peer is gone: what was given is told of by the socket, what was not by the writer.
+    socket.emit('close');
+    given[3]!.done();
+    given[4]!.done();
+    assert.deepEqual(told, ['abc', 'long', 'z']);
   });
 });
 
