@@ -28,9 +28,18 @@ export class PartedBitmaps {
 
   /** To be called when a replication node starts, and before it is taken out of a tree. */
   watch(driver: ReplicationDriver): void {
+    this.#lookAbove(driver);
+    driver.onParted = () => recordParting(this.#lookAbove(driver));
+  }
+
+  /** The roots above the node now; of one that stands alone by now, those that were above it. */
+  #lookAbove(driver: ReplicationDriver): readonly BlockNode[] {
+    const known = this.#roots.get(driver);
     const node = this.#graph.findNode(driver.nodeName);
-    if (node) this.#roots.set(driver, this.#rootsAbove(node));
-    driver.onParted = () => recordParting(this.#roots.get(driver) ?? []);
+    const roots = node ? this.#rootsAbove(node) : [];
+    if (known && (roots.length === 0 || roots[0] === node)) return known;
+    this.#roots.set(driver, roots);
+    return roots;
   }
 
   #rootsAbove(node: BlockNode): BlockNode[] {

@@ -186,3 +186,31 @@ test('what the peer lacks goes with the device when a mirror is completed', asyn
     { ...parted, recording: true, busy: false, persistent: false },
   ]);
 });
+
+test('when replication ends, the disk above it gets a bitmap, wherever the node was when it began', async (t) => {
+  const bare = await bareVm(t);
+  for (const name of ['disk', 'far'])
+    await bare.execute('blockdev-add', { driver: 'memory', 'node-name': name, size: MIB });
+  const quorum = { driver: 'quorum', 'vote-threshold': 1, 'read-pattern': 'fifo', children: ['disk'] };
+  await bare.execute('blockdev-add', { ...quorum, 'node-name': 'q' });
+  await bare.execute('blockdev-add', {
+    driver: 'replication',
+    mode: 'primary',
+    file: 'far',
+    'node-name': 'replication0',
+  });
+  await bare.execute('xen-set-replication', { enable: true, primary: true });
+  await bare.execute('x-blockdev-change', { parent: 'q', node: 'replication0' });
+  const q = bare.vm.graph.require('q');
+  await q.write(0, new Uint8Array(512));
+  await q.flush();
+  await q.write(65536, new Uint8Array(512));
+  assert.equal(await shown(bare, 'q'), undefined);
+  await bare.execute('x-blockdev-change', { parent: 'q', child: 'children.1' });
+  await bare.execute('query-xen-replication-status');
+  await bare.execute('xen-set-replication', { enable: false, primary: true });
+  await q.write(3 * 65536, new Uint8Array(512));
+  const parted = { name: 'parted', count: 2 * 65536, granularity: 65536 };
+  assert.deepEqual(await shown(bare, 'q'), [{ ...parted, recording: true, busy: false, persistent: false }]);
+  assert.equal(await shown(bare, 'replication0'), undefined);
+});

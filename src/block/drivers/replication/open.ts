@@ -31,7 +31,7 @@ export async function openReplication(
   }
   if (topId === undefined) throw new ParameterError('Missing the option top-id');
   const emit: EmitEvent = (event, data) => context.emit(event, data);
-  const file = await context.openChild('file', value, writableHidden(value));
+  const file = await context.openChild('file', value, overlayDefaults(value));
   return new ReplicationDriver({
     nodeName: context.nodeName,
     mode,
@@ -42,8 +42,17 @@ export async function openReplication(
   });
 }
 
-/** The hidden disk is a backing image that is written to, so it has to be opened for that. */
-function writableHidden(value: OptionValue): OptionTree | undefined {
-  const named = typeof value === 'object' && typeof value['backing'] === 'object';
-  return named ? { backing: { 'read-only': 'off' } } : undefined;
+/**
+ * The hidden disk is a backing image that is written to, so it has to be opened for that. And what both overlays copy
+ * need not outlive a power failure of the host, which ends them: no write waits for the disk because of it.
+ */
+function overlayDefaults(value: OptionValue): OptionTree | undefined {
+  if (typeof value !== 'object') return undefined;
+  const backing = value['backing'];
+  const noBarrier = ({ driver }: OptionTree): OptionTree =>
+    driver === 'qcow2' ? { 'copy-barrier': 'off' } : {};
+  return {
+    ...noBarrier(value),
+    ...(typeof backing === 'object' ? { backing: { 'read-only': 'off', ...noBarrier(backing) } } : {}),
+  };
 }
