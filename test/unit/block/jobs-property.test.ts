@@ -96,6 +96,7 @@ class Stage {
   /** The disks without their delays. */
   readonly raw = new Map<string, BlockDriver>();
   #playing = false;
+  #requests = 0;
   #faults: ErrorFilter | null = null;
 
   constructor(scheduler: fc.Scheduler, of: Scene) {
@@ -110,7 +111,10 @@ class Stage {
       wrap: (driver) => {
         this.raw.set(name, driver);
         const delayed = new DelayFilter(driver, async () => {
-          if (this.#playing) await this.scheduler.schedule(Promise.resolve(), name);
+          if (!this.#playing) return;
+          await this.scheduler.schedule(Promise.resolve(), name);
+          // Or a copy would be over before the loop turns and a guest can come in between.
+          if (++this.#requests % 3 === 0) await turns(1);
         });
         if (!options.faulty || faults.times === 0) return delayed;
         return (this.#faults = new ErrorFilter(delayed, [{ op: 'write', ...faults }]));
