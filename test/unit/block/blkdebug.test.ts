@@ -15,7 +15,7 @@ async function made(
   rules: Record<string, string>,
 ): Promise<{ node: BlockNode; debug: Blkdebug; image: BlockNode }> {
   const graph = new BlockGraph();
-  const flat: Record<string, string> = { ...IMAGE, 'node-name': 'x' };
+  const flat: Record<string, string> = { ...IMAGE, 'node-name': 'x', discard: 'unmap' };
   for (const [key, value] of Object.entries(rules)) {
     flat[/^\d/.test(key) ? `inject-error.${key}` : key] = value;
   }

@@ -449,7 +449,7 @@ describe('replication: options', () => {
     });
   }
 
-  it('has the hidden disk of a secondary opened for writing', async () => {
+  it('has the hidden disk of a secondary opened for writing, and lets no overlay wait for its disk', async () => {
     opened.length = 0;
     const tree = { 'file.driver': 'qcow2', 'file.backing.driver': 'qcow2' };
     const replication = await open({ mode: 'secondary', 'top-id': 'q', ...tree });
@@ -458,7 +458,11 @@ describe('replication: options', () => {
     await open({ mode: 'primary', ...tree });
     assert.deepEqual(
       opened.map(({ defaults }) => defaults),
-      [{ backing: { 'read-only': 'off' } }, undefined, undefined],
+      [
+        { 'copy-barrier': 'off', backing: { 'read-only': 'off', 'copy-barrier': 'off' } },
+        { 'copy-barrier': 'off' },
+        undefined,
+      ],
     );
   });
 });

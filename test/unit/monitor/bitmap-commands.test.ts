@@ -85,7 +85,7 @@ test('writes show up as dirty bytes, also in the bitmap that they are merged int
   await bare.execute('block-dirty-bitmap-add', { node: 'n', name: 'sum', granularity: 4096, disabled: true });
   const node = bare.vm.graph.require('n');
   await node.write(65530, new Uint8Array(12));
-  await node.discard(MIB - 512, 512);
+  await node.writeZeroes(MIB - 512, 512);
   const counts = async (): Promise<Record<string, number>> =>
     Object.fromEntries(
       ((await shown(bare, 'n')) as { name: string; count: number }[]).map(({ name, count }) => [name, count]),
