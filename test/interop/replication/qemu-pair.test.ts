@@ -122,7 +122,7 @@ describe('what the other side learns of a failure', { skip: missingQemu }, () =>
         const pair = await ReplicatedPair.start(t, folder, { primary: 'qemu', secondary: 'colo' });
         await pair.exportDisk();
         await pair.replicate();
-        const rule = { event: 'none', iotype: 'write', errno: 28, once: true };
+        const rule = { event: 'none', iotype: 'write', errno: 28 };
         await pair.secondary.execute('x-blkdebug', { 'node-name': layer, 'inject-error': [rule] });
         await ok(pair.primary, 'write -P 1 0 64k');
         assert.deepEqual(await pair.primary.execute('query-xen-replication-status'), FAILED);
