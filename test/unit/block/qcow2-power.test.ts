@@ -1,7 +1,6 @@
 /**
  * The host of a qcow2 image loses power: of what was written since the last flush any part may have reached the disk.
- * The image then has no errors, and whatever was flushed and not written since is there; with copy-barrier=on, as
- * here, also next to what was.
+ * The image then has no errors, and whatever was flushed and not written since is there, also next to what was.
  * Not covered: the time from makeEmpty to the next flush, as docs/nbd-qcow2.md says.
  */
 import assert from 'node:assert/strict';

@@ -30,7 +30,7 @@ export class ClusterWriter {
     tables: MappingTables,
     allocator: Allocator,
     map: GuestMap,
-    copyBarrier = false,
+    copyBarrier = true,
   ) {
     this.#copyBarrier = copyBarrier;
     this.clusterBytes = 2 ** header.clusterBits;

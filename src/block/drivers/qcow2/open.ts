@@ -62,14 +62,14 @@ export async function readQcow2Info(file: BlockNode, writable: boolean): Promise
 
 /**
  * Options: `file` (required), `backing` (subtree, reference, or empty for none), `l2-cache-size` (bytes), and one that
- * QEMU does not have: `copy-barrier=on`, see ClusterWriter.
+ * QEMU does not have: `copy-barrier=off`, see ClusterWriter.
  */
 export async function openQcow2(options: OptionReader, context: OpenContext): Promise<Qcow2Driver> {
   const below = options.node('file');
   if (below === undefined) throw new ParameterError('A block device must be specified for "file"');
   const backingOption = options.node('backing');
   const cacheBytes = options.integer('l2-cache-size', 0, 2 ** 32) ?? DEFAULT_L2_CACHE_BYTES;
-  const copyBarrier = options.boolean('copy-barrier') ?? false;
+  const copyBarrier = options.boolean('copy-barrier') ?? true;
   const readOnly = options.boolean('read-only') ?? false;
   for (const key of IGNORED) options.node(key);
   for (const [key, why] of REFUSED) {

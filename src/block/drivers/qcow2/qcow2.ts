@@ -7,9 +7,8 @@
  *
  * The host losing power: between two flushes the disk may take any part of what was written. Where an entry must not
  * arrive before what it refers to, a barrier (a flush) is put between: when a chunk of clusters is counted, when a table
- * comes into a used cluster, and with copy-barrier=on when content is copied into a new cluster. So the image stays
- * without errors, and what was flushed and not written since stays as it was (without copy-barrier: but for the rest of
- * a cluster that was copied). After makeEmpty there is nothing to keep
+ * comes into a used cluster, when content is copied into a new cluster. So the image stays without errors, and what was
+ * flushed and not written since stays as it was, next to what was written too. After makeEmpty there is nothing to keep
  * until the next flush, and no barriers.
  *
  * Requests overlap. Those that find every cluster in place (allocated, referred to once) share the range lock; those
