@@ -9,6 +9,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { promisify } from 'node:util';
+import { LineConnection } from '../../src/demo/line-connection.ts';
 import { Workload } from '../../src/demo/workload.ts';
 import { freePorts } from '../../src/demo/free-ports.ts';
 import { ColoProcess, colo, until } from '../helpers/colo.ts';
@@ -277,6 +278,21 @@ async function resumeReplication(primary: Machine, secondary: Machine): Promise<
   assert.deepEqual(primary.qmp.names(from, STORY_BUT), ['BLOCK_JOB_READY', 'BLOCK_JOB_COMPLETED']);
 }
 
+/** Whether the guest's service behind a forwarded port answers a line. */
+async function serves(port: number): Promise<boolean> {
+  try {
+    const connection = await LineConnection.open('127.0.0.1', port, 2000);
+    try {
+      await connection.request('hello', 2000);
+      return true;
+    } finally {
+      connection.close();
+    }
+  } catch {
+    return false;
+  }
+}
+
 test('the COLO-FT procedure through three generations', { skip, timeout: 1_200_000 }, async (t) => {
   const first = path.join(folder, 'primary.qcow2');
   const copy = path.join(folder, 'primary-copy.qcow2');
@@ -305,6 +321,12 @@ test('the COLO-FT procedure through three generations', { skip, timeout: 1_200_0
       onTrouble: (what) => troubles.push(what),
     });
     await primary.qmp.type("{'execute':'migrate-set-parameters','arguments':{'x-checkpoint-delay':2000}}");
+    // A guest that boots refuses connections before its services listen: that is no lost connection.
+    await until(
+      'the guest serves',
+      BOOT_MS,
+      async () => (await serves(ports.session)) && serves(ports.ledger),
+    );
     workload.start();
     await workload.firstReplyAfter(0);
     await until('a few checkpoints', STEP_MS, async () => (await checkpoints(primary)) >= 3);

@@ -12,7 +12,7 @@ import { MAX_FRAME_BYTES } from '../../../src/net/framing.ts';
 import { Netdev } from '../../../src/net/netdev.ts';
 import { openStreamBackend } from '../../../src/net/netdevs/stream.ts';
 import { tcp } from '../../unit/net/frames.ts';
-import { FrameSocket, Qemu, whyNoQemu } from './qemu.ts';
+import { FrameSocket, Qemu, whyNoQemu, connecting } from './qemu.ts';
 
 const skip = whyNoQemu();
 
@@ -84,7 +84,7 @@ async function netdevOn(file: string): Promise<{ netdev: Netdev; inbox: Inbox; c
   const inbox = new Inbox();
   netdev.guest = inbox.take;
   const options = { type: 'stream', id: 'hn0', 'addr.type': 'unix', 'addr.path': file };
-  const backend = await openStreamBackend(netdev, options, () => undefined);
+  const backend = await connecting(() => openStreamBackend(netdev, options, () => undefined));
   return { netdev, inbox, close: () => backend.close() };
 }
 

@@ -24,7 +24,7 @@ export class Qemu {
     });
   }
 
-  /** Resolves when its monitor has greeted: every socket is bound then. */
+  /** Resolves when its monitor has greeted: chardevs are bound then, netdevs soon (`connecting`). */
   static async start(args: readonly string[]): Promise<Qemu> {
     const common = ['-machine', 'none', '-nodefaults', '-display', 'none', '-qmp', 'stdio'];
     const child = spawn(QEMU, [...common, ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
@@ -40,6 +40,19 @@ export class Qemu {
     if (this.#process.exitCode !== null || this.#process.signalCode !== null) return;
     this.#process.kill('SIGKILL');
     await once(this.#process, 'exit');
+  }
+}
+
+/** What `connect` gives as soon as the other side listens: QEMU binds its netdevs in a thread of their own. */
+export async function connecting<T>(connect: () => Promise<T>): Promise<T> {
+  const giveUpAt = performance.now() + PATIENCE_MS;
+  for (;;) {
+    try {
+      return await connect();
+    } catch (error) {
+      if (performance.now() > giveUpAt) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
   }
 }
 
@@ -71,8 +84,11 @@ export class FrameSocket {
   }
 
   static async connect(path: string, vnetHdrSupport = false): Promise<FrameSocket> {
-    const socket = net.connect(path);
-    await once(socket, 'connect');
+    const socket = await connecting(async () => {
+      const attempt = net.connect(path);
+      await once(attempt, 'connect');
+      return attempt;
+    });
     return new FrameSocket(socket, vnetHdrSupport);
   }
 
