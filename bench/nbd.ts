@@ -1,7 +1,7 @@
 /**
  * Our NBD server against qemu-nbd in one run: raw files of the same content in the page cache, a unix socket each, the
  * same client (fio's nbd engine, and nbdcopy with its four connections), turn by turn.
- * `./colo` builds first, then `node --import tsx bench/nbd.ts [MiB] [rounds]`; needs fio, libnbd-bin and qemu-utils.
+ * `./colo` builds first, then `node --import tsx bench/nbd.ts [MiB] [rounds] [tasks]`; needs fio, libnbd-bin, qemu-utils.
  * Prints medians, the ratio ours : qemu-nbd, of which larger is better, and the CPU time of the servers.
  */
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
@@ -15,6 +15,8 @@ import { promisify } from 'node:util';
 const MIB = 1024 * 1024;
 const SIZE_MIB = Number(process.argv[2] ?? 512);
 const ROUNDS = Number(process.argv[3] ?? 5);
+/** Only tasks whose names match. */
+const WANTED = new RegExp(process.argv[4] ?? '');
 const SECONDS = 2;
 const execute = promisify(execFile);
 
@@ -125,11 +127,13 @@ try {
       `load ${loadavg()[0]?.toFixed(1) ?? '?'}`,
   );
   console.log(`raw file of ${SIZE_MIB} MiB in the page cache, median of ${ROUNDS}, after one round unseen`);
-  for (const { name, unit, run } of TASKS) {
+  for (const { name, unit, run } of TASKS.filter((task) => WANTED.test(task.name))) {
     const rates: [number[], number[]] = [[], []];
     const cpu: [number, number] = [0, 0];
     for (let round = 0; round <= ROUNDS; round++) {
       for (const [side, server] of [ours, theirs].entries()) {
+        // What the run before has left for the disk to do is not this one's.
+        await execute('sync');
         const before = await cpuMs(server.child);
         const rate = await run(server, source);
         if (round === 0) continue;
