@@ -15,7 +15,7 @@ import type { BlockNode } from '../node.ts';
 import { ActiveWrites } from './active-writes.ts';
 import type { ChunkBitmap } from './chunk-bitmap.ts';
 import { ChunkStates } from './chunk-states.ts';
-import type { ChunkRun } from './chunk-states.ts';
+import type { Claim } from './chunk-states.ts';
 import { planItems } from './copy-plan.ts';
 import type { CopyItem } from './copy-plan.ts';
 import type { ErrorAction } from './job.ts';
@@ -85,7 +85,7 @@ export class DiskCopier {
   #watch: WriteWatch | null = null;
   #stopRepeating: (() => void) | null = null;
   /** Planned and not begun. */
-  #queue: CopyItem[] = [];
+  #queue: { readonly item: CopyItem; readonly claim: Claim }[] = [];
   /** Writers are no longer slowed down: their end is being waited for. */
   #holding = false;
   #cursor = 0;
@@ -238,39 +238,40 @@ export class DiskCopier {
   /** Begins one more piece, or asks what comes next; false when there is nothing to do or no room. */
   #startNext(): boolean {
     if (!this.#options.limit.free || this.#inFlight >= MAX_IN_FLIGHT) return false;
-    const item = this.#queue[0];
-    if (item !== undefined) {
+    const next = this.#queue[0];
+    if (next !== undefined) {
+      const { item, claim } = next;
       const bytes = item.dataBytes === 0 ? 0 : this.#buffers.sizeFor(item.dataBytes);
       if (this.#inFlightBytes + bytes > this.#bufferBytes) return false;
       this.#queue.shift();
-      if (this.states.begin(item)) void this.#copy(item);
+      if (this.states.begin(claim, item)) void this.#copy(item);
       return true;
     }
     if (this.states.claimed.count * this.states.chunkBytes >= STATUS_BYTES) return false;
     const most = Math.max(1, Math.floor(STATUS_BYTES / this.states.chunkBytes));
-    const run = this.states.claim(this.#cursor, most);
-    if (run === null || run.first < this.#cursor) this.#firstPassDone = true;
-    if (run === null) return false;
+    const claim = this.states.claim(this.#cursor, most);
+    if (claim === null || claim.first < this.#cursor) this.#firstPassDone = true;
+    if (claim === null) return false;
     this.#wrapped ||= this.#firstPassDone;
-    this.#cursor = run.end;
-    void this.#plan(run);
+    this.#cursor = claim.end;
+    void this.#plan(claim);
     return true;
   }
 
-  async #plan(run: ChunkRun): Promise<void> {
+  async #plan(claim: Claim): Promise<void> {
     const { states } = this;
     this.#inFlight++;
     try {
-      const extents = this.#options.extents(states.offsetOf(run.first), states.bytesOf(run));
-      const items = planItems(run, await this.#side('read', extents), {
+      const extents = this.#options.extents(states.offsetOf(claim.first), states.bytesOf(claim));
+      const items = planItems(claim, await this.#side('read', extents), {
         chunkBytes: states.chunkBytes,
         lengthBytes: states.lengthBytes,
         pieceChunks: Math.max(1, Math.floor(this.#buffers.pieceBytes / states.chunkBytes)),
         zeroChunks: Math.max(1, Math.floor(ZERO_BYTES / states.chunkBytes)),
       });
-      this.#queue = this.#queue.length === 0 ? items : this.#queue.concat(items);
+      for (const item of items) this.#queue.push({ item, claim });
     } catch (error) {
-      states.giveBack(run);
+      states.giveBack(claim);
       await this.#pieceFailed(error);
     }
     this.#inFlight--;
@@ -354,7 +355,7 @@ export class DiskCopier {
   }
 
   #giveBackQueue(): void {
-    for (const item of this.#queue) this.states.giveBack(item);
+    for (const { item, claim } of this.#queue) this.states.giveBack(claim, item);
     this.#queue = [];
   }
 

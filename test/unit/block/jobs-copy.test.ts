@@ -5,6 +5,7 @@ import type { BlockDriver, WriteFlags } from '../../../src/block/driver.ts';
 import { GateFilter } from '../../../src/block/filters/delay.ts';
 import { ErrorFilter } from '../../../src/block/filters/error.ts';
 import { PassThrough } from '../../../src/block/filters/pass-through.ts';
+import { ChunkStates } from '../../../src/block/jobs/chunk-states.ts';
 import { CommitJob } from '../../../src/block/jobs/commit.ts';
 import { BlockJobs } from '../../../src/block/jobs/manager.ts';
 import type { MirrorOptions } from '../../../src/block/jobs/mirror.ts';
@@ -143,6 +144,27 @@ describe('what is copied', () => {
 });
 
 describe('write-blocking', () => {
+  it('does not copy by a plan from before a write, also when the chunk has been taken up again since', () => {
+    const states = new ChunkStates(4 * KIB, KIB);
+    states.dirty.setAll();
+    const old = states.claim(0, 4);
+    assert.ok(old);
+    const second = { first: 1, end: 2 };
+    // A write of the guest that covers a part of the chunk, while what is there before it has been looked at.
+    assert.equal(states.take(second), true);
+    states.end(second, true);
+    const fresh = states.claim(0, 4);
+    assert.deepEqual([fresh?.first, fresh?.end], [1, 2]);
+    assert.equal(states.begin(old, second), false, 'the old plan is out of date');
+    assert.equal(states.begin(fresh!, second), true);
+    states.end(second, true);
+    for (const first of [0, 2, 3]) {
+      assert.equal(states.begin(old, { first, end: first + 1 }), true);
+      states.end({ first, end: first + 1 }, true);
+    }
+    assert.deepEqual([states.dirty.count, states.claimed.count, states.busy.count], [0, 0, 0]);
+  });
+
   it('a write has reached the target when it ends; what is dirty in part waits for the copy', async () => {
     const source = memory('source', 4 * MIB);
     await source.write(0, filled(4 * MIB, 1));
