@@ -3,7 +3,12 @@
  * file that is not opened as one. Members and their absence are those of QEMU 7.2 (block/qapi.c): what a driver cannot
  * tell is left out.
  */
-import { COMPAT_LAZY_REFCOUNTS, INCOMPAT_CORRUPT, INCOMPAT_DIRTY } from './drivers/qcow2/format.ts';
+import {
+  COMPAT_LAZY_REFCOUNTS,
+  COMPRESSION_ZSTD,
+  INCOMPAT_CORRUPT,
+  INCOMPAT_DIRTY,
+} from './drivers/qcow2/format.ts';
 import type { Qcow2Header } from './drivers/qcow2/header.ts';
 import { Qcow2Driver } from './drivers/qcow2/qcow2.ts';
 import { ImageNames } from './image-names.ts';
@@ -108,7 +113,7 @@ export function qcow2Specific(header: Qcow2Header): FormatSpecific {
   }
   const data = {
     compat: '1.1',
-    'compression-type': 'zlib',
+    'compression-type': header.compressionType === COMPRESSION_ZSTD ? 'zstd' : 'zlib',
     'lazy-refcounts': (header.compatible & COMPAT_LAZY_REFCOUNTS) !== 0n,
     'refcount-bits': 2 ** header.refcountOrder,
     corrupt: (header.incompatible & INCOMPAT_CORRUPT) !== 0n,

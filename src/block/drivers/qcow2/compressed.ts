@@ -1,9 +1,10 @@
-/** Compressed clusters: raw deflate, one cluster at a time. Source: qcow2.rst, compressed clusters. */
+/** Compressed clusters: raw deflate or zstd, one cluster at a time. Source: qcow2.rst, compressed clusters. */
 import { constants, deflateRaw, inflateRaw } from 'node:zlib';
 import { promisify } from 'node:util';
 import { IoError } from '../../../base/errors.ts';
-import { compressedPlace } from './format.ts';
+import { COMPRESSION_ZSTD, compressedPlace } from './format.ts';
 import type { HostFile } from './host-file.ts';
+import { unpackZstd } from './zstd.ts';
 
 const inflate = promisify(inflateRaw) as (
   input: Uint8Array,
@@ -27,6 +28,7 @@ export async function readCompressed(
   hi: number,
   lo: number,
   clusterBits: number,
+  compressionType: number,
 ): Promise<Uint8Array> {
   const { offset, length } = compressedPlace(hi, lo, clusterBits);
   if (offset >= file.lengthBytes)
@@ -34,6 +36,11 @@ export async function readCompressed(
   const packed = new Uint8Array(length);
   await file.read(offset, packed);
   const clusterBytes = 2 ** clusterBits;
+  if (compressionType === COMPRESSION_ZSTD) {
+    const cluster = new Uint8Array(clusterBytes);
+    if (await unpackZstd(packed, cluster)) return cluster;
+    throw new IoError('EIO', `Compressed cluster at ${offset} is no zstd frame of a whole cluster`);
+  }
   let data: Buffer;
   try {
     // The sectors may hold more than the stream: whatever follows its end is ignored.

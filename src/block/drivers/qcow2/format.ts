@@ -18,6 +18,8 @@ export const INCOMPAT_DATA_FILE = 4n;
 export const INCOMPAT_COMPRESSION = 8n;
 export const INCOMPAT_EXTENDED_L2 = 16n;
 export const COMPAT_LAZY_REFCOUNTS = 1n;
+/** Compression types: 0 is deflate. */
+export const COMPRESSION_ZSTD = 1;
 
 export const EXT_END = 0;
 export const EXT_BACKING_FORMAT = 0xe2792aca;

@@ -132,7 +132,13 @@ export class GuestMap {
     const hit = cached && cached.hi === run.hi && cached.lo === run.lo;
     const bytes = hit
       ? cached.bytes
-      : await readCompressed(this.#file, run.hi, run.lo, this.#header.clusterBits);
+      : await readCompressed(
+          this.#file,
+          run.hi,
+          run.lo,
+          this.#header.clusterBits,
+          this.#header.compressionType,
+        );
     if (!hit) this.#inflated = { hi: run.hi, lo: run.lo, bytes };
     const inCluster = offset % this.clusterBytes;
     out.set(bytes.subarray(inCluster, inCluster + out.byteLength));

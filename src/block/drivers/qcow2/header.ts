@@ -4,6 +4,7 @@
  */
 import { ColoError } from '../../../base/errors.ts';
 import {
+  COMPRESSION_ZSTD,
   EXT_BACKING_FORMAT,
   EXT_END,
   EXT_FEATURE_NAMES,
@@ -157,10 +158,12 @@ function checkFeatures(header: Qcow2Header, writable: boolean, cluster: Uint8Arr
     if (header.compressionType === 0) {
       throw new Qcow2Error('qcow2: Compression type incompatible feature bit must not be set');
     }
-    const name = header.compressionType === 1 ? 'zstd' : String(header.compressionType);
-    throw new Qcow2Error(`qcow2 compression type '${name}' is not supported; use zlib (deflate)`);
-  }
-  if (header.compressionType !== 0)
+    if (header.compressionType !== COMPRESSION_ZSTD) {
+      throw new Qcow2Error(
+        `qcow2 compression type '${header.compressionType}' is not supported; use zlib (deflate) or zstd`,
+      );
+    }
+  } else if (header.compressionType !== 0)
     throw new Qcow2Error('qcow2: Compression type incompatible feature bit must be set');
   if (writable && header.incompatible & INCOMPAT_CORRUPT) {
     throw new Qcow2Error('qcow2: Image is corrupt; cannot be opened read/write');

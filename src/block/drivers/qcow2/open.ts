@@ -13,14 +13,15 @@ import { hasProtocol, parseFilename } from '../../probe.ts';
 import type { OpenContext } from '../../registry.ts';
 import { FileDriver } from '../file.ts';
 import { Allocator } from './allocator.ts';
-import { INCOMPAT_DIRTY } from './format.ts';
-import { FIELD, HEADER_BYTES, checkHeader, decodeHeader, decodeTail } from './header.ts';
+import { COMPRESSION_ZSTD, INCOMPAT_DIRTY } from './format.ts';
+import { FIELD, HEADER_BYTES, Qcow2Error, checkHeader, decodeHeader, decodeTail } from './header.ts';
 import type { HeaderExtension, Qcow2Header } from './header.ts';
 import { HostFile } from './host-file.ts';
 import { Qcow2Driver } from './qcow2.ts';
 import { repairRefcounts } from './repair.ts';
 import { Refcounts } from './refcounts.ts';
 import { DEFAULT_L2_CACHE_BYTES, MappingTables } from './tables.ts';
+import { hasZstd } from './zstd.ts';
 
 const log = loggerFor('qcow2');
 /** Tuning of QEMU's own caches and checks, which have no meaning here. */
@@ -57,6 +58,11 @@ export async function readQcow2Info(file: BlockNode, writable: boolean): Promise
   const cluster = new Uint8Array(2 ** header.clusterBits);
   await file.read(0, cluster.subarray(0, Math.min(cluster.byteLength, file.lengthBytes)));
   checkHeader(header, writable, cluster);
+  if (header.compressionType === COMPRESSION_ZSTD && !hasZstd()) {
+    throw new Qcow2Error(
+      "qcow2 compression type 'zstd' needs libzstd.so.1, which is not there; install libzstd1",
+    );
+  }
   return { header, ...decodeTail(cluster, header) };
 }
 

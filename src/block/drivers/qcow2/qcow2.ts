@@ -149,7 +149,8 @@ export class Qcow2Driver implements BlockDriver {
       whole = new Uint8Array(this.clusterBytes);
       whole.set(cluster);
     }
-    const packed = await packCluster(whole);
+    // What is written compressed is deflate: in an image of zstd it goes in plain.
+    const packed = this.#header.compressionType === 0 ? await packCluster(whole) : null;
     if (!packed) return this.write(offset, cluster);
     await this.#beforeChange();
     await this.#holding(offset, length, true, () => this.#writer.writePacked(offset, packed));
