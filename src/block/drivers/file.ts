@@ -8,6 +8,7 @@ import { open } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { ENDED } from '../../base/async.ts';
 import { ColoError, ERRNO_TEXT, IoError, ParameterError, errnoOf } from '../../base/errors.ts';
+import { fileErrorMessage } from '../../base/file-errors.ts';
 import type { BlockDriver, BlockExtent, StrongOptions, WriteFlags } from '../driver.ts';
 import type { BlockNode } from '../node.ts';
 import type { OptionReader } from '../options.ts';
@@ -270,20 +271,8 @@ async function openHandle(
     if (!readOnly && options.autoReadOnly && (code === 'EACCES' || code === 'EROFS' || code === 'EPERM')) {
       return openHandle(filename, { ...options, readOnly: true });
     }
-    throw new ColoError(`Could not open '${filename}': ${openText(code, error)}`, { cause: error });
+    throw new ColoError(`Could not open '${filename}': ${fileErrorMessage(error)}`, { cause: error });
   }
-}
-
-function openText(code: string | undefined, error: unknown): string {
-  const texts: Record<string, string> = {
-    ENOENT: 'No such file or directory',
-    EACCES: 'Permission denied',
-    EISDIR: 'Is a directory',
-    EROFS: 'Read-only file system',
-    EPERM: 'Operation not permitted',
-    ENOTDIR: 'Not a directory',
-  };
-  return (code === undefined ? undefined : texts[code]) ?? (error as Error).message;
 }
 
 /** A block device has size 0 in stat: its end is found by halving, as a read behind it gives nothing. */

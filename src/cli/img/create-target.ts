@@ -4,6 +4,7 @@
  */
 import { open } from 'node:fs/promises';
 import { ColoError, ParameterError, messageOf } from '../../base/errors.ts';
+import { fileErrorText } from '../../base/file-errors.ts';
 import { FileDriver } from '../../block/drivers/file.ts';
 import { createQcow2 } from '../../block/drivers/qcow2/create.ts';
 import type { CreateQcow2Options } from '../../block/drivers/qcow2/create.ts';
@@ -201,18 +202,7 @@ async function create(path: string, make: () => Promise<void>): Promise<void> {
   try {
     await make();
   } catch (cause) {
-    const texts: Record<string, string> = {
-      ENOENT: 'No such file or directory',
-      EACCES: 'Permission denied',
-      EISDIR: 'Is a directory',
-      EROFS: 'Read-only file system',
-      EPERM: 'Operation not permitted',
-      ENOTDIR: 'Not a directory',
-      ENOSPC: 'No space left on device',
-      ENAMETOOLONG: 'File name too long',
-    };
-    const code = (cause as NodeJS.ErrnoException | null)?.code;
-    const text = code === undefined ? undefined : texts[code];
+    const text = fileErrorText(cause);
     if (text === undefined) throw cause;
     throw new ColoError(`Could not create '${path}': ${text}`, { cause });
   }
