@@ -6,12 +6,12 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
-import { tmpdir } from 'node:os';
+import { tmpdir, userInfo } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { access } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-export const TEST_CACHE = join(tmpdir(), 'colo-ft-test-cache');
+export const TEST_CACHE = join(tmpdir(), `colo-ft-test-cache-${userInfo().uid}`);
 const READY = 'colo-guest: ready';
 const BOOT_PATIENCE_MS = 120_000;
 const ANSWER_PATIENCE_MS = 15_000;
