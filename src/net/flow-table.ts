@@ -1,42 +1,31 @@
 /**
- * A bounded table of IPv4 flows that remembers the order of use. Lookup allocates nothing. What a full table does is
- * its owner's decision: `oldest` is the flow that was not used for longest. Key: docs/qemu-behaviour.md 3.2.
+ * A bounded table of flows that remembers the order of use. Lookup allocates nothing. What a full table does is its
+ * owner's decision: `oldest` is the flow that was not used for longest.
  */
 import { randomInt } from 'node:crypto';
-import { ipv4Text } from './packet.ts';
+import { FlowKey } from './flow-key.ts';
+import { flowText } from './flow-text.ts';
 
 /** QEMU's HASHTABLE_MAX_SIZE (net/colo.h). */
 export const MAX_FLOWS = 16_384;
 
-/** Base of what a FlowTable holds. The links belong to the table. */
+/** Base of what a FlowTable holds. The key must not change while it is in one; the links belong to the table. */
 export class Flow {
-  readonly source: number;
-  readonly destination: number;
-  /** Source port in the high half, destination port in the low one. */
-  readonly ports: number;
-  readonly protocol: number;
+  readonly key = new FlowKey();
   hash = 0;
   older: Flow | null = null;
   newer: Flow | null = null;
   chained: Flow | null = null;
 
-  constructor(source: number, destination: number, ports: number, protocol: number) {
-    this.source = source;
-    this.destination = destination;
-    this.ports = ports;
-    this.protocol = protocol;
+  /** Copies `key`. */
+  constructor(key: FlowKey) {
+    this.key.copy(key);
   }
 
-  /** For logs: `tcp`'s number, then both ends. */
+  /** For logs: the protocol's name and both ends. */
   get text(): string {
-    const from = `${ipv4Text(this.source)}:${this.ports >>> 16}`;
-    return `${this.protocol}/${from}>${ipv4Text(this.destination)}:${this.ports & 0xffff}`;
+    return flowText(this.key);
   }
-}
-
-/** Both ports as one number. */
-export function packPorts(sourcePort: number, destinationPort: number): number {
-  return ((sourcePort << 16) | destinationPort) >>> 0;
 }
 
 export class FlowTable<T extends Flow> implements Iterable<T> {
@@ -56,15 +45,10 @@ export class FlowTable<T extends Flow> implements Iterable<T> {
   }
 
   /** The flow, which becomes the newest, or null. */
-  find(source: number, destination: number, ports: number, protocol: number): T | null {
-    let flow = this.#buckets.get(this.#hash(source, destination, ports, protocol)) ?? null;
+  find(key: FlowKey): T | null {
+    let flow = this.#buckets.get(key.hash(this.#seed)) ?? null;
     while (flow !== null) {
-      if (
-        flow.source === source &&
-        flow.destination === destination &&
-        flow.ports === ports &&
-        flow.protocol === protocol
-      ) {
+      if (flow.key.equals(key)) {
         this.touch(flow);
         return flow;
       }
@@ -75,7 +59,7 @@ export class FlowTable<T extends Flow> implements Iterable<T> {
 
   /** Adds a flow that is not in the table. */
   insert(flow: T): void {
-    flow.hash = this.#hash(flow.source, flow.destination, flow.ports, flow.protocol);
+    flow.hash = flow.key.hash(this.#seed);
     flow.chained = this.#buckets.get(flow.hash) ?? null;
     this.#buckets.set(flow.hash, flow);
     this.#link(flow);
@@ -137,13 +121,5 @@ export class FlowTable<T extends Flow> implements Iterable<T> {
     else this.#newest = flow.older as T | null;
     flow.older = null;
     flow.newer = null;
-  }
-
-  #hash(source: number, destination: number, ports: number, protocol: number): number {
-    let hash = this.#seed ^ protocol;
-    hash = Math.imul(hash ^ source, 0x85ebca6b);
-    hash = Math.imul(hash ^ (hash >>> 15) ^ destination, 0xc2b2ae35);
-    hash = Math.imul(hash ^ (hash >>> 13) ^ ports, 0x27d4eb2f);
-    return hash ^ (hash >>> 16);
   }
 }

@@ -12,8 +12,14 @@ import { FrameDecoder } from './framing.ts';
 export interface FrameInputOptions {
   readonly chardev: Chardev;
   readonly vnetHdrSupport: boolean;
-  /** `position`: bytes of the connection up to and with this frame. The view is valid during the call only. */
-  readonly onFrame: (frame: Uint8Array, vnetHdrLen: number, position: number) => void;
+  /** `position`: bytes of the connection up to and with this frame, `bytes[from, to)`, valid during the call only. */
+  readonly onFrame: (
+    bytes: Uint8Array,
+    from: number,
+    to: number,
+    vnetHdrLen: number,
+    position: number,
+  ) => void;
   readonly onError: (error: Error) => void;
   readonly onOpen?: () => void;
   readonly onClose?: () => void;
@@ -33,7 +39,7 @@ export class FrameInput implements ChardevFrontend {
     this.chardev = options.chardev;
     this.#decoder = new FrameDecoder({
       vnetHdrSupport: options.vnetHdrSupport,
-      onFrame: (frame, vnetHdrLen) => options.onFrame(frame, vnetHdrLen, this.position),
+      onFrame: (bytes, from, to, vnetHdrLen) => options.onFrame(bytes, from, to, vnetHdrLen, this.position),
       onError: (error) => {
         options.onError(error);
         // A frontend that throws loses its connection (chardev/frontend-port.ts), which is what this one needs.

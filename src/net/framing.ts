@@ -39,19 +39,25 @@ function putU32(into: Uint8Array, at: number, value: number): void {
   into[at + 3] = value & 0xff;
 }
 
+/**
+ * Takes the frame `bytes[from, to)`, which is valid during the call only. A view for each frame would be garbage of each
+ * frame, so whoever needs one makes it.
+ */
+export type OnFrame = (bytes: Uint8Array, from: number, to: number, vnetHdrLen: number) => void;
+
 /** Who gets what a FrameDecoder finds. */
 export interface FrameDecoderOptions {
   /** Each frame has the vnet word after its length. */
   readonly vnetHdrSupport?: boolean;
-  /** A whole frame; the view is valid during the call only. `vnetHdrLen` is 0 without vnet support. */
-  readonly onFrame: (frame: Uint8Array, vnetHdrLen: number) => void;
+  /** A whole frame. `vnetHdrLen` is 0 without vnet support. */
+  readonly onFrame: OnFrame;
   /** The stream announced a frame above MAX_FRAME_BYTES. Called once; nothing more is decoded until `reset`. */
   readonly onError: (error: ProtocolError) => void;
 }
 
 /** Cuts one connection's bytes into frames. Allocates one scratch buffer, when the first frame spans two chunks. */
 export class FrameDecoder {
-  readonly #onFrame: (frame: Uint8Array, vnetHdrLen: number) => void;
+  readonly #onFrame: OnFrame;
   readonly #onError: (error: ProtocolError) => void;
   readonly #header: Uint8Array;
   #headerFill = 0;
@@ -122,7 +128,7 @@ export class FrameDecoder {
       }
       const wanted = this.#frameBytes - this.#frameFill;
       if (this.#frameFill === 0 && chunk.length - at >= wanted) {
-        this.#deliver(chunk.subarray(at, at + wanted));
+        this.#deliver(chunk, at, at + wanted);
         at += wanted;
         continue;
       }
@@ -131,7 +137,7 @@ export class FrameDecoder {
       scratch.set(chunk.subarray(at, at + take), this.#frameFill);
       this.#frameFill += take;
       at += take;
-      if (take === wanted) this.#deliver(scratch.subarray(0, this.#frameBytes));
+      if (take === wanted) this.#deliver(scratch, 0, this.#frameBytes);
     }
   }
 
@@ -147,11 +153,11 @@ export class FrameDecoder {
   }
 
   /** State is made ready for the next frame first: `onFrame` may call reset. */
-  #deliver(frame: Uint8Array): void {
-    this.#consumed += this.#header.length + frame.length;
+  #deliver(bytes: Uint8Array, from: number, to: number): void {
+    this.#consumed += this.#header.length + to - from;
     this.#headerFill = 0;
     this.#frameFill = 0;
-    this.#onFrame(frame, this.#vnetHdrLen);
+    this.#onFrame(bytes, from, to, this.#vnetHdrLen);
   }
 
   #fail(): void {

@@ -57,7 +57,7 @@ export function attachStream(
   log.info({ port: name }, 'port up');
 
   const decoder = new FrameDecoder({
-    onFrame: (frame) => port.receive(frame),
+    onFrame: (bytes, from, to) => port.receive(bytes.subarray(from, to)),
     onError: (error) => {
       log.warn({ port: name }, `closed: ${error.message}`);
       socket.destroy();

@@ -86,7 +86,8 @@ export class FrameRelay {
     const { onFrame } = this.#options;
     if (!onFrame) return null;
     return new FrameDecoder({
-      onFrame: (frame) => onFrame({ direction, frame: Uint8Array.from(frame), atMs: performance.now() }),
+      onFrame: (bytes, from, to) =>
+        onFrame({ direction, frame: bytes.slice(from, to), atMs: performance.now() }),
       onError: (error) => {
         throw error;
       },

@@ -89,7 +89,8 @@ export class ColoCompare implements CheckpointParticipant {
     this.#primary = new FrameInput({
       chardev: options.primaryIn,
       vnetHdrSupport,
-      onFrame: (frame, vnetHdrLen, position) => this.#fromPrimary(frame, vnetHdrLen, position),
+      onFrame: (bytes, from, to, vnetHdrLen, position) =>
+        this.#fromPrimary(bytes.subarray(from, to), vnetHdrLen, position),
       onError: (error) => this.#logger.error(`colo-compare '${id}': primary_in: ${error.message}`),
       onOpen: () => {
         this.#primaryCut.reconnected(this.#primary.stream);
@@ -101,7 +102,8 @@ export class ColoCompare implements CheckpointParticipant {
     this.#secondary = new FrameInput({
       chardev: options.secondaryIn,
       vnetHdrSupport,
-      onFrame: (frame, vnetHdrLen, position) => this.#fromSecondary(frame, vnetHdrLen, position),
+      onFrame: (bytes, from, to, vnetHdrLen, position) =>
+        this.#fromSecondary(bytes.subarray(from, to), vnetHdrLen, position),
       onError: (error) => this.#logger.error(`colo-compare '${id}': secondary_in: ${error.message}`),
       onOpen: () => this.#secondaryCut.reconnected(this.#secondary.stream),
     });

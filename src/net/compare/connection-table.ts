@@ -3,7 +3,7 @@
  * refuses when there is none (QEMU drops them all, with every packet they hold). Also counts the bytes held of the
  * secondary, for the bound over all connections. Key: docs/qemu-behaviour.md 3.2.
  */
-import { FlowTable, packPorts } from '../flow-table.ts';
+import { FlowTable } from '../flow-table.ts';
 import { PROTOCOL } from '../packet.ts';
 import type { PacketView } from '../packet.ts';
 import { Connection } from './connection.ts';
@@ -27,19 +27,12 @@ export class ConnectionTable {
 
   /** The packet's connection, a new one if need be; null when the table is full of connections that hold packets. */
   connectionOf(view: PacketView): Connection | null {
-    // Only whole packets have ports: behind a fragment's IP header may be payload.
-    const isStream = view.isTcp || view.protocol !== PROTOCOL.TCP;
-    const ports = isStream ? packPorts(view.sourcePort, view.destinationPort) : 0;
-    const found = this.#flows.find(view.sourceAddress, view.destinationAddress, ports, view.protocol);
+    // Only whole segments have ports: behind a fragment's IP header may be payload.
+    if (!view.isTcp && view.protocol === PROTOCOL.TCP) view.key.ports = 0;
+    const found = this.#flows.find(view.key);
     if (found !== null) return found;
     if (this.#flows.size >= this.#maxFlows && !this.#evict()) return null;
-    const connection = new Connection(
-      view.sourceAddress,
-      view.destinationAddress,
-      ports,
-      view.protocol,
-      isStream,
-    );
+    const connection = new Connection(view.key, view.isTcp);
     this.#flows.insert(connection);
     return connection;
   }

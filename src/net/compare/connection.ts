@@ -2,8 +2,8 @@
  * One flow in comparison: the primary's packets that wait, and the comparer that knows what the secondary has said.
  * While a checkpoint is taken, `closed` holds the primary's packets of the epoch that it ends.
  */
+import type { FlowKey } from '../flow-key.ts';
 import { Flow } from '../flow-table.ts';
-import { PROTOCOL } from '../packet.ts';
 import type { FlowComparer } from './comparer.ts';
 import { DatagramComparer } from './datagram.ts';
 import type { HeldPacket } from './held-packet.ts';
@@ -17,9 +17,9 @@ export class Connection extends Flow {
   countedBytes = 0;
 
   /** `isStream`: whole TCP segments; TCP fragments count as datagrams, under a flow of their own. */
-  constructor(source: number, destination: number, ports: number, protocol: number, isStream: boolean) {
-    super(source, destination, ports, protocol);
-    this.comparer = isStream && protocol === PROTOCOL.TCP ? new TcpComparer() : new DatagramComparer();
+  constructor(key: FlowKey, isStream: boolean) {
+    super(key);
+    this.comparer = isStream ? new TcpComparer() : new DatagramComparer();
   }
 
   /** Nothing is lost when it is forgotten. */

@@ -22,7 +22,7 @@ export class NotifyDevice {
     this.#input = new FrameInput({
       chardev,
       vnetHdrSupport,
-      onFrame: (frame) => this.#receive(frame, onCheckpoint),
+      onFrame: (bytes, from, to) => this.#receive(bytes.subarray(from, to), onCheckpoint),
       onError: (error) => this.#logger.error(`colo-compare: notify_dev '${chardev.id}': ${error.message}`),
     });
   }

@@ -7,7 +7,8 @@
  * each, in the guest's output direction); `bytes` is the number of entries.
  */
 import type { StreamMark } from '../../base/participant.ts';
-import { PROTOCOL } from '../packet.ts';
+import { FlowKey } from '../flow-key.ts';
+import { ETHERTYPE, PROTOCOL } from '../packet.ts';
 import { TcpMapping } from './tcp-mapping.ts';
 
 const ENTRIES_A_MARK = 6;
@@ -20,8 +21,9 @@ export function encodeMappings(netdevId: string, mappings: Iterable<TcpMapping>)
   const entries: string[] = [];
   for (const mapping of mappings) {
     if (mapping.offset === 0 || mapping.isClosed || mapping.state !== 'established') continue;
-    const fields = [mapping.source, mapping.destination, mapping.ports, mapping.offset];
-    entries.push(fields.map((field) => field.toString(16).padStart(8, '0')).join(''));
+    const { s3, d3, ports } = mapping.key;
+    const fields = [s3, d3, ports, mapping.offset];
+    entries.push(fields.map((field) => (field >>> 0).toString(16).padStart(8, '0')).join(''));
   }
   const kept = entries.slice(-MAX_MAPPING_MARKS * ENTRIES_A_MARK);
   const marks: StreamMark[] = [];
@@ -42,7 +44,13 @@ export function decodeMappings(netdevId: string, marks: readonly StreamMark[]): 
     if (!/^([0-9a-f]{32})+$/.test(digits)) continue;
     for (let at = 0; at < digits.length; at += ENTRY_DIGITS) {
       const field = (index: number): number => parseInt(digits.slice(at + index * 8, at + index * 8 + 8), 16);
-      const mapping = new TcpMapping(field(0), field(1), field(2), PROTOCOL.TCP);
+      const key = new FlowKey();
+      key.etherType = ETHERTYPE.IPV4;
+      key.protocol = PROTOCOL.TCP;
+      key.s3 = field(0) | 0;
+      key.d3 = field(1) | 0;
+      key.ports = field(2) | 0;
+      const mapping = new TcpMapping(key);
       mapping.offset = field(3);
       mappings.push(mapping);
     }

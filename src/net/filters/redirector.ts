@@ -82,7 +82,7 @@ export class RedirectorFilter implements NetFilter, CheckpointParticipant {
       new FrameInput({
         chardev: options.indev,
         vnetHdrSupport: options.vnetHdrSupport,
-        onFrame: (frame, _vnetHdrLen, position) => this.#inject(frame, position),
+        onFrame: (bytes, from, to, _vnetHdrLen, position) => this.#inject(bytes.subarray(from, to), position),
         onError: (error) =>
           this.#logger.error(
             `filter-redirector '${id}': indev '${options.indev?.id ?? ''}': ${error.message}`,

@@ -12,9 +12,10 @@
 import type { CheckpointParticipant, Role, StreamMark } from '../../base/participant.ts';
 import { readTcpChecksum, updateChecksum, writeTcpChecksum } from '../checksum.ts';
 import type { Direction, FilterEvent, FilterHost, FilterQueue, NetFilter } from '../filter.ts';
-import { FlowTable, MAX_FLOWS, packPorts } from '../flow-table.ts';
+import { FlowKey } from '../flow-key.ts';
+import { FlowTable, MAX_FLOWS } from '../flow-table.ts';
 import { MAX_FRAME_BYTES } from '../framing.ts';
-import { PROTOCOL, PacketView, TCP_FLAG, putU32, u32 } from '../packet.ts';
+import { PacketView, TCP_FLAG, putU32, u32 } from '../packet.ts';
 import { decodeMappings, encodeMappings } from './mapping-marks.ts';
 import { TcpMapping } from './tcp-mapping.ts';
 
@@ -48,6 +49,7 @@ export class RewriterFilter implements NetFilter, CheckpointParticipant {
   readonly #maxFlows: number;
   readonly #table = new FlowTable<TcpMapping>();
   readonly #view = new PacketView();
+  readonly #reversed = new FlowKey();
   #scratch: Uint8Array | null = null;
   #host: FilterHost | null = null;
   #failoverMode = false;
@@ -160,11 +162,9 @@ export class RewriterFilter implements NetFilter, CheckpointParticipant {
   /** A mapping begins with the guest's SYN: a connection known without one has the client's numbers already. */
   #mappingFor(view: PacketView, direction: Direction): TcpMapping | null {
     if (direction === 'tx') {
-      const ports = packPorts(view.destinationPort, view.sourcePort);
-      return this.#table.find(view.destinationAddress, view.sourceAddress, ports, PROTOCOL.TCP);
+      return this.#table.find(this.#reversed.copyReversed(view.key));
     }
-    const ports = packPorts(view.sourcePort, view.destinationPort);
-    const found = this.#table.find(view.sourceAddress, view.destinationAddress, ports, PROTOCOL.TCP);
+    const found = this.#table.find(view.key);
     if (!(view.tcpFlags & TCP_FLAG.SYN)) return found;
     if (this.#failoverMode) {
       if (found === null || !found.isOtherConnection(view)) return found;
@@ -173,7 +173,7 @@ export class RewriterFilter implements NetFilter, CheckpointParticipant {
       return null;
     }
     if (found !== null) return found;
-    const mapping = new TcpMapping(view.sourceAddress, view.destinationAddress, ports, PROTOCOL.TCP);
+    const mapping = new TcpMapping(view.key);
     this.#add(mapping);
     return mapping;
   }

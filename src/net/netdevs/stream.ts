@@ -63,7 +63,7 @@ export class StreamBackend implements NetdevBackend {
     this.#config = config;
     this.#emit = emit;
     this.#decoder = new FrameDecoder({
-      onFrame: (frame) => netdev.receiveFromWire(frame),
+      onFrame: (bytes, from, to) => netdev.receiveFromWire(bytes.subarray(from, to)),
       onError: (error) => {
         log.error(`netdev '${netdev.id}': ${error.message}; the connection is closed`);
         this.#socket?.destroy();

@@ -69,7 +69,7 @@ export class FrameSocket {
     this.closed = new Promise((resolve) => socket.once('close', () => resolve()));
     const decoder = new FrameDecoder({
       vnetHdrSupport,
-      onFrame: (frame) => this.frames.push(new Uint8Array(frame)),
+      onFrame: (bytes, from, to) => this.frames.push(bytes.slice(from, to)),
       onError: (error) => {
         throw error;
       },

@@ -41,7 +41,7 @@ test('a difference asks for a checkpoint at once and leaves nothing out', () =>
     p(rig, { seq: 100, ack: 1, payload: 'abc' });
     s(rig, { seq: 100, ack: 1, payload: 'abX' });
     assert.deepEqual(texts(rig), []);
-    assert.deepEqual(rig.requests, [{ cause: 'payload', flow: '6/10.0.2.15:80>10.0.2.2:40000' }]);
+    assert.deepEqual(rig.requests, [{ cause: 'payload', flow: 'tcp/10.0.2.15:80>10.0.2.2:40000' }]);
     s(rig, { seq: 100, ack: 1, payload: 'abX' });
     assert.equal(rig.requests.length, 1, 'one request until it is answered');
     await rig.checkpoint();

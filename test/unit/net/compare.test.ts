@@ -30,7 +30,7 @@ test('a datagram without a twin among those the secondary sent is a difference',
   withRig((rig) => {
     rig.secondary.giveFrame(udp('XX'));
     rig.primary.giveFrame(udp('AA'));
-    assert.deepEqual(rig.requests, [{ cause: 'payload', flow: '17/10.0.2.15:53>10.0.2.2:5000' }]);
+    assert.deepEqual(rig.requests, [{ cause: 'payload', flow: 'udp/10.0.2.15:53>10.0.2.2:5000' }]);
     assert.deepEqual(rig.released(), []);
   }));
 

@@ -65,6 +65,25 @@ export function ipv4(protocol: number, body: Uint8Array, fields: Ipv4Fields = {}
   return padded;
 }
 
+/** From fd00::f to fd00::2. */
+export function ipv6(nextHeader: number, body: Uint8Array): Uint8Array {
+  const packet = new Uint8Array(40 + body.length);
+  packet[0] = 0x60;
+  putU16(packet, 4, body.length);
+  packet[6] = nextHeader;
+  packet[7] = 64;
+  packet.set([0xfd, ...new Uint8Array(14), 0x0f], 8);
+  packet.set([0xfd, ...new Uint8Array(14), 0x02], 24);
+  packet.set(body, 40);
+  return ethernet(0x86dd, packet);
+}
+
+/** Puts a VLAN tag (of type `tpid`) in front of the frame's EtherType. */
+export function vlan(id: number, frame: Uint8Array, tpid = 0x8100): Uint8Array {
+  const tag = Uint8Array.from([tpid >>> 8, tpid & 0xff, id >>> 8, id & 0xff]);
+  return Buffer.concat([frame.subarray(0, 12), tag, frame.subarray(12)]);
+}
+
 export function bytesOf(payload: string | Uint8Array | undefined): Uint8Array {
   return typeof payload === 'string' ? Buffer.from(payload) : (payload ?? new Uint8Array(0));
 }

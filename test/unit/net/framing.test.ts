@@ -11,7 +11,8 @@ function collector(vnetHdrSupport = false) {
   const errors: Error[] = [];
   const decoder = new FrameDecoder({
     vnetHdrSupport,
-    onFrame: (frame, vnet) => frames.push({ text: Buffer.from(frame).toString('latin1'), vnet }),
+    onFrame: (bytes, from, to, vnet) =>
+      frames.push({ text: Buffer.from(bytes.subarray(from, to)).toString('latin1'), vnet }),
     onError: (error) => errors.push(error),
   });
   return { frames, errors, decoder };

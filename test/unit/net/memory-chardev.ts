@@ -94,7 +94,7 @@ export class MemoryChardev implements Chardev {
     const frames: Uint8Array[] = [];
     const decoder = new FrameDecoder({
       vnetHdrSupport,
-      onFrame: (frame) => frames.push(new Uint8Array(frame)),
+      onFrame: (bytes, from, to) => frames.push(bytes.slice(from, to)),
       onError: (error) => {
         throw error;
       },

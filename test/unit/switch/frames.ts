@@ -95,7 +95,8 @@ export class Client {
 
   read(): void {
     const decoder = new FrameDecoder({
-      onFrame: (bytes) => {
+      onFrame: (chunk, from, to) => {
+        const bytes = chunk.subarray(from, to);
         this.frames.push(new Uint8Array(bytes));
         this.#wake?.();
       },
