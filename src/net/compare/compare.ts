@@ -25,6 +25,7 @@ import type { Connection } from './connection.ts';
 import { ConnectionTable } from './connection-table.ts';
 import { EpochCut } from './epoch-cut.ts';
 import { HeldPacket } from './held-packet.ts';
+import { LatencyHistogram } from './latency.ts';
 import { NotifyDevice } from './notify-device.ts';
 import {
   DEFAULT_COMPARE_TIMEOUT_MS,
@@ -47,8 +48,13 @@ export class ColoCompare implements CheckpointParticipant {
   readonly typeName = 'colo-compare';
   readonly id: string;
   readonly stats: ColoCompareStats = emptyStats();
+  /** How long released packets had waited: until the secondary said the same, or until a checkpoint covered them. */
+  readonly heldUntilSaid = new LatencyHistogram();
+  readonly heldUntilCheckpoint = new LatencyHistogram();
   /** Called when a checkpoint is needed; not again before one, or before the next scan finds the need unmet. */
   onCheckpointRequest: ((reason: CheckpointReason) => void) | null = null;
+  /** Told why, each time one is asked for, whoever takes it (notify_dev or this process). */
+  onAsked: ((reason: CheckpointReason) => void) | null = null;
   compareTimeoutMs: number;
   maxQueueSize: number;
   readonly #options: ColoCompareOptions;
@@ -62,6 +68,8 @@ export class ColoCompare implements CheckpointParticipant {
   readonly #table: ConnectionTable;
   readonly #view = new PacketView();
   readonly #packet = new HeldPacket();
+  /** When what is being handled came: one look at the clock for all that it releases. */
+  #eventMs = 0;
   readonly #primaryCut = new EpochCut();
   readonly #secondaryCut = new EpochCut();
   #mode: Mode;
@@ -130,8 +138,43 @@ export class ColoCompare implements CheckpointParticipant {
     return count;
   }
 
+  /** Their bytes. */
+  get heldBytes(): number {
+    return this.#heldBytes;
+  }
+
+  /** Packets, or pieces of streams, of the secondary that the primary has not said. */
+  get secondaryPackets(): number {
+    let count = 0;
+    for (const connection of this.#table.all()) count += connection.comparer.secondaryItems;
+    return count;
+  }
+
+  get secondaryBytes(): number {
+    return this.#table.secondaryBytes;
+  }
+
   get connections(): number {
     return this.#table.size;
+  }
+
+  /** Idle connections that were forgotten to make room. */
+  get evicted(): number {
+    return this.#table.evicted;
+  }
+
+  get maxConnections(): number {
+    return this.#options.maxFlows ?? MAX_FLOWS;
+  }
+
+  /** Of both sides together. */
+  get maxHeldBytes(): number {
+    return this.#options.maxHeldBytes ?? MAX_HELD_BYTES;
+  }
+
+  /** Frames of no bytes, from either side. */
+  get zeroLengthFrames(): number {
+    return this.#primary.zeroLengthFrames + this.#secondary.zeroLengthFrames;
   }
 
   /** Packets that were released and could not be written to `outdev`. */
@@ -275,6 +318,7 @@ export class ColoCompare implements CheckpointParticipant {
     this.#mode = 'comparing';
     this.#isRequested = false;
     this.#isPaired = true;
+    this.#eventMs = this.#now();
     for (const connection of this.#table.all()) this.#compare(connection);
   }
 
@@ -379,11 +423,13 @@ export class ColoCompare implements CheckpointParticipant {
       this.#request('queue-full', '(connections)');
       return;
     }
-    const packet = this.#packet.fill(frame, vnetHdrLen, view, this.#now());
+    this.#eventMs = this.#now();
+    const packet = this.#packet.fill(frame, vnetHdrLen, view, this.#eventMs);
     connection.comparer.notePrimary(packet, isClosedEpoch);
     if (isClosedEpoch && this.#mode === 'comparing') {
       // Late, but covered by a checkpoint that the secondary holds.
       this.stats.releasedByCheckpoint++;
+      this.heldUntilCheckpoint.record(0);
       this.#out.send(frame, vnetHdrLen, false);
       connection.comparer.adopt();
       return;
@@ -412,8 +458,9 @@ export class ColoCompare implements CheckpointParticipant {
       return;
     }
     const connection = this.#table.connectionOf(view);
-    const isFull = this.#heldBytes + this.#table.secondaryBytes >= this.#maxHeldBytes;
-    const packet = this.#packet.fill(frame, vnetHdrLen, view, this.#now());
+    const isFull = this.#heldBytes + this.#table.secondaryBytes >= this.maxHeldBytes;
+    this.#eventMs = this.#now();
+    const packet = this.#packet.fill(frame, vnetHdrLen, view, this.#eventMs);
     if (connection === null || isFull || !connection.comparer.addSecondary(packet, this.maxQueueSize)) {
       this.stats.droppedSecondary++;
       this.#request('queue-full', connection?.text ?? '(connections)');
@@ -424,13 +471,9 @@ export class ColoCompare implements CheckpointParticipant {
     this.#table.count(connection);
   }
 
-  get #maxHeldBytes(): number {
-    return this.#options.maxHeldBytes ?? MAX_HELD_BYTES;
-  }
-
   #hold(connection: Connection, packet: HeldPacket, isClosedEpoch: boolean): void {
     const list = isClosedEpoch ? connection.closed : connection.queue;
-    const isFull = this.#heldBytes + this.#table.secondaryBytes >= this.#maxHeldBytes;
+    const isFull = this.#heldBytes + this.#table.secondaryBytes >= this.maxHeldBytes;
     if (isFull || list.length >= this.maxQueueSize) {
       this.stats.droppedPrimary++;
       this.#request('queue-full', connection.text);
@@ -473,6 +516,7 @@ export class ColoCompare implements CheckpointParticipant {
 
   #release(packet: HeldPacket, isOwned: boolean): void {
     this.stats.released++;
+    this.heldUntilSaid.record(this.#eventMs - packet.atMs);
     this.#out.send(packet.frame, packet.vnetHdrLen, isOwned);
   }
 
@@ -483,9 +527,12 @@ export class ColoCompare implements CheckpointParticipant {
   }
 
   #releaseClosed(connection: Connection): void {
+    if (connection.closed.length === 0) return;
+    const nowMs = this.#now();
     for (const packet of connection.closed) {
       this.#heldBytes -= packet.frame.length;
       this.stats.releasedByCheckpoint++;
+      this.heldUntilCheckpoint.record(nowMs - packet.atMs);
       this.#out.send(packet.frame, packet.vnetHdrLen, true);
     }
     connection.closed = [];
@@ -496,8 +543,11 @@ export class ColoCompare implements CheckpointParticipant {
     if (this.#isRequested || this.#mode !== 'comparing') return;
     this.#isRequested = true;
     this.stats.requests++;
+    this.stats.requestsByCause[cause]++;
     this.#logger.debug({ cause, flow }, `colo-compare '${this.id}' asks for a checkpoint`);
+    const reason: CheckpointReason = { cause, flow };
     if (this.#notify) this.#notify.requestCheckpoint();
-    else this.onCheckpointRequest?.({ cause, flow });
+    else this.onCheckpointRequest?.(reason);
+    this.onAsked?.(reason);
   }
 }

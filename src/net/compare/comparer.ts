@@ -8,7 +8,8 @@ import type { HeldPacket } from './held-packet.ts';
 export type Verdict = 'release' | 'wait' | 'mismatch';
 
 /** Why a checkpoint was asked for. */
-export type CheckpointCause = 'payload' | 'length' | 'timeout' | 'queue-full' | 'ack' | 'protocol';
+export type CheckpointCause =
+  'payload' | 'length' | 'timeout' | 'queue-full' | 'new-connection' | 'protocol' | 'ack';
 
 export interface FlowComparer {
   /** After a verdict other than `release`: what it was about. */

@@ -61,7 +61,7 @@ export interface ColoCompareStats {
   mismatches: number;
   timeouts: number;
   requests: number;
-  evicted: number;
+  readonly requestsByCause: Record<CheckpointCause, number>;
 }
 
 export function emptyStats(): ColoCompareStats {
@@ -78,6 +78,14 @@ export function emptyStats(): ColoCompareStats {
     mismatches: 0,
     timeouts: 0,
     requests: 0,
-    evicted: 0,
+    requestsByCause: {
+      payload: 0,
+      length: 0,
+      timeout: 0,
+      'queue-full': 0,
+      'new-connection': 0,
+      protocol: 0,
+      ack: 0,
+    },
   };
 }

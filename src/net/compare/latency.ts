@@ -1,0 +1,84 @@
+/**
+ * How long packets were held, as a histogram of fixed size: whole microseconds in buckets that are linear below
+ * 2 * SUB_BUCKETS and then SUB_BUCKETS to each power of two. A percentile is the upper end of its bucket, so it is never
+ * below the exact one and at most 1/SUB_BUCKETS (3.2 %) above it; the maximum is exact. Recording allocates nothing.
+ */
+
+/** Buckets to a power of two. */
+export const SUB_BUCKETS = 32;
+const SUB_BITS = 5;
+/** What is longer (19 hours) counts as this, except for `maxUs`. */
+const TOP_BITS = 36;
+const BUCKETS = (TOP_BITS - SUB_BITS + 1) * SUB_BUCKETS;
+const TOP_US = 2 ** TOP_BITS - 1;
+
+/** Percentiles as `query-colo-compare` shows them; all in microseconds. */
+export interface LatencySummary {
+  readonly count: number;
+  readonly p50: number;
+  readonly p90: number;
+  readonly p99: number;
+  readonly p999: number;
+  readonly max: number;
+}
+
+export class LatencyHistogram {
+  readonly #counts = new Float64Array(BUCKETS);
+  #count = 0;
+  #maxUs = 0;
+
+  get count(): number {
+    return this.#count;
+  }
+
+  get maxUs(): number {
+    return this.#maxUs;
+  }
+
+  /** A clock that went back counts as no time at all. */
+  record(heldMs: number): void {
+    const us = heldMs > 0 ? Math.round(heldMs * 1000) : 0;
+    this.#counts[bucketOf(us)]!++;
+    this.#count++;
+    if (us > this.#maxUs) this.#maxUs = us;
+  }
+
+  /** The value in microseconds that `fraction` (0 to 1) of all are at or below; 0 when nothing was recorded. */
+  percentileUs(fraction: number): number {
+    const wanted = Math.max(1, Math.ceil(fraction * this.#count));
+    let seen = 0;
+    for (let bucket = 0; bucket < BUCKETS; bucket++) {
+      seen += this.#counts[bucket]!;
+      if (seen >= wanted) return Math.min(upperEndOf(bucket), this.#maxUs);
+    }
+    return this.#maxUs;
+  }
+
+  summary(): LatencySummary {
+    return {
+      count: this.#count,
+      p50: this.percentileUs(0.5),
+      p90: this.percentileUs(0.9),
+      p99: this.percentileUs(0.99),
+      p999: this.percentileUs(0.999),
+      max: this.#maxUs,
+    };
+  }
+}
+
+function bucketOf(us: number): number {
+  if (us < 2 * SUB_BUCKETS) return us;
+  const bounded = us > TOP_US ? TOP_US : us;
+  // Above 2^32 clz32 sees nothing: its upper half tells.
+  const high = Math.floor(bounded / 2 ** 32);
+  const exponent = high > 0 ? 63 - Math.clz32(high) : 31 - Math.clz32(bounded);
+  const shift = exponent - SUB_BITS;
+  return shift * SUB_BUCKETS + Math.floor(bounded / 2 ** shift);
+}
+
+/** The largest value that belongs to a bucket. */
+function upperEndOf(bucket: number): number {
+  if (bucket < 2 * SUB_BUCKETS) return bucket;
+  const shift = Math.floor(bucket / SUB_BUCKETS) - 1;
+  return ((bucket % SUB_BUCKETS) + SUB_BUCKETS + 1) * 2 ** shift - 1;
+}
