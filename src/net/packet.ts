@@ -79,6 +79,8 @@ export class PacketView {
   protocol = 0;
   /** More-fragments bit and fragment offset as in the header (IPv4: u16; IPv6: u16 of its own layout), 0 for a whole packet. */
   fragment = 0;
+  /** Offset of the IPv6 fragment header, or -1. */
+  fragmentHeaderAt = -1;
   /** Offset behind the IP header with its options; for IPv6 that is where extension headers begin. */
   ipPayloadAt = 0;
   /** Offset behind the IP header and all IPv6 extension headers that are understood. */
@@ -123,6 +125,7 @@ export class PacketView {
     this.lengthFits = false;
     this.protocol = 0;
     this.fragment = 0;
+    this.fragmentHeaderAt = -1;
     this.sourcePort = 0;
     this.destinationPort = 0;
     this.payloadBytes = 0;
@@ -144,7 +147,7 @@ export class PacketView {
     this.key.etherType = type;
     if (type === ETHERTYPE.IPV4 && this.#parseIpv4(bytes, at)) return true;
     if (type === ETHERTYPE.IPV6 && this.#parseIpv6(bytes, at)) return true;
-    if (type !== ETHERTYPE.ARP || !this.#parseArp(bytes, at)) this.#keyByStations(bytes);
+    if (type !== ETHERTYPE.ARP || !this.#parseArp(bytes, at)) this.keyByStations(bytes);
     return false;
   }
 
@@ -212,6 +215,7 @@ export class PacketView {
       this.protocol = bytes[at]!;
       this.transportAt = at + headerBytes;
       if (!isFragment) continue;
+      this.fragmentHeaderAt = at;
       this.fragment = u16(bytes, at + 2) & IPV6_FRAGMENT_BITS;
       // Behind any but the first fragment there is payload, whatever it looks like.
       if (this.fragment !== 0) return;
@@ -231,8 +235,8 @@ export class PacketView {
     return true;
   }
 
-  /** What has no addresses of its own is told apart by its Ethernet addresses. */
-  #keyByStations(bytes: Uint8Array): void {
+  /** What has no addresses of its own is told apart by its Ethernet addresses. Nothing else of the key is changed. */
+  keyByStations(bytes: Uint8Array): void {
     const at = this.start;
     const key = this.key;
     key.d2 = u16(bytes, at);

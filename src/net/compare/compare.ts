@@ -1,11 +1,9 @@
 /**
  * colo-compare: holds each packet of the primary guest until the secondary has said the same, or a checkpoint covers
  * it (docs/architecture.md, rule 1). Reads both guests' output from chardevs, writes what is released to a third, and
- * asks for a checkpoint where the two differ or one is late. Facts on QEMU's: docs/qemu-behaviour.md 3. What is
- * compared, and how, is in tcp.ts and datagram.ts; the properties are in options.ts.
- *
- * Not held, as in QEMU: ARP, IPv6, VLAN-tagged and malformed frames of the primary leave at once, uncompared. In
- * theory that breaks rule 1; in practice they carry no connection that is protected (IPv6 is not).
+ * asks for a checkpoint where the two differ or one is late. Facts on QEMU's: docs/qemu-behaviour.md 3. What is compared
+ * with what is in classify.ts, how in tcp.ts, datagram.ts and statement.ts, what is held and asked in comparison.ts; the
+ * properties are in options.ts. Nothing leaves uncompared (QEMU lets pass what is not IPv4).
  *
  * Checkpoints. `stopped` ends an epoch: the primary's packets up to that byte of `primary_in` wait for `commit`, which
  * releases them: the secondary then holds their cause. What comes later, from either side, is of the next epoch: it is
@@ -16,16 +14,14 @@ import { Deferred, withDeadline } from '../../base/async.ts';
 import { messageOf } from '../../base/errors.ts';
 import { loggerFor } from '../../base/logger.ts';
 import type { CheckpointParticipant, HeldFrame, Role, StreamMark } from '../../base/participant.ts';
-import { MAX_FLOWS } from '../flow-table.ts';
 import { FrameInput } from '../frame-input.ts';
 import { RateLimitedWarning } from '../frame-output.ts';
 import { PacketView } from '../packet.ts';
-import type { CheckpointCause } from './comparer.ts';
-import type { Connection } from './connection.ts';
-import { ConnectionTable } from './connection-table.ts';
+import { classify } from './classify.ts';
+import { Comparison } from './comparison.ts';
 import { EpochCut } from './epoch-cut.ts';
 import { HeldPacket } from './held-packet.ts';
-import { LatencyHistogram } from './latency.ts';
+import type { LatencyHistogram } from './latency.ts';
 import { NotifyDevice } from './notify-device.ts';
 import {
   DEFAULT_COMPARE_TIMEOUT_MS,
@@ -48,15 +44,11 @@ export class ColoCompare implements CheckpointParticipant {
   readonly typeName = 'colo-compare';
   readonly id: string;
   readonly stats: ColoCompareStats = emptyStats();
-  /** How long released packets had waited: until the secondary said the same, or until a checkpoint covered them. */
-  readonly heldUntilSaid = new LatencyHistogram();
-  readonly heldUntilCheckpoint = new LatencyHistogram();
   /** Called when a checkpoint is needed; not again before one, or before the next scan finds the need unmet. */
   onCheckpointRequest: ((reason: CheckpointReason) => void) | null = null;
   /** Told why, each time one is asked for, whoever takes it (notify_dev or this process). */
   onAsked: ((reason: CheckpointReason) => void) | null = null;
   compareTimeoutMs: number;
-  maxQueueSize: number;
   readonly #options: ColoCompareOptions;
   readonly #now: () => number;
   readonly #logger = loggerFor('colo-compare');
@@ -65,19 +57,16 @@ export class ColoCompare implements CheckpointParticipant {
   readonly #secondary: FrameInput;
   readonly #out: ReleaseQueue;
   readonly #notify: NotifyDevice | null;
-  readonly #table: ConnectionTable;
+  readonly #comparison: Comparison;
   readonly #view = new PacketView();
   readonly #packet = new HeldPacket();
-  /** When what is being handled came: one look at the clock for all that it releases. */
-  #eventMs = 0;
+  /** The clock is read once for all frames of a chunk; negative: not yet. */
+  #chunkMs = -1;
   readonly #primaryCut = new EpochCut();
   readonly #secondaryCut = new EpochCut();
   #mode: Mode;
   #scanCycleMs: number;
   #timer: NodeJS.Timeout | null = null;
-  /** Bytes of primary packets in queues. */
-  #heldBytes = 0;
-  #isRequested = false;
   /** A checkpoint has been committed since `start`: there is a secondary that may take over. */
   #isPaired = false;
   #drained: Deferred<void> | null = null;
@@ -89,33 +78,48 @@ export class ColoCompare implements CheckpointParticipant {
     this.#options = options;
     this.#now = options.now ?? (() => performance.now());
     this.compareTimeoutMs = options.compareTimeoutMs ?? DEFAULT_COMPARE_TIMEOUT_MS;
-    this.maxQueueSize = options.maxQueueSize ?? DEFAULT_MAX_QUEUE_SIZE;
     this.#scanCycleMs = options.expiredScanCycleMs ?? DEFAULT_EXPIRED_SCAN_CYCLE_MS;
     this.#mode = options.bypassUntilStarted ? 'passing' : 'comparing';
-    this.#table = new ConnectionTable(options.maxFlows ?? MAX_FLOWS);
     const vnetHdrSupport = options.vnetHdrSupport ?? false;
     this.#primary = new FrameInput({
       chardev: options.primaryIn,
       vnetHdrSupport,
       onFrame: (bytes, from, to, vnetHdrLen, position) =>
-        this.#fromPrimary(bytes.subarray(from, to), vnetHdrLen, position),
-      onError: (error) => this.#logger.error(`colo-compare '${id}': primary_in: ${error.message}`),
+        this.#fromPrimary(bytes, from, to, vnetHdrLen, position),
+      onError: (error) => this.#failed('primary_in', error),
       onOpen: () => {
         this.#primaryCut.reconnected(this.#primary.stream);
         this.#checkDrained();
       },
       onClose: () => this.#checkDrained(),
-      onIdle: () => this.#checkDrained(),
+      onIdle: () => {
+        this.#chunkMs = -1;
+        this.#checkDrained();
+      },
     });
     this.#secondary = new FrameInput({
       chardev: options.secondaryIn,
       vnetHdrSupport,
       onFrame: (bytes, from, to, vnetHdrLen, position) =>
-        this.#fromSecondary(bytes.subarray(from, to), vnetHdrLen, position),
-      onError: (error) => this.#logger.error(`colo-compare '${id}': secondary_in: ${error.message}`),
+        this.#fromSecondary(bytes, from, to, vnetHdrLen, position),
+      onError: (error) => this.#failed('secondary_in', error),
       onOpen: () => this.#secondaryCut.reconnected(this.#secondary.stream),
+      onIdle: () => {
+        this.#chunkMs = -1;
+      },
     });
     this.#out = new ReleaseQueue(options.outdev, vnetHdrSupport);
+    this.#comparison = new Comparison(
+      {
+        stats: this.stats,
+        maxFlows: options.maxFlows,
+        maxHeldBytes: options.maxHeldBytes ?? MAX_HELD_BYTES,
+        release: (packet) => this.#send(packet.bytes, packet.start, packet.end, packet.vnetHdrLen),
+        request: (reason) => this.#request(reason),
+      },
+      options.maxQueueSize ?? DEFAULT_MAX_QUEUE_SIZE,
+    );
+    this.#comparison.isOpen = this.#mode === 'comparing';
     this.#notify = options.notifyDev
       ? new NotifyDevice(options.notifyDev, vnetHdrSupport, () => this.flush())
       : null;
@@ -131,45 +135,59 @@ export class ColoCompare implements CheckpointParticipant {
     return this.#mode;
   }
 
-  /** Packets of the primary that wait. */
-  get heldPackets(): number {
-    let count = 0;
-    for (const connection of this.#table.all()) count += connection.queue.length + connection.closed.length;
-    return count;
+  /** Packets held of each side of a connection. */
+  get maxQueueSize(): number {
+    return this.#comparison.maxQueueSize;
   }
 
-  /** Their bytes. */
+  set maxQueueSize(packets: number) {
+    this.#comparison.maxQueueSize = packets;
+  }
+
+  /** How long released packets had waited: until the secondary said the same, or until a checkpoint covered them. */
+  get heldUntilSaid(): LatencyHistogram {
+    return this.#comparison.heldUntilSaid;
+  }
+
+  get heldUntilCheckpoint(): LatencyHistogram {
+    return this.#comparison.heldUntilCheckpoint;
+  }
+
+  /** Packets of the primary that wait. */
+  get heldPackets(): number {
+    return this.#comparison.heldPackets;
+  }
+
+  /** The memory that they take. */
   get heldBytes(): number {
-    return this.#heldBytes;
+    return this.#comparison.heldBytes;
   }
 
   /** Packets, or pieces of streams, of the secondary that the primary has not said. */
   get secondaryPackets(): number {
-    let count = 0;
-    for (const connection of this.#table.all()) count += connection.comparer.secondaryItems;
-    return count;
+    return this.#comparison.table.secondaryItems;
   }
 
   get secondaryBytes(): number {
-    return this.#table.secondaryBytes;
+    return this.#comparison.table.secondaryBytes;
   }
 
   get connections(): number {
-    return this.#table.size;
+    return this.#comparison.table.size;
   }
 
   /** Idle connections that were forgotten to make room. */
   get evicted(): number {
-    return this.#table.evicted;
+    return this.#comparison.table.evicted;
   }
 
   get maxConnections(): number {
-    return this.#options.maxFlows ?? MAX_FLOWS;
+    return this.#comparison.maxFlows;
   }
 
   /** Of both sides together. */
   get maxHeldBytes(): number {
-    return this.#options.maxHeldBytes ?? MAX_HELD_BYTES;
+    return this.#comparison.maxHeldBytes;
   }
 
   /** Frames of no bytes, from either side. */
@@ -206,31 +224,19 @@ export class ColoCompare implements CheckpointParticipant {
     };
   }
 
-  /** Asks for a checkpoint when something has waited longer than `compare_timeout`. The timer calls it. */
+  /**
+   * Asks for a checkpoint when something has waited longer than `compare_timeout`, and again for what was asked for and
+   * has not come. The timer calls it.
+   */
   scan(): void {
-    this.#isRequested = false;
-    if (this.#mode !== 'comparing') return;
-    const deadline = this.#now() - this.compareTimeoutMs;
-    for (const connection of this.#table.all()) {
-      const oldest = connection.oldestMs;
-      if (oldest === null || oldest >= deadline) continue;
-      this.stats.timeouts++;
-      const isAckHeld = connection.queue.length > 0 && connection.comparer.cause === 'ack';
-      this.#request(isAckHeld ? 'ack' : 'timeout', connection.text);
-      return;
-    }
+    if (this.#mode === 'comparing') this.#comparison.scan(this.#now() - this.compareTimeoutMs);
+    else this.#comparison.isRequested = false;
   }
 
   /** A checkpoint was taken by somebody else: releases what the primary has said, forgets what the secondary has. */
   flush(): void {
-    for (const connection of this.#table.all()) {
-      connection.comparer.cut();
-      this.#close(connection);
-      this.#releaseClosed(connection);
-      connection.comparer.adopt();
-      this.#table.count(connection);
-    }
-    this.#isRequested = false;
+    this.#comparison.cut();
+    this.#comparison.cover(this.#now());
   }
 
   /** Detaches from the chardevs. What is held then is lost; releasing it first is the caller's decision (`flush`). */
@@ -243,7 +249,7 @@ export class ColoCompare implements CheckpointParticipant {
     this.#secondary.detach();
     this.#out.close();
     this.#notify?.close();
-    this.#table.clear();
+    this.#comparison.clear();
     this.#drained?.resolve();
   }
 
@@ -257,14 +263,10 @@ export class ColoCompare implements CheckpointParticipant {
 
   stopped(role: Role): StreamMark[] {
     if (role !== 'primary') return [];
-    this.#mode = 'closing';
+    this.#setMode('closing');
     this.#primaryCut.at(this.#saidByPrimary());
     this.#secondaryCut.open();
-    for (const connection of this.#table.all()) {
-      connection.comparer.cut();
-      this.#close(connection);
-      this.#table.count(connection);
-    }
+    this.#comparison.cut();
     return [];
   }
 
@@ -289,8 +291,12 @@ export class ColoCompare implements CheckpointParticipant {
     // A packet that is late is only lost to a failover, and comes back by retransmission.
     await this.drainPrimary().catch(() => undefined);
     const frames: HeldFrame[] = [];
-    for (const connection of this.#table.all()) {
-      for (const { frame } of connection.closed) frames.push({ netdev, frame });
+    for (const { closed } of this.#comparison.table.all()) {
+      for (let at = 0; at < closed.length; at++) {
+        const { bytes, start, end } = closed.get(at);
+        // They may leave, and their buffers be used again, before this is sent.
+        frames.push({ netdev, frame: Buffer.from(bytes.subarray(start, end)) });
+      }
     }
     return frames;
   }
@@ -311,15 +317,11 @@ export class ColoCompare implements CheckpointParticipant {
     }
     if (this.#modeNow() !== 'closing') return;
     this.#secondaryCut.settle(this.#secondary.position);
-    for (const connection of this.#table.all()) {
-      this.#releaseClosed(connection);
-      connection.comparer.adopt();
-    }
-    this.#mode = 'comparing';
-    this.#isRequested = false;
+    const nowMs = this.#now();
+    this.#comparison.cover(nowMs);
+    this.#setMode('comparing');
     this.#isPaired = true;
-    this.#eventMs = this.#now();
-    for (const connection of this.#table.all()) this.#compare(connection);
+    this.#comparison.compareAll(nowMs);
   }
 
   error(): Error | null {
@@ -334,9 +336,8 @@ export class ColoCompare implements CheckpointParticipant {
     const hasNeverBegun = !this.#isPaired && this.#options.bypassUntilStarted === true;
     if (role === 'primary' && (failover || hasNeverBegun)) {
       this.flush();
-      this.#table.clear();
-      this.#heldBytes = 0;
-      this.#mode = 'passing';
+      this.#comparison.clear();
+      this.#setMode('passing');
       this.#drained?.resolve();
     }
     return Promise.resolve();
@@ -382,7 +383,7 @@ export class ColoCompare implements CheckpointParticipant {
     this.#primaryCut.at(this.#saidByPrimary());
     this.flush();
     this.#isPaired = false;
-    this.#mode = 'comparing';
+    this.#setMode('comparing');
   }
 
   /** Set while `await` was under way, perhaps. */
@@ -407,145 +408,51 @@ export class ColoCompare implements CheckpointParticipant {
     this.#drained = null;
   }
 
-  #fromPrimary(frame: Uint8Array, vnetHdrLen: number, position: number): void {
-    this.stats.primaryIn++;
-    const view = this.#view;
-    view.parse(frame, this.#options.vnetHdrSupport ? vnetHdrLen : 0);
-    if (!view.isComparable || this.#mode === 'passing') {
-      this.stats.forwarded++;
-      this.#out.send(frame, vnetHdrLen, false);
-      return;
-    }
-    const isClosedEpoch = this.#primaryCut.covers(position);
-    const connection = this.#table.connectionOf(view);
-    if (connection === null) {
-      this.stats.droppedPrimary++;
-      this.#request('queue-full', '(connections)');
-      return;
-    }
-    this.#eventMs = this.#now();
-    const packet = this.#packet.fill(frame, vnetHdrLen, view, this.#eventMs);
-    connection.comparer.notePrimary(packet, isClosedEpoch);
-    if (isClosedEpoch && this.#mode === 'comparing') {
-      // Late, but covered by a checkpoint that the secondary holds.
-      this.stats.releasedByCheckpoint++;
-      this.heldUntilCheckpoint.record(0);
-      this.#out.send(frame, vnetHdrLen, false);
-      connection.comparer.adopt();
-      return;
-    }
-    // The usual case where the secondary is ahead: nothing is copied.
-    if (this.#mode === 'comparing' && connection.queue.length === 0) {
-      if (this.#judge(connection, packet) === 'release') {
-        this.#release(packet, false);
-        this.#table.count(connection);
-        return;
-      }
-    }
-    this.#hold(connection, packet, isClosedEpoch);
+  #failed(input: string, error: Error): void {
+    this.#chunkMs = -1;
+    this.#logger.error(`colo-compare '${this.id}': ${input}: ${error.message}`);
   }
 
-  #fromSecondary(frame: Uint8Array, vnetHdrLen: number, position: number): void {
+  #setMode(mode: Mode): void {
+    this.#mode = mode;
+    this.#comparison.isOpen = mode === 'comparing';
+  }
+
+  #fromPrimary(bytes: Uint8Array, from: number, to: number, vnetHdrLen: number, position: number): void {
+    this.stats.primaryIn++;
+    if (this.#mode === 'passing') {
+      this.stats.forwarded++;
+      this.#send(bytes, from, to, vnetHdrLen);
+      return;
+    }
+    const packet = this.#parse(bytes, from, to, vnetHdrLen);
+    this.#comparison.fromPrimary(this.#view, packet, this.#primaryCut.covers(position));
+  }
+
+  #fromSecondary(bytes: Uint8Array, from: number, to: number, vnetHdrLen: number, position: number): void {
     this.stats.secondaryIn++;
     if (this.#mode === 'passing' || this.#secondaryCut.covers(position)) {
       this.stats.stale++;
       return;
     }
-    const view = this.#view;
-    view.parse(frame, this.#options.vnetHdrSupport ? vnetHdrLen : 0);
-    if (!view.isComparable) {
-      this.stats.ignored++;
-      return;
-    }
-    const connection = this.#table.connectionOf(view);
-    const isFull = this.#heldBytes + this.#table.secondaryBytes >= this.maxHeldBytes;
-    this.#eventMs = this.#now();
-    const packet = this.#packet.fill(frame, vnetHdrLen, view, this.#eventMs);
-    if (connection === null || isFull || !connection.comparer.addSecondary(packet, this.maxQueueSize)) {
-      this.stats.droppedSecondary++;
-      this.#request('queue-full', connection?.text ?? '(connections)');
-      return;
-    }
-    if (this.#mode === 'comparing') this.#compare(connection);
-    connection.comparer.own();
-    this.#table.count(connection);
+    this.#comparison.fromSecondary(this.#view, this.#parse(bytes, from, to, vnetHdrLen));
   }
 
-  #hold(connection: Connection, packet: HeldPacket, isClosedEpoch: boolean): void {
-    const list = isClosedEpoch ? connection.closed : connection.queue;
-    const isFull = this.#heldBytes + this.#table.secondaryBytes >= this.maxHeldBytes;
-    if (isFull || list.length >= this.maxQueueSize) {
-      this.stats.droppedPrimary++;
-      this.#request('queue-full', connection.text);
-      return;
-    }
-    const held = packet.held();
-    this.#heldBytes += held.frame.length;
-    if (isClosedEpoch) {
-      connection.closed.push(held);
-      return;
-    }
-    connection.enqueue(held);
-    // It may have come before one that waits for it.
-    if (this.#mode === 'comparing' && connection.queue.length > 1 && connection.queue[0] === held) {
-      this.#compare(connection);
-    }
+  #parse(bytes: Uint8Array, from: number, to: number, vnetHdrLen: number): HeldPacket {
+    if (this.#chunkMs < 0) this.#chunkMs = this.#now();
+    this.#view.parse(bytes, vnetHdrLen, from, to);
+    const packet = this.#packet.fill(bytes, from, to, vnetHdrLen, this.#view, this.#chunkMs);
+    classify(this.#view, packet);
+    return packet;
   }
 
-  /** Releases from the front of the queue as far as the secondary has come. */
-  #compare(connection: Connection): void {
-    const queue = connection.queue;
-    let released = 0;
-    for (const packet of queue) {
-      if (this.#judge(connection, packet) !== 'release') break;
-      this.#heldBytes -= packet.frame.length;
-      this.#release(packet, true);
-      released++;
-    }
-    if (released > 0) queue.splice(0, released);
-    this.#table.count(connection);
+  #send(bytes: Uint8Array, from: number, to: number, vnetHdrLen: number): void {
+    this.#out.send(bytes.subarray(from, to), vnetHdrLen, false);
   }
 
-  #judge(connection: Connection, packet: HeldPacket): 'release' | 'wait' {
-    const verdict = connection.comparer.judge(packet);
-    if (verdict !== 'mismatch') return verdict;
-    this.stats.mismatches++;
-    this.#request(connection.comparer.cause, connection.text);
-    return 'wait';
-  }
-
-  #release(packet: HeldPacket, isOwned: boolean): void {
-    this.stats.released++;
-    this.heldUntilSaid.record(this.#eventMs - packet.atMs);
-    this.#out.send(packet.frame, packet.vnetHdrLen, isOwned);
-  }
-
-  #close(connection: Connection): void {
-    if (connection.queue.length === 0) return;
-    connection.closed = connection.closed.concat(connection.queue);
-    connection.queue = [];
-  }
-
-  #releaseClosed(connection: Connection): void {
-    if (connection.closed.length === 0) return;
-    const nowMs = this.#now();
-    for (const packet of connection.closed) {
-      this.#heldBytes -= packet.frame.length;
-      this.stats.releasedByCheckpoint++;
-      this.heldUntilCheckpoint.record(nowMs - packet.atMs);
-      this.#out.send(packet.frame, packet.vnetHdrLen, true);
-    }
-    connection.closed = [];
-  }
-
-  #request(cause: CheckpointCause, flow: string): void {
-    // The one that is being taken answers it.
-    if (this.#isRequested || this.#mode !== 'comparing') return;
-    this.#isRequested = true;
-    this.stats.requests++;
-    this.stats.requestsByCause[cause]++;
+  #request(reason: CheckpointReason): void {
+    const { cause, flow } = reason;
     this.#logger.debug({ cause, flow }, `colo-compare '${this.id}' asks for a checkpoint`);
-    const reason: CheckpointReason = { cause, flow };
     if (this.#notify) this.#notify.requestCheckpoint();
     else this.onCheckpointRequest?.(reason);
     this.onAsked?.(reason);

@@ -1,12 +1,15 @@
 /**
  * The connections in comparison, bounded: a full table forgets the idle connection that was not used for longest, and
- * refuses when there is none (QEMU drops them all, with every packet they hold). Also counts the bytes held of the
- * secondary, for the bound over all connections. Key: docs/qemu-behaviour.md 3.2.
+ * refuses when there is none (QEMU drops them all, with every packet they hold). Also counts what is kept of the
+ * secondary, for the bound over all connections. Key: classify.ts; QEMU's: docs/qemu-behaviour.md 3.2.
  */
 import { FlowTable } from '../flow-table.ts';
-import { PROTOCOL } from '../packet.ts';
 import type { PacketView } from '../packet.ts';
 import { Connection } from './connection.ts';
+import type { FlowClass } from './held-packet.ts';
+import type { PacketPool } from './packet-pool.ts';
+import { Siblings } from './siblings.ts';
+import { TwinIndex } from './twin-index.ts';
 
 /** How many of the oldest are looked at for one that is idle. */
 const EVICTION_ATTEMPTS = 64;
@@ -14,34 +17,39 @@ const EVICTION_ATTEMPTS = 64;
 export class ConnectionTable {
   readonly #flows = new FlowTable<Connection>();
   readonly #maxFlows: number;
+  readonly #pool: PacketPool;
+  readonly #index = new TwinIndex();
+  readonly siblings = new Siblings();
   secondaryBytes = 0;
+  secondaryItems = 0;
   evicted = 0;
 
-  constructor(maxFlows: number) {
+  constructor(maxFlows: number, pool: PacketPool) {
     this.#maxFlows = maxFlows;
+    this.#pool = pool;
   }
 
   get size(): number {
     return this.#flows.size;
   }
 
-  /** The packet's connection, a new one if need be; null when the table is full of connections that hold packets. */
-  connectionOf(view: PacketView): Connection | null {
-    // Only whole segments have ports: behind a fragment's IP header may be payload.
-    if (!view.isTcp && view.protocol === PROTOCOL.TCP) view.key.ports = 0;
+  /** The connection of a classified packet, a new one if need be; null when the table is full of ones that hold packets. */
+  connectionOf(view: PacketView, flowClass: FlowClass): Connection | null {
     const found = this.#flows.find(view.key);
     if (found !== null) return found;
     if (this.#flows.size >= this.#maxFlows && !this.#evict()) return null;
-    const connection = new Connection(view.key, view.isTcp);
+    const connection = new Connection(view.key, flowClass, this.#pool, this.#index);
     this.#flows.insert(connection);
     return connection;
   }
 
-  /** Must follow each change of what a comparer holds of the secondary. */
+  /** Must follow each change of what a comparer keeps of the secondary. */
   count(connection: Connection): void {
-    const bytes = connection.comparer.secondaryBytes;
-    this.secondaryBytes += bytes - connection.countedBytes;
-    connection.countedBytes = bytes;
+    const { secondaryBytes, secondaryItems } = connection.comparer;
+    this.secondaryBytes += secondaryBytes - connection.countedBytes;
+    this.secondaryItems += secondaryItems - connection.countedItems;
+    connection.countedBytes = secondaryBytes;
+    connection.countedItems = secondaryItems;
   }
 
   /** Least recently used first. */
@@ -49,15 +57,22 @@ export class ConnectionTable {
     return this.#flows;
   }
 
+  /** Forgets all of them. Their queues must be empty. */
   clear(): void {
+    for (const connection of this.#flows) connection.comparer.dispose();
     this.#flows.clear();
+    this.siblings.clear();
     this.secondaryBytes = 0;
+    this.secondaryItems = 0;
   }
 
   #evict(): boolean {
     let attempts = 0;
     for (const connection of this.#flows) {
       if (connection.isIdle) {
+        this.siblings.forget(connection);
+        connection.comparer.dispose();
+        this.count(connection);
         this.#flows.remove(connection);
         this.evicted++;
         return true;

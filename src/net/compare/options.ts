@@ -2,6 +2,8 @@
 import type { Chardev } from '../../chardev/chardev.ts';
 import type { CheckpointCause } from './comparer.ts';
 
+export type { CheckpointReason, FirstDifference } from './comparer.ts';
+
 export const DEFAULT_COMPARE_TIMEOUT_MS = 3_000;
 export const DEFAULT_EXPIRED_SCAN_CYCLE_MS = 1_000;
 export const DEFAULT_MAX_QUEUE_SIZE = 1_024;
@@ -35,12 +37,6 @@ export interface ColoCompareOptions {
   readonly now?: () => number;
 }
 
-export interface CheckpointReason {
-  readonly cause: CheckpointCause;
-  /** `protocol/source:port>destination:port`, or a word in parentheses. */
-  readonly flow: string;
-}
-
 export interface ColoCompareStats {
   /** Frames read from both sides. */
   primaryIn: number;
@@ -49,9 +45,11 @@ export interface ColoCompareStats {
   released: number;
   /** Released because a checkpoint covers them. */
   releasedByCheckpoint: number;
-  /** Passed without comparison: ARP, IPv6, VLAN, malformed; or no protection. */
+  /** Among `released`: statements that had left before and were repeated (statement.ts). */
+  repeated: number;
+  /** Passed without comparison, since there is no protection. */
   forwarded: number;
-  /** Secondary packets that cannot be compared. */
+  /** Statements of the secondary's that the primary did not say. */
   ignored: number;
   /** Dropped because a bound was reached. */
   droppedPrimary: number;
@@ -70,6 +68,7 @@ export function emptyStats(): ColoCompareStats {
     secondaryIn: 0,
     released: 0,
     releasedByCheckpoint: 0,
+    repeated: 0,
     forwarded: 0,
     ignored: 0,
     droppedPrimary: 0,

@@ -24,6 +24,7 @@ import { TCP_FLAG, laterOf, sequenceDifference } from '../packet.ts';
 import { ByteStore } from './byte-store.ts';
 import type { CheckpointCause, FlowComparer, Verdict } from './comparer.ts';
 import type { HeldPacket } from './held-packet.ts';
+import type { PacketPool } from './packet-pool.ts';
 
 /** Unmatched bytes of a secondary on one connection: more than any window a guest is given. */
 export const MAX_SECONDARY_BYTES = 8 * 1024 * 1024;
@@ -36,16 +37,16 @@ class Progress {
   generation = 0;
 
   note(packet: HeldPacket): void {
-    if (packet.has('SYN') && packet.sequence !== this.initial) {
+    if (packet.isSyn && packet.sequence !== this.initial) {
       this.generation++;
       this.initial = packet.sequence;
       this.end = null;
       this.ack = null;
     }
     // The number of a RST need not belong to the stream at all.
-    if (packet.has('RST')) return;
+    if (packet.isReset) return;
     this.end = this.end === null ? packet.sequenceEnd : laterOf(packet.sequenceEnd, this.end);
-    if (!packet.has('ACK')) return;
+    if (!packet.isAck) return;
     this.ack = this.ack === null ? packet.acknowledgment : laterOf(packet.acknowledgment, this.ack);
   }
 
@@ -58,11 +59,14 @@ class Progress {
 }
 
 export class TcpComparer implements FlowComparer {
-  cause: CheckpointCause = 'payload';
+  cause: CheckpointCause = 'timeout';
+  differenceAt = -1;
+  secondaryByte = 0;
+  readonly forgetsSurplus = false;
   readonly #primary = new Progress();
   /** The primary's progress at the last cut. */
   readonly #closed = new Progress();
-  readonly #store = new ByteStore();
+  readonly #store: ByteStore;
   /** Everything before it has been released, in generation `#matchedGeneration`; null before the first byte. */
   #matchedEnd: number | null = null;
   #matchedGeneration = 0;
@@ -73,12 +77,17 @@ export class TcpComparer implements FlowComparer {
   #saidSyn = false;
   #saidSynAck = false;
   #saidReset = false;
-  /** When a SYN or RST arrived that the primary has not answered with its own. */
-  #signalAtMs: number | null = null;
+  /** When a SYN, and a RST, arrived that the primary has not answered with its own. */
+  #synAtMs: number | null = null;
+  #resetAtMs: number | null = null;
   #primaryReset = false;
 
+  constructor(pool: PacketPool) {
+    this.#store = new ByteStore(pool);
+  }
+
   get secondaryBytes(): number {
-    return this.#store.byteLength;
+    return this.#store.heldBytes;
   }
 
   get secondaryItems(): number {
@@ -86,9 +95,16 @@ export class TcpComparer implements FlowComparer {
   }
 
   get secondaryOldestMs(): number | null {
-    const stored = this.#store.oldestMs;
-    if (this.#signalAtMs === null || stored === null) return this.#signalAtMs ?? stored;
-    return Math.min(stored, this.#signalAtMs);
+    const oldest = Math.min(
+      this.#store.oldestMs ?? Infinity,
+      this.#synAtMs ?? Infinity,
+      this.#resetAtMs ?? Infinity,
+    );
+    return oldest === Infinity ? null : oldest;
+  }
+
+  get isIdle(): boolean {
+    return this.#store.pieces === 0;
   }
 
   notePrimary(packet: HeldPacket, isClosedEpoch: boolean): void {
@@ -106,35 +122,34 @@ export class TcpComparer implements FlowComparer {
   }
 
   addSecondary(packet: HeldPacket, maxItems: number): boolean {
-    if (packet.has('SYN')) this.#secondarySyn(packet);
-    if (packet.has('ACK')) {
+    if (packet.isSyn) this.#secondarySyn(packet);
+    if (packet.isAck) {
       const ack = packet.acknowledgment;
       this.#secondaryAck = this.#secondaryAck === null ? ack : laterOf(ack, this.#secondaryAck);
     }
-    if (packet.has('RST')) {
+    if (packet.isReset) {
       this.#saidReset = true;
-      if (!this.#primaryReset) this.#signalAtMs ??= packet.atMs;
+      if (!this.#primaryReset) this.#resetAtMs ??= packet.atMs;
       return true;
     }
-    const isFin = packet.has('FIN');
+    const isFin = packet.isFin;
     if (packet.payloadBytes === 0 && !isFin) return true;
     let sequence = packet.payloadSequence;
-    let bytes = packet.frame.subarray(packet.from, packet.to);
-    const end = (sequence + bytes.length) >>> 0;
+    let from = packet.from;
+    const end = (sequence + packet.payloadBytes) | 0;
     if (this.#isMatching(this.#secondaryGeneration)) {
       const floor = this.#matchedEnd!;
-      if (sequenceDifference((end + (isFin ? 1 : 0)) >>> 0, floor) <= 0) return true;
+      if (sequenceDifference((end + (isFin ? 1 : 0)) | 0, floor) <= 0) return true;
       const spent = sequenceDifference(floor, sequence);
       if (spent > 0) {
-        bytes = bytes.subarray(Math.min(spent, bytes.length));
+        from += Math.min(spent, packet.payloadBytes);
         sequence = floor;
       }
     }
-    if (this.#store.pieces >= maxItems || this.#store.byteLength + bytes.length > MAX_SECONDARY_BYTES)
-      return false;
-    if (bytes.length > 0) this.#store.insert(sequence, bytes, packet.atMs);
+    const bytes = packet.to - from;
+    if (this.#store.pieces >= maxItems || this.#store.byteLength + bytes > MAX_SECONDARY_BYTES) return false;
     if (isFin) this.#store.setEnd(end, packet.atMs);
-    return true;
+    return bytes === 0 || this.#store.insert(sequence, packet.bytes, from, packet.to, packet.atMs, maxItems);
   }
 
   own(): void {
@@ -142,21 +157,36 @@ export class TcpComparer implements FlowComparer {
   }
 
   judge(packet: HeldPacket): Verdict {
+    // What was stored first stays, so it will not become equal.
+    if (packet.isDifferent) return 'mismatch';
+    this.differenceAt = -1;
     if (packet.generation !== this.#secondaryGeneration) {
+      if (packet.generation > this.#secondaryGeneration) return this.#wait();
       this.cause = 'protocol';
-      return packet.generation > this.#secondaryGeneration ? 'wait' : 'mismatch';
+      return 'mismatch';
     }
-    if (packet.has('RST')) return this.#judgeReset(packet);
-    if (packet.has('SYN') && !this.#isRepeated(packet)) {
-      const isSaid = packet.has('ACK') ? this.#saidSynAck : this.#saidSyn;
-      this.cause = 'protocol';
-      if (!isSaid) return 'wait';
+    if (packet.isReset) return this.#judgeReset(packet);
+    if (packet.isSyn && !this.#isRepeated(packet)) {
+      const isSaid = packet.isAck ? this.#saidSynAck : this.#saidSyn;
+      if (!isSaid) return this.#wait();
     }
     const verdict = this.#judgeBytes(packet);
     if (verdict !== 'release') return verdict;
     if (!this.#isAcknowledged(packet)) return 'wait';
     this.#advance(packet);
     return 'release';
+  }
+
+  mayOvertake(): boolean {
+    return false;
+  }
+
+  released(): void {
+    return;
+  }
+
+  expire(): number {
+    return 0;
   }
 
   cut(): void {
@@ -166,7 +196,8 @@ export class TcpComparer implements FlowComparer {
     this.#saidSyn = false;
     this.#saidSynAck = false;
     this.#saidReset = false;
-    this.#signalAtMs = null;
+    this.#synAtMs = null;
+    this.#resetAtMs = null;
     this.#primaryReset = false;
     this.#followClosed();
   }
@@ -179,6 +210,10 @@ export class TcpComparer implements FlowComparer {
     if (closed.end !== null) this.#store.dropBefore(closed.end);
     if (closed.ack === null) return;
     this.#secondaryAck = this.#secondaryAck === null ? closed.ack : laterOf(closed.ack, this.#secondaryAck);
+  }
+
+  dispose(): void {
+    this.#store.clear();
   }
 
   /** The secondary stands where the primary stood, in the same connection. */
@@ -198,24 +233,26 @@ export class TcpComparer implements FlowComparer {
       this.#saidSyn = false;
       this.#saidSynAck = false;
       this.#saidReset = false;
-      this.#signalAtMs = packet.atMs;
+      this.#synAtMs = packet.atMs;
+      this.#resetAtMs = null;
+      this.#primaryReset = false;
     }
-    if (packet.has('ACK')) this.#saidSynAck = true;
+    if (packet.isAck) this.#saidSynAck = true;
     else this.#saidSyn = true;
   }
 
   #judgeReset(packet: HeldPacket): Verdict {
-    this.cause = 'protocol';
-    if (!this.#saidReset || !this.#isAcknowledged(packet)) return 'wait';
+    if (!this.#saidReset) return this.#wait();
+    if (!this.#isAcknowledged(packet)) return 'wait';
     this.#primaryReset = true;
-    this.#signalAtMs = null;
+    this.#resetAtMs = null;
     return 'release';
   }
 
   #judgeBytes(packet: HeldPacket): Verdict {
     const end = packet.sequenceEnd;
     const start = packet.payloadSequence;
-    const isFin = packet.has('FIN');
+    const isFin = packet.isFin;
     if (packet.payloadBytes === 0 && !isFin) return 'release';
     if (!this.#isMatching(packet.generation)) {
       // The first bytes since this connection is watched. Behind a SYN nothing can have come before them.
@@ -225,16 +262,20 @@ export class TcpComparer implements FlowComparer {
     }
     const matched = this.#matchedEnd!;
     if (sequenceDifference(end, matched) <= 0) return 'release';
-    this.cause = 'payload';
     // A gap: what belongs there was lost on its way here and will be sent again. Only in order can it be checked.
-    if (sequenceDifference(start, matched) > 0) return 'wait';
+    if (sequenceDifference(start, matched) > 0) return this.#wait();
     const known = Math.max(sequenceDifference(matched, start), packet.verifiedBytes);
     if (known < packet.payloadBytes) {
       const from = packet.from + known;
-      const agreement = this.#store.agree((start + known) >>> 0, packet.frame, from, packet.to);
+      const agreement = this.#store.agree((start + known) | 0, packet.bytes, from, packet.to);
       packet.verifiedBytes = known + this.#store.agreedBytes;
-      if (agreement === 'different') return 'mismatch';
-      if (agreement === 'partial') return this.#isCutShort(packet) ? 'mismatch' : 'wait';
+      if (agreement === 'different') {
+        this.cause = 'payload';
+        this.differenceAt = packet.from + packet.verifiedBytes;
+        this.secondaryByte = this.#store.differentByte;
+        return 'mismatch';
+      }
+      if (agreement === 'partial') return this.#isCutShort(packet) ? 'mismatch' : this.#wait();
     }
     return this.#judgeEnd(packet, isFin);
   }
@@ -242,24 +283,29 @@ export class TcpComparer implements FlowComparer {
   /** All bytes agree; where the stream ends must agree as well. */
   #judgeEnd(packet: HeldPacket, isFin: boolean): Verdict {
     const end = this.#store.end;
-    const at = (packet.payloadSequence + packet.payloadBytes) >>> 0;
+    const at = (packet.payloadSequence + packet.payloadBytes) | 0;
     this.cause = 'length';
     if (!isFin) return end !== null && sequenceDifference(at, end) > 0 ? 'mismatch' : 'release';
     if (end === at) return 'release';
-    return end !== null || this.#store.hasFrom(at) ? 'mismatch' : 'wait';
+    return end !== null || this.#store.hasFrom(at) ? 'mismatch' : this.#wait();
+  }
+
+  #wait(): Verdict {
+    this.cause = 'timeout';
+    return 'wait';
   }
 
   /** The secondary has closed its stream before the bytes that the primary still sends. */
   #isCutShort(packet: HeldPacket): boolean {
     const end = this.#store.end;
     if (end === null) return false;
-    const isBeyond = sequenceDifference((packet.payloadSequence + packet.payloadBytes) >>> 0, end) > 0;
+    const isBeyond = sequenceDifference((packet.payloadSequence + packet.payloadBytes) | 0, end) > 0;
     if (isBeyond) this.cause = 'length';
     return isBeyond;
   }
 
   #isAcknowledged(packet: HeldPacket): boolean {
-    if (!packet.has('ACK')) return true;
+    if (!packet.isAck) return true;
     this.cause = 'ack';
     return this.#secondaryAck !== null && sequenceDifference(packet.acknowledgment, this.#secondaryAck) <= 0;
   }
@@ -276,9 +322,10 @@ export class TcpComparer implements FlowComparer {
   }
 
   #advance(packet: HeldPacket): void {
-    if (packet.has('SYN')) this.#signalAtMs = null;
+    if (packet.isSyn) this.#synAtMs = null;
     const isMatching = this.#isMatching(packet.generation);
-    if (!isMatching && packet.payloadBytes === 0 && !packet.has('FIN') && !packet.has('SYN')) return;
+    // One that carries nothing may stand behind bytes that have not come yet.
+    if (packet.payloadBytes === 0 && !packet.isFin && !packet.isSyn) return;
     const end = packet.sequenceEnd;
     this.#matchedEnd = isMatching ? laterOf(end, this.#matchedEnd!) : end;
     this.#matchedGeneration = packet.generation;

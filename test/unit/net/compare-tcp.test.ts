@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { TcpFields } from './frames.ts';
-import { payloadText, tcp } from './frames.ts';
+import { keyOf, payloadText, tcp } from './frames.ts';
 import type { Rig } from './compare-rig.ts';
 import { withRig } from './compare-rig.ts';
 
@@ -41,7 +41,14 @@ test('a difference asks for a checkpoint at once and leaves nothing out', () =>
     p(rig, { seq: 100, ack: 1, payload: 'abc' });
     s(rig, { seq: 100, ack: 1, payload: 'abX' });
     assert.deepEqual(texts(rig), []);
-    assert.deepEqual(rig.requests, [{ cause: 'payload', flow: 'tcp/10.0.2.15:80>10.0.2.2:40000' }]);
+    assert.deepEqual(rig.requests, [
+      {
+        cause: 'payload',
+        flow: 'tcp/10.0.2.15:80>10.0.2.2:40000',
+        key: keyOf(tcp({})),
+        difference: { packetOffset: 56, payloadOffset: 2, primaryByte: 0x63, secondaryByte: 0x58 },
+      },
+    ]);
     s(rig, { seq: 100, ack: 1, payload: 'abX' });
     assert.equal(rig.requests.length, 1, 'one request until it is answered');
     await rig.checkpoint();
@@ -246,7 +253,8 @@ test('packets of either side that find no twin time out', async () => {
       assert.equal(rig.requests.length, 0, 'not before the limit has passed');
       rig.clock.ms = 3001;
       rig.compare.scan();
-      assert.equal(rig.requests[0]?.cause, 'timeout');
+      // On this flow only one side has ever spoken.
+      assert.equal(rig.requests[0]?.cause, side === 'primary' ? 'new-connection' : 'timeout');
       rig.compare.scan();
       assert.equal(rig.requests.length, 2, 'again with each scan until it is answered');
     });

@@ -1,5 +1,6 @@
 /** Builds Ethernet frames with right checksums, for tests. */
 import { ipv4HeaderChecksum, tcpChecksum } from '../../../src/net/checksum.ts';
+import type { FlowKey } from '../../../src/net/flow-key.ts';
 import { PROTOCOL, PacketView, TCP_FLAG, putU16, putU32 } from '../../../src/net/packet.ts';
 
 export const GUEST_MAC = Uint8Array.from([0x52, 0x54, 0, 0, 0, 1]);
@@ -140,6 +141,23 @@ export function icmp(payload: string): Uint8Array {
 
 export function arp(): Uint8Array {
   return ethernet(0x0806, new Uint8Array(46));
+}
+
+/** A whole ARP packet of the guest's: operation 1 asks, 2 answers. `host`: the last byte of the address in question. */
+export function arpFor(host: number, operation = 1): Uint8Array {
+  const packet = new Uint8Array(46);
+  packet.set([0, 1, 8, 0, 6, 4, 0, operation]);
+  packet.set(GUEST_MAC, 8);
+  putU32(packet, 14, GUEST);
+  putU32(packet, 24, (CLIENT & 0xffffff00) | host);
+  return ethernet(0x0806, packet);
+}
+
+/** The key that a PacketView gives to a frame. */
+export function keyOf(frame: Uint8Array): FlowKey {
+  const view = new PacketView();
+  view.parse(frame);
+  return view.key;
 }
 
 /** The TCP payload of a frame, as text. */
