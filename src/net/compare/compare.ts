@@ -369,7 +369,7 @@ export class ColoCompare implements CheckpointParticipant {
     view.parse(frame, this.#options.vnetHdrSupport ? vnetHdrLen : 0);
     if (!view.isComparable || this.#mode === 'passing') {
       this.stats.forwarded++;
-      this.#out.send(frame, vnetHdrLen, false);
+      this.#out.send(frame, 0, frame.length, vnetHdrLen);
       return;
     }
     const isClosedEpoch = this.#primaryCut.covers(position);
@@ -384,14 +384,14 @@ export class ColoCompare implements CheckpointParticipant {
     if (isClosedEpoch && this.#mode === 'comparing') {
       // Late, but covered by a checkpoint that the secondary holds.
       this.stats.releasedByCheckpoint++;
-      this.#out.send(frame, vnetHdrLen, false);
+      this.#out.send(frame, 0, frame.length, vnetHdrLen);
       connection.comparer.adopt();
       return;
     }
     // The usual case where the secondary is ahead: nothing is copied.
     if (this.#mode === 'comparing' && connection.queue.length === 0) {
       if (this.#judge(connection, packet) === 'release') {
-        this.#release(packet, false);
+        this.#release(packet);
         this.#table.count(connection);
         return;
       }
@@ -456,7 +456,7 @@ export class ColoCompare implements CheckpointParticipant {
     for (const packet of queue) {
       if (this.#judge(connection, packet) !== 'release') break;
       this.#heldBytes -= packet.frame.length;
-      this.#release(packet, true);
+      this.#release(packet);
       released++;
     }
     if (released > 0) queue.splice(0, released);
@@ -471,9 +471,9 @@ export class ColoCompare implements CheckpointParticipant {
     return 'wait';
   }
 
-  #release(packet: HeldPacket, isOwned: boolean): void {
+  #release(packet: HeldPacket): void {
     this.stats.released++;
-    this.#out.send(packet.frame, packet.vnetHdrLen, isOwned);
+    this.#out.send(packet.frame, 0, packet.frame.length, packet.vnetHdrLen);
   }
 
   #close(connection: Connection): void {
@@ -486,7 +486,7 @@ export class ColoCompare implements CheckpointParticipant {
     for (const packet of connection.closed) {
       this.#heldBytes -= packet.frame.length;
       this.stats.releasedByCheckpoint++;
-      this.#out.send(packet.frame, packet.vnetHdrLen, true);
+      this.#out.send(packet.frame, 0, packet.frame.length, packet.vnetHdrLen);
     }
     connection.closed = [];
   }
