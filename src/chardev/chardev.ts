@@ -23,7 +23,7 @@ export interface Chardev {
    * when not connected or not an inet socket. Both ends of one connection see the same two names, crossed.
    */
   readonly connection: { readonly outgoing: string; readonly incoming: string } | null;
-  /** Bytes given to the current connection by `write`. 0 again after each connect. */
+  /** Bytes accepted for the current connection by `write`. 0 again after each connect. */
   readonly bytesOut: number;
   /** Bytes that the frontend has been given from the current connection. */
   readonly bytesIn: number;
@@ -33,12 +33,13 @@ export interface Chardev {
   /** Who uses it, or null. */
   readonly user: string | null;
   /**
-   * Sends bytes (copied if they cannot be sent at once: the caller may reuse them). False when no peer is connected or
-   * when the bound on unsent bytes (4 MiB) is reached: nothing at all was sent then.
+   * Sends bytes, which are copied: the caller may reuse them. They leave, in order, at the latest when the callback that
+   * the caller runs in has ended. False when no peer is connected or when the bound on unsent bytes (4 MiB) is reached:
+   * nothing at all was accepted then.
    */
   write(bytes: Uint8Array): boolean;
-  /** Two pieces as one unit: both or none are sent. For a header and its payload. */
-  writePair(head: Uint8Array, body: Uint8Array): boolean;
+  /** `head` and `body[from, to)` as one unit: both or none are accepted. For a header and its payload. */
+  writePair(head: Uint8Array, body: Uint8Array, from?: number, to?: number): boolean;
   /** Stops (or goes on) reading from the peer; TCP's own flow control does the rest. */
   setReading(on: boolean): void;
   close(): Promise<void>;

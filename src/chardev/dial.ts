@@ -7,6 +7,8 @@ import { access, lstat, unlink } from 'node:fs/promises';
 import net from 'node:net';
 import path from 'node:path';
 import { ClosedError, ColoError, ParameterError, TimeoutError } from '../base/errors.ts';
+import { intoMemory } from '../base/own-memory-socket.ts';
+import type { ReceivingMemory } from '../base/own-memory-socket.ts';
 import { UNIX_PATH_MAX_BYTES, formatAddress, formatHostPort } from './address.ts';
 import type { InetAddress, SocketAddress, UnixAddress } from './address.ts';
 import { codeOf, systemErrorText } from './system-errors.ts';
@@ -47,9 +49,15 @@ function familyOf(address: InetAddress): 4 | 6 | 0 {
  */
 export function connectSocket(
   address: SocketAddress,
-  options: { readonly noDelay: boolean; readonly deadlineMs: number; readonly signal: AbortSignal },
+  options: {
+    readonly noDelay: boolean;
+    readonly deadlineMs: number;
+    readonly signal: AbortSignal;
+    /** Where it reads to; without it, it emits 'data'. */
+    readonly memory?: ReceivingMemory;
+  },
 ): Promise<net.Socket> {
-  const { deadlineMs, noDelay, signal } = options;
+  const { deadlineMs, noDelay, signal, memory } = options;
   const name = formatAddress(address);
   return new Promise((resolve, reject) => {
     if (address.type === 'unix') checkUnixPath(address);
@@ -57,7 +65,7 @@ export function connectSocket(
       address.type === 'unix'
         ? { path: address.path }
         : { host: address.host || 'localhost', port: portOf(address), family: familyOf(address), noDelay };
-    const socket = new net.Socket();
+    const socket = new net.Socket(memory && intoMemory(memory));
     const finish = (): void => {
       clearTimeout(timer);
       signal.removeEventListener('abort', onAbort);

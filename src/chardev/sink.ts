@@ -80,9 +80,9 @@ export class SinkChardev implements Chardev {
     return true;
   }
 
-  writePair(head: Uint8Array, body: Uint8Array): boolean {
-    if (this.#sender && !this.#sender.send(head, body)) return false;
-    this.bytesOut += head.length + body.length;
+  writePair(head: Uint8Array, body: Uint8Array, from = 0, to = body.length): boolean {
+    if (this.#sender && !this.#sender.send(head, body, from, to)) return false;
+    this.bytesOut += head.length + (to - from);
     return true;
   }
 
@@ -92,6 +92,7 @@ export class SinkChardev implements Chardev {
 
   async close(): Promise<void> {
     const stream = this.#stream;
+    this.#sender?.flush();
     this.#stream = null;
     this.#sender = null;
     if (!stream || stream.destroyed) return;

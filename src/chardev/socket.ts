@@ -15,6 +15,8 @@ import net from 'node:net';
 import { Deferred } from '../base/async.ts';
 import { ClosedError, messageOf } from '../base/errors.ts';
 import { loggerFor } from '../base/logger.ts';
+import { pauseAtOnce, readIntoOwnMemory } from '../base/own-memory-socket.ts';
+import type { ReceivingMemory } from '../base/own-memory-socket.ts';
 import { connectionName, formatAddress, formatHostPort, normaliseHost } from './address.ts';
 import type { SocketAddress } from './address.ts';
 import { BoundedSender } from './bounded-sender.ts';
@@ -28,6 +30,11 @@ const log = loggerFor('chardev');
 const WAITING_CLIENTS_LIMIT = 4;
 
 const CONNECT_DEADLINE_MS = 10_000;
+
+/** What all sockets read into: it is used up within the callback of the read (ChardevFrontend.onData). */
+const SLAB = Buffer.allocUnsafeSlow(64 * 1024);
+/** The view of the latest read, which the next one mostly has use for. */
+let received = SLAB;
 
 export interface SocketChardevConfig {
   readonly backend: 'socket';
@@ -56,6 +63,10 @@ export class SocketChardev implements Chardev {
   readonly config: SocketChardevConfig;
   readonly #port: FrontendPort;
   readonly #closing = new AbortController();
+  readonly #memory: ReceivingMemory = {
+    nextBuffer: () => SLAB,
+    received: (count) => this.#received(count),
+  };
   readonly #waitingClients: net.Socket[] = [];
   #server: net.Server | null = null;
   #link: Link | null = null;
@@ -170,8 +181,8 @@ export class SocketChardev implements Chardev {
     return this.#link?.sender.send(bytes) ?? false;
   }
 
-  writePair(head: Uint8Array, body: Uint8Array): boolean {
-    return this.#link?.sender.send(head, body) ?? false;
+  writePair(head: Uint8Array, body: Uint8Array, from?: number, to?: number): boolean {
+    return this.#link?.sender.send(head, body, from, to) ?? false;
   }
 
   setReading(on: boolean): void {
@@ -194,9 +205,21 @@ export class SocketChardev implements Chardev {
     await Promise.all([serverClosed, socketClosed]);
   }
 
+  readonly #onError = (error: Error): void => {
+    log.debug({ chardev: this.id }, `connection failed: ${error.message}`);
+  };
+
+  /** Bytes of the current connection have come into the slab: only that one is ever read. */
+  #received(count: number): void {
+    const link = this.#link;
+    if (link === null) return;
+    link.bytesIn += count;
+    this.#port.data(received.length === count ? received : (received = SLAB.subarray(0, count)));
+  }
+
   #accept(socket: net.Socket): void {
     // It may fail while it waits, too; 'close' follows.
-    socket.on('error', (error) => log.debug({ chardev: this.id }, `connection failed: ${error.message}`));
+    socket.on('error', this.#onError);
     if (this.#closing.signal.aborted || this.#waitingClients.length >= WAITING_CLIENTS_LIMIT) {
       socket.destroy();
       return;
@@ -211,15 +234,23 @@ export class SocketChardev implements Chardev {
 
   #serveNext(): void {
     if (this.#link) return;
-    const socket = this.#waitingClients.shift();
-    if (socket) this.#establish(socket);
+    const accepted = this.#waitingClients.shift();
+    if (!accepted) return;
+    const socket = readIntoOwnMemory(accepted, this.#memory, true);
+    socket.on('error', this.#onError);
+    this.#establish(socket);
   }
 
   async #dial(): Promise<void> {
     const { address, nodelay, connectDeadlineMs = CONNECT_DEADLINE_MS } = this.config;
     const signal = this.#closing.signal;
-    const socket = await connectSocket(address, { noDelay: nodelay, deadlineMs: connectDeadlineMs, signal });
-    socket.on('error', (error) => log.debug({ chardev: this.id }, `connection failed: ${error.message}`));
+    const socket = await connectSocket(address, {
+      noDelay: nodelay,
+      deadlineMs: connectDeadlineMs,
+      signal,
+      memory: this.#memory,
+    });
+    socket.on('error', this.#onError);
     if (signal.aborted) {
       socket.destroy();
       throw new ClosedError(`chardev '${this.id}' was closed`);
@@ -247,6 +278,7 @@ export class SocketChardev implements Chardev {
   }
 
   #establish(socket: net.Socket): void {
+    pauseAtOnce(socket);
     const link: Link = {
       socket,
       sender: new BoundedSender(socket),
@@ -254,11 +286,6 @@ export class SocketChardev implements Chardev {
       filename: filenameOf(socket, this.config),
       bytesIn: 0,
     };
-    socket.on('data', (chunk: Buffer) => {
-      if (this.#link !== link) return;
-      link.bytesIn += chunk.length;
-      this.#port.data(chunk);
-    });
     socket.on('end', () => this.#drop(link));
     socket.on('close', () => this.#drop(link));
     this.#link = link;
@@ -270,6 +297,7 @@ export class SocketChardev implements Chardev {
   #drop(link: Link): void {
     if (this.#link !== link) return;
     this.#link = null;
+    link.sender.flush();
     link.socket.destroy();
     this.#port.closed();
     if (this.config.server) this.#serveNext();

@@ -97,8 +97,8 @@ export class StdioChardev implements Chardev {
     return this.#sender?.send(bytes) ?? false;
   }
 
-  writePair(head: Uint8Array, body: Uint8Array): boolean {
-    return this.#sender?.send(head, body) ?? false;
+  writePair(head: Uint8Array, body: Uint8Array, from?: number, to?: number): boolean {
+    return this.#sender?.send(head, body, from, to) ?? false;
   }
 
   setReading(on: boolean): void {
@@ -109,6 +109,7 @@ export class StdioChardev implements Chardev {
   close(): Promise<void> {
     const { input, output } = this.#streams;
     if (this.#sender) {
+      this.#sender.flush();
       this.#sender = null;
       if (input.isTTY) input.setRawMode(false);
       this.#port.closed();

@@ -10,6 +10,7 @@ import type { Socket } from 'node:net';
 import { Deferred, InFlight, withDeadline } from '../base/async.ts';
 import { ClosedError, ColoError, ProtocolError, messageOf } from '../base/errors.ts';
 import type { Logger } from '../base/logger.ts';
+import { readIntoOwnMemory } from '../base/own-memory-socket.ts';
 import type { TlsCredentials } from '../base/tls/credentials.ts';
 import { secureAsServer } from '../base/tls/upgrade.ts';
 import type { BufferPool } from './buffer-pool.ts';
@@ -28,7 +29,6 @@ import {
   NBD_STATUS_COST,
   NBD_TURN,
 } from './limits.ts';
-import { readIntoOwnMemory } from './own-memory-socket.ts';
 import { PacedWriter, type ReplyWriter } from './paced-writer.ts';
 import { answer, refusalOf, refuse, type Reply } from './server-commands.ts';
 import { REQUEST_BYTES, decodeRequest, type NbdRequest } from './wire.ts';

@@ -6,7 +6,7 @@
 import type { Logger } from '../base/logger.ts';
 import type { StreamMark } from '../base/participant.ts';
 import type { Chardev, ChardevFrontend } from '../chardev/chardev.ts';
-import { encodeHeader } from './framing.ts';
+import { encodeHeader, headerBytes } from './framing.ts';
 
 const WARNING_INTERVAL_MS = 5_000;
 
@@ -35,7 +35,7 @@ export class RateLimitedWarning {
 export class FrameOutput implements ChardevFrontend {
   readonly chardev: Chardev;
   readonly #vnetHdrSupport: boolean;
-  readonly #header = new Uint8Array(8);
+  readonly #header: Uint8Array;
   /** Frames that could not be written. */
   lost = 0;
   written = 0;
@@ -43,6 +43,7 @@ export class FrameOutput implements ChardevFrontend {
   constructor(chardev: Chardev, vnetHdrSupport: boolean) {
     this.chardev = chardev;
     this.#vnetHdrSupport = vnetHdrSupport;
+    this.#header = new Uint8Array(headerBytes(vnetHdrSupport));
   }
 
   /** Takes the chardev. Throws ChardevInUseError. */
@@ -56,9 +57,14 @@ export class FrameOutput implements ChardevFrontend {
 
   /** False: nothing of it was sent. A frame of no bytes is never sent: QEMU's colo-compare aborts on one. */
   write(frame: Uint8Array, vnetHdrLen: number): boolean {
-    if (frame.length === 0) return false;
-    const header = encodeHeader(this.#header, frame.length, this.#vnetHdrSupport ? vnetHdrLen : null);
-    const isWritten = this.chardev.writePair(header, frame);
+    return this.writeRange(frame, 0, frame.length, vnetHdrLen);
+  }
+
+  /** As `write`, for the frame `bytes[from, to)`. */
+  writeRange(bytes: Uint8Array, from: number, to: number, vnetHdrLen: number): boolean {
+    if (to === from) return false;
+    const header = encodeHeader(this.#header, to - from, this.#vnetHdrSupport ? vnetHdrLen : null);
+    const isWritten = this.chardev.writePair(header, bytes, from, to);
     if (isWritten) this.written++;
     else this.lost++;
     return isWritten;

@@ -112,6 +112,17 @@ export class FrameDecoder {
     const header = this.#header;
     let at = 0;
     while (at < chunk.length && !this.#dead && this.#generation === generation) {
+      if (this.#headerFill === 0) {
+        // The usual case: a frame that lies whole in the chunk.
+        const from = at + header.length;
+        const to = from <= chunk.length ? from + u32At(chunk, at) : Infinity;
+        if (to <= chunk.length && to > from && to - from <= MAX_FRAME_BYTES) {
+          this.#vnetHdrLen = header.length > LENGTH_BYTES ? u32At(chunk, at + LENGTH_BYTES) : 0;
+          this.#deliver(chunk, from, to);
+          at = to;
+          continue;
+        }
+      }
       if (this.#headerFill < header.length) {
         at = this.#takeHeader(chunk, at);
         if (this.#headerFill < header.length) return;

@@ -114,7 +114,7 @@ export class ColoCompare implements CheckpointParticipant {
         stats: this.stats,
         maxFlows: options.maxFlows,
         maxHeldBytes: options.maxHeldBytes ?? MAX_HELD_BYTES,
-        release: (packet) => this.#send(packet.bytes, packet.start, packet.end, packet.vnetHdrLen),
+        release: (packet) => this.#out.send(packet.bytes, packet.start, packet.end, packet.vnetHdrLen),
         request: (reason) => this.#request(reason),
       },
       options.maxQueueSize ?? DEFAULT_MAX_QUEUE_SIZE,
@@ -422,7 +422,7 @@ export class ColoCompare implements CheckpointParticipant {
     this.stats.primaryIn++;
     if (this.#mode === 'passing') {
       this.stats.forwarded++;
-      this.#send(bytes, from, to, vnetHdrLen);
+      this.#out.send(bytes, from, to, vnetHdrLen);
       return;
     }
     const packet = this.#parse(bytes, from, to, vnetHdrLen);
@@ -444,10 +444,6 @@ export class ColoCompare implements CheckpointParticipant {
     const packet = this.#packet.fill(bytes, from, to, vnetHdrLen, this.#view, this.#chunkMs);
     classify(this.#view, packet);
     return packet;
-  }
-
-  #send(bytes: Uint8Array, from: number, to: number, vnetHdrLen: number): void {
-    this.#out.send(bytes.subarray(from, to), vnetHdrLen, false);
   }
 
   #request(reason: CheckpointReason): void {

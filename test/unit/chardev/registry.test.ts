@@ -6,7 +6,7 @@ import { test } from 'node:test';
 import { Chardevs } from '../../../src/chardev/registry.ts';
 import { SocketChardev } from '../../../src/chardev/socket.ts';
 import { StdioChardev } from '../../../src/chardev/stdio.ts';
-import { RecordingFrontend, connectTo, portOf, socketConfig, tempFolder } from './support.ts';
+import { RecordingFrontend, connectTo, portOf, socketConfig, tempFolder, turns } from './support.ts';
 
 test('adding, finding, using and removing, with the texts of QEMU', async (t) => {
   const chardevs = new Chardevs();
@@ -126,6 +126,8 @@ test('standard input is one user’s, raw on a terminal, with Ctrl-C kept', asyn
   chardev.attach(frontend, 'serial');
   await frontend.until(() => frontend.received.length === 5);
   chardev.write(Buffer.from('out'));
+  assert.equal(output.read(), null);
+  await turns(1);
   assert.equal(String(output.read()), 'out');
   input.write(Buffer.of(3));
   input.write('x');

@@ -40,10 +40,10 @@ export class MemoryChardev implements Chardev {
     return this.writePair(bytes, new Uint8Array(0));
   }
 
-  writePair(head: Uint8Array, body: Uint8Array): boolean {
+  writePair(head: Uint8Array, body: Uint8Array, from = 0, to = body.length): boolean {
     if (!this.connected || this.full) return false;
-    this.bytesOut += head.length + body.length;
-    const both = new Uint8Array(Buffer.concat([head, body]));
+    const both = new Uint8Array(Buffer.concat([head, body.subarray(from, to)]));
+    this.bytesOut += both.length;
     this.written.push(both);
     this.peer?.give(both);
     return true;
