@@ -87,7 +87,8 @@ export class Comparison {
   /** A packet of the secondary, on borrowed bytes. */
   fromSecondary(view: PacketView, packet: HeldPacket): void {
     const connection = this.table.connectionOf(view, packet.flowClass);
-    if (connection === null || this.#isFull || !connection.comparer.addSecondary(packet, this.maxQueueSize)) {
+    const hasRoom = this.#hasRoomFor(packet.payloadBytes);
+    if (connection === null || !hasRoom || !connection.comparer.addSecondary(packet, this.maxQueueSize)) {
       this.#stats.droppedSecondary++;
       this.#request('queue-full', connection, null);
       if (connection === null) return;
@@ -163,8 +164,10 @@ export class Comparison {
     this.table.clear();
   }
 
-  get #isFull(): boolean {
-    return this.heldBytes + this.table.secondaryBytes >= this.maxHeldBytes;
+  /** What is compared in place needs none, and several pieces for one segment need more; close enough for a bound. */
+  #hasRoomFor(bytes: number): boolean {
+    const cost = this.pool.costOf(bytes);
+    return this.heldBytes + this.table.secondaryBytes + cost <= this.maxHeldBytes;
   }
 
   /** Late, but covered by a checkpoint that the secondary holds. */
@@ -181,7 +184,7 @@ export class Comparison {
 
   #hold(connection: Connection, packet: HeldPacket, isClosedEpoch: boolean): void {
     const list = isClosedEpoch ? connection.closed : connection.queue;
-    if (this.#isFull || list.length >= this.maxQueueSize) {
+    if (!this.#hasRoomFor(packet.end - packet.start) || list.length >= this.maxQueueSize) {
       this.#stats.droppedPrimary++;
       this.#request('queue-full', connection, null);
       return;

@@ -6,9 +6,11 @@
 import { FlowTable } from '../flow-table.ts';
 import type { PacketView } from '../packet.ts';
 import { Connection } from './connection.ts';
+import type { Shared } from './connection.ts';
 import type { FlowClass } from './held-packet.ts';
 import type { PacketPool } from './packet-pool.ts';
 import { Siblings } from './siblings.ts';
+import { StatementLog } from './statement-memory.ts';
 import { TwinIndex } from './twin-index.ts';
 
 /** How many of the oldest are looked at for one that is idle. */
@@ -17,8 +19,7 @@ const EVICTION_ATTEMPTS = 64;
 export class ConnectionTable {
   readonly #flows = new FlowTable<Connection>();
   readonly #maxFlows: number;
-  readonly #pool: PacketPool;
-  readonly #index = new TwinIndex();
+  readonly #shared: Shared;
   readonly siblings = new Siblings();
   secondaryBytes = 0;
   secondaryItems = 0;
@@ -26,7 +27,7 @@ export class ConnectionTable {
 
   constructor(maxFlows: number, pool: PacketPool) {
     this.#maxFlows = maxFlows;
-    this.#pool = pool;
+    this.#shared = { pool, index: new TwinIndex(), log: new StatementLog(pool) };
   }
 
   get size(): number {
@@ -38,7 +39,7 @@ export class ConnectionTable {
     const found = this.#flows.find(view.key);
     if (found !== null) return found;
     if (this.#flows.size >= this.#maxFlows && !this.#evict()) return null;
-    const connection = new Connection(view.key, flowClass, this.#pool, this.#index);
+    const connection = new Connection(view.key, flowClass, this.#shared);
     this.#flows.insert(connection);
     return connection;
   }

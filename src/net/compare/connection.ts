@@ -10,9 +10,17 @@ import type { FlowClass, HeldPacket } from './held-packet.ts';
 import type { PacketPool } from './packet-pool.ts';
 import { Ring } from './ring.ts';
 import type { SiblingGroup } from './siblings.ts';
+import type { StatementLog } from './statement-memory.ts';
 import { StatementComparer } from './statement.ts';
 import { TcpComparer } from './tcp.ts';
 import type { TwinIndex } from './twin-index.ts';
+
+/** What all connections of a comparer have in common. */
+export interface Shared {
+  readonly pool: PacketPool;
+  readonly index: TwinIndex;
+  readonly log: StatementLog;
+}
 
 export class Connection extends Flow {
   readonly comparer: FlowComparer;
@@ -30,10 +38,10 @@ export class Connection extends Flow {
   /** How many at the front of the queue keep their places: up to the last signal (SYN, RST). */
   #fixed = 0;
 
-  constructor(key: FlowKey, flowClass: FlowClass, pool: PacketPool, index: TwinIndex) {
+  constructor(key: FlowKey, flowClass: FlowClass, { pool, index, log }: Shared) {
     super(key);
     if (flowClass === 'stream') this.comparer = new TcpComparer(pool);
-    else if (flowClass === 'statement') this.comparer = new StatementComparer(pool, index, this.queue);
+    else if (flowClass === 'statement') this.comparer = new StatementComparer(pool, index, this.queue, log);
     else this.comparer = new DatagramComparer(pool, index, this.queue);
   }
 

@@ -4,7 +4,7 @@
  * collector. One pool for each comparer.
  */
 import { copyBytes } from './bytes.ts';
-import { HeldPacket } from './held-packet.ts';
+import { HeldPacket, PACKET_OVERHEAD_BYTES } from './held-packet.ts';
 
 /** The last one holds the largest frame. */
 const CLASS_BYTES = [128, 512, 1024, 2048, 8192, 73_728] as const;
@@ -54,6 +54,15 @@ export class PacketPool {
   /** Bytes of buffers that nobody uses. */
   get unusedBytes(): number {
     return this.#classes.reduce((sum, one) => sum + one.unusedBytes, 0);
+  }
+
+  /** The memory that keeping so many bytes takes. */
+  costOf(bytes: number): number {
+    if (bytes === 0) return 0;
+    for (let at = 0; at < CLASS_BYTES.length; at++) {
+      if (bytes <= CLASS_BYTES[at]!) return CLASS_BYTES[at]! + PACKET_OVERHEAD_BYTES;
+    }
+    return bytes + PACKET_OVERHEAD_BYTES;
   }
 
   /** A copy of the packet with its whole frame. */

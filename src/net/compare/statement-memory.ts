@@ -1,6 +1,6 @@
 /**
- * The last few different statements that have left on one flow. Survives checkpoints: what the world has been told
- * stays told. A bounded copy of each.
+ * The last few different statements that have left, for each flow, and a bound on all of them together: past it the
+ * oldest of any flow is forgotten. Survives checkpoints: what the world has been told stays told.
  */
 import type { HeldPacket } from './held-packet.ts';
 import type { PacketPool } from './packet-pool.ts';
@@ -8,17 +8,65 @@ import { isTwin } from './twin-index.ts';
 
 /** Statements of a flow that may be repeated. */
 export const REMEMBERED_STATEMENTS = 4;
+/** Of all flows of a comparer. */
+export const MAX_REMEMBERED_STATEMENTS = 4096;
 /** Longer ones are not remembered. */
 export const MAX_REMEMBERED_BYTES = 512;
 
-export class StatementMemory {
+/** No packet has such fragment bits, so one that was forgotten is nobody's twin. */
+const FORGOTTEN = -1;
+
+/** All that are remembered, by age. */
+export class StatementLog {
   readonly #pool: PacketPool;
-  /** In a circle. */
-  readonly #statements: HeldPacket[] = [];
-  #next = 0;
+  #oldest: HeldPacket | null = null;
+  #newest: HeldPacket | null = null;
+  #count = 0;
 
   constructor(pool: PacketPool) {
     this.#pool = pool;
+  }
+
+  get count(): number {
+    return this.#count;
+  }
+
+  /** A copy of what is compared of `packet`. */
+  add(packet: HeldPacket): HeldPacket {
+    if (this.#count === MAX_REMEMBERED_STATEMENTS && this.#oldest !== null) this.forget(this.#oldest);
+    const kept = this.#pool.keepCompared(packet);
+    kept.older = this.#newest;
+    kept.newer = null;
+    if (this.#newest === null) this.#oldest = kept;
+    else this.#newest.newer = kept;
+    this.#newest = kept;
+    this.#count++;
+    return kept;
+  }
+
+  /** The record is not used again: its flow may still have it. */
+  forget(kept: HeldPacket): void {
+    if (kept.fragment === FORGOTTEN) return;
+    if (kept.older === null) this.#oldest = kept.newer;
+    else kept.older.newer = kept.newer;
+    if (kept.newer === null) this.#newest = kept.older;
+    else kept.newer.older = kept.older;
+    kept.older = null;
+    kept.newer = null;
+    kept.fragment = FORGOTTEN;
+    this.#pool.dropBytes(kept.bytes);
+    this.#count--;
+  }
+}
+
+/** Those of one flow, in a circle. */
+export class StatementMemory {
+  readonly #log: StatementLog;
+  readonly #statements: HeldPacket[] = [];
+  #next = 0;
+
+  constructor(log: StatementLog) {
+    this.#log = log;
   }
 
   has(packet: HeldPacket): boolean {
@@ -29,18 +77,18 @@ export class StatementMemory {
 
   add(packet: HeldPacket): void {
     if (packet.payloadBytes > MAX_REMEMBERED_BYTES || this.has(packet)) return;
-    const kept = this.#pool.keepCompared(packet);
+    const kept = this.#log.add(packet);
     if (this.#statements.length < REMEMBERED_STATEMENTS) {
       this.#statements.push(kept);
       return;
     }
-    this.#pool.drop(this.#statements[this.#next]!);
+    this.#log.forget(this.#statements[this.#next]!);
     this.#statements[this.#next] = kept;
     this.#next = (this.#next + 1) % REMEMBERED_STATEMENTS;
   }
 
   clear(): void {
-    for (const packet of this.#statements) this.#pool.drop(packet);
+    for (const packet of this.#statements) this.#log.forget(packet);
     this.#statements.length = 0;
     this.#next = 0;
   }

@@ -17,6 +17,7 @@ import type { Verdict } from './comparer.ts';
 import type { HeldPacket } from './held-packet.ts';
 import type { PacketPool } from './packet-pool.ts';
 import type { Ring } from './ring.ts';
+import type { StatementLog } from './statement-memory.ts';
 import { StatementMemory } from './statement-memory.ts';
 import type { TwinIndex } from './twin-index.ts';
 
@@ -27,9 +28,9 @@ export class StatementComparer extends DatagramComparer {
   override readonly forgetsSurplus = true;
   protected override readonly memory: StatementMemory;
 
-  constructor(pool: PacketPool, index: TwinIndex, queue: Ring<HeldPacket>) {
+  constructor(pool: PacketPool, index: TwinIndex, queue: Ring<HeldPacket>, log: StatementLog) {
     super(pool, index, queue);
-    this.memory = new StatementMemory(pool);
+    this.memory = new StatementMemory(log);
   }
 
   /** Nobody waits for it. */

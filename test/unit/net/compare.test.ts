@@ -131,7 +131,7 @@ test('the bytes held over all connections are bounded', () =>
       assert.deepEqual([rig.compare.heldPackets, rig.requests[0]?.cause], [3, 'queue-full']);
     },
     // Each takes a buffer of 1024 bytes and a record.
-    { maxHeldBytes: 3500 },
+    { maxHeldBytes: 4000 },
   ));
 
 test('a full table forgets idle connections only', () =>
