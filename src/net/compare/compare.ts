@@ -3,23 +3,17 @@
  * it (docs/architecture.md, rule 1). Reads both guests' output from chardevs, writes what is released to a third, and
  * asks for a checkpoint where the two differ or one is late. Facts on QEMU's: docs/qemu-behaviour.md 3. What is compared
  * with what is in classify.ts, how in tcp.ts, datagram.ts and statement.ts, what is held and asked in comparison.ts; the
- * properties are in options.ts. Nothing leaves uncompared (QEMU lets pass what is not IPv4).
- *
- * Checkpoints. `stopped` ends an epoch: the primary's packets up to that byte of `primary_in` wait for `commit`, which
- * releases them: the secondary then holds their cause. What comes later, from either side, is of the next epoch: it is
- * kept apart and not judged before the commit. Both streams are cut by position (epoch-cut.ts), so the guest may run
- * again at once and nothing waits for the loopback, except the commit itself, to keep the order.
+ * properties are in options.ts. Its part in a checkpoint is in epochs.ts. Nothing leaves uncompared (QEMU lets pass what
+ * is not IPv4).
  */
-import { Deferred, withDeadline } from '../../base/async.ts';
-import { messageOf } from '../../base/errors.ts';
 import { loggerFor } from '../../base/logger.ts';
 import type { CheckpointParticipant, HeldFrame, Role, StreamMark } from '../../base/participant.ts';
 import { FrameInput } from '../frame-input.ts';
-import { RateLimitedWarning } from '../frame-output.ts';
 import { PacketView } from '../packet.ts';
 import { classify } from './classify.ts';
 import { Comparison } from './comparison.ts';
-import { EpochCut } from './epoch-cut.ts';
+import { Epochs } from './epochs.ts';
+import type { Mode } from './epochs.ts';
 import { HeldPacket } from './held-packet.ts';
 import type { LatencyHistogram } from './latency.ts';
 import { NotifyDevice } from './notify-device.ts';
@@ -33,13 +27,6 @@ import {
 import type { CheckpointReason, ColoCompareOptions, ColoCompareStats } from './options.ts';
 import { ReleaseQueue } from './release-queue.ts';
 
-const DRAIN_DEADLINE_MS = 1_000;
-
-/**
- * `comparing`; `closing`: a checkpoint is being taken; `passing`: there is no pair, everything leaves at once.
- */
-type Mode = 'comparing' | 'closing' | 'passing';
-
 export class ColoCompare implements CheckpointParticipant {
   readonly typeName = 'colo-compare';
   readonly id: string;
@@ -52,24 +39,18 @@ export class ColoCompare implements CheckpointParticipant {
   readonly #options: ColoCompareOptions;
   readonly #now: () => number;
   readonly #logger = loggerFor('colo-compare');
-  readonly #warning = new RateLimitedWarning(this.#logger);
   readonly #primary: FrameInput;
   readonly #secondary: FrameInput;
   readonly #out: ReleaseQueue;
   readonly #notify: NotifyDevice | null;
   readonly #comparison: Comparison;
+  readonly #epochs: Epochs;
   readonly #view = new PacketView();
   readonly #packet = new HeldPacket();
   /** The clock is read once for all frames of a chunk; negative: not yet. */
   #chunkMs = -1;
-  readonly #primaryCut = new EpochCut();
-  readonly #secondaryCut = new EpochCut();
-  #mode: Mode;
   #scanCycleMs: number;
   #timer: NodeJS.Timeout | null = null;
-  /** A checkpoint has been committed since `start`: there is a secondary that may take over. */
-  #isPaired = false;
-  #drained: Deferred<void> | null = null;
   #closed = false;
 
   /** Takes the chardevs, all or none. Throws ChardevInUseError. */
@@ -79,7 +60,6 @@ export class ColoCompare implements CheckpointParticipant {
     this.#now = options.now ?? (() => performance.now());
     this.compareTimeoutMs = options.compareTimeoutMs ?? DEFAULT_COMPARE_TIMEOUT_MS;
     this.#scanCycleMs = options.expiredScanCycleMs ?? DEFAULT_EXPIRED_SCAN_CYCLE_MS;
-    this.#mode = options.bypassUntilStarted ? 'passing' : 'comparing';
     const vnetHdrSupport = options.vnetHdrSupport ?? false;
     this.#primary = new FrameInput({
       chardev: options.primaryIn,
@@ -87,14 +67,11 @@ export class ColoCompare implements CheckpointParticipant {
       onFrame: (bytes, from, to, vnetHdrLen, position) =>
         this.#fromPrimary(bytes, from, to, vnetHdrLen, position),
       onError: (error) => this.#failed('primary_in', error),
-      onOpen: () => {
-        this.#primaryCut.reconnected(this.#primary.stream);
-        this.#checkDrained();
-      },
-      onClose: () => this.#checkDrained(),
+      onOpen: () => this.#epochs.primaryConnected(),
+      onClose: () => this.#epochs.checkDrained(),
       onIdle: () => {
         this.#chunkMs = -1;
-        this.#checkDrained();
+        this.#epochs.checkDrained();
       },
     });
     this.#secondary = new FrameInput({
@@ -103,7 +80,7 @@ export class ColoCompare implements CheckpointParticipant {
       onFrame: (bytes, from, to, vnetHdrLen, position) =>
         this.#fromSecondary(bytes, from, to, vnetHdrLen, position),
       onError: (error) => this.#failed('secondary_in', error),
-      onOpen: () => this.#secondaryCut.reconnected(this.#secondary.stream),
+      onOpen: () => this.#epochs.secondaryConnected(),
       onIdle: () => {
         this.#chunkMs = -1;
       },
@@ -119,7 +96,15 @@ export class ColoCompare implements CheckpointParticipant {
       },
       options.maxQueueSize ?? DEFAULT_MAX_QUEUE_SIZE,
     );
-    this.#comparison.isOpen = this.#mode === 'comparing';
+    this.#epochs = new Epochs({
+      id,
+      options,
+      comparison: this.#comparison,
+      primary: this.#primary,
+      secondary: this.#secondary,
+      now: this.#now,
+      logger: this.#logger,
+    });
     this.#notify = options.notifyDev
       ? new NotifyDevice(options.notifyDev, vnetHdrSupport, () => this.flush())
       : null;
@@ -132,7 +117,7 @@ export class ColoCompare implements CheckpointParticipant {
   }
 
   get mode(): Mode {
-    return this.#mode;
+    return this.#epochs.mode;
   }
 
   /** Packets held of each side of a connection. */
@@ -229,14 +214,13 @@ export class ColoCompare implements CheckpointParticipant {
    * has not come. The timer calls it.
    */
   scan(): void {
-    if (this.#mode === 'comparing') this.#comparison.scan(this.#now() - this.compareTimeoutMs);
+    if (this.#epochs.mode === 'comparing') this.#comparison.scan(this.#now() - this.compareTimeoutMs);
     else this.#comparison.isRequested = false;
   }
 
   /** A checkpoint was taken by somebody else: releases what the primary has said, forgets what the secondary has. */
   flush(): void {
-    this.#comparison.cut();
-    this.#comparison.cover(this.#now());
+    this.#epochs.flush();
   }
 
   /** Detaches from the chardevs. What is held then is lost; releasing it first is the caller's decision (`flush`). */
@@ -250,111 +234,51 @@ export class ColoCompare implements CheckpointParticipant {
     this.#out.close();
     this.#notify?.close();
     this.#comparison.clear();
-    this.#drained?.resolve();
+    this.#epochs.close();
   }
 
   // -- CheckpointParticipant, primary side only.
 
-  /** Protection begins: what the primary has said up to here is in the state that the secondary starts from. */
   start(role: Role): Promise<void> {
-    if (role === 'primary') this.#begin();
+    if (role === 'primary') this.#epochs.begin();
     return Promise.resolve();
   }
 
   stopped(role: Role): StreamMark[] {
-    if (role !== 'primary') return [];
-    this.#setMode('closing');
-    this.#primaryCut.at(this.#saidByPrimary());
-    this.#secondaryCut.open();
-    this.#comparison.cut();
+    if (role === 'primary') this.#epochs.stopped();
     return [];
   }
 
   peerMarks(role: Role, marks: readonly StreamMark[]): Promise<void> {
-    if (role !== 'primary' || this.#mode !== 'closing') return Promise.resolve();
-    const mark = this.#secondary.markIn(marks);
-    if (mark) this.#secondaryCut.at(mark.bytes);
-    else {
-      this.#warning.warn(
-        `colo-compare '${this.id}': the secondary's mark names no connection of secondary_in: ` +
-          'what it sends before the commit is discarded',
-      );
-      this.#secondaryCut.expect(marks);
-    }
+    if (role === 'primary') this.#epochs.peerMarks(marks);
     return Promise.resolve();
   }
 
-  /** The closed epoch's packets, once the last of them has come through the loopback. */
-  async heldOutput(): Promise<HeldFrame[]> {
-    const netdev = this.#options.findOutputNetdev?.();
-    if (this.#mode !== 'closing' || netdev === undefined || netdev === null) return [];
-    // A packet that is late is only lost to a failover, and comes back by retransmission.
-    await this.drainPrimary().catch(() => undefined);
-    const frames: HeldFrame[] = [];
-    for (const { closed } of this.#comparison.table.all()) {
-      for (let at = 0; at < closed.length; at++) {
-        const { bytes, start, end } = closed.get(at);
-        // They may leave, and their buffers be used again, before this is sent.
-        frames.push({ netdev, frame: Buffer.from(bytes.subarray(start, end)) });
-      }
-    }
-    return frames;
+  heldOutput(): Promise<HeldFrame[]> {
+    return this.#epochs.heldOutput();
   }
 
   resumed(role: Role): void {
     // A frame that calls no `start` is served all the same.
-    if (role === 'primary' && this.#mode === 'passing') this.#begin();
+    if (role === 'primary' && this.#epochs.mode === 'passing') this.#epochs.begin();
   }
 
   async commit(role: Role): Promise<void> {
-    if (role !== 'primary' || this.#mode !== 'closing') return;
-    try {
-      await this.drainPrimary();
-    } catch (cause) {
-      this.#logger.warn(
-        `colo-compare '${this.id}': ${messageOf(cause)}; its packets will leave as they come`,
-      );
-    }
-    if (this.#modeNow() !== 'closing') return;
-    this.#secondaryCut.settle(this.#secondary.position);
-    const nowMs = this.#now();
-    this.#comparison.cover(nowMs);
-    this.#setMode('comparing');
-    this.#isPaired = true;
-    this.#comparison.compareAll(nowMs);
+    if (role === 'primary') await this.#epochs.commit();
   }
 
   error(): Error | null {
     return null;
   }
 
-  /**
-   * `failover`: there is no pair any more; all that waits leaves, and all that comes passes, until `start`. The same
-   * holds for a pair that never came to be. Otherwise output stays held: who goes on alone is not decided yet.
-   */
   stop(role: Role, failover: boolean): Promise<void> {
-    const hasNeverBegun = !this.#isPaired && this.#options.bypassUntilStarted === true;
-    if (role === 'primary' && (failover || hasNeverBegun)) {
-      this.flush();
-      this.#comparison.clear();
-      this.#setMode('passing');
-      this.#drained?.resolve();
-    }
+    if (role === 'primary') this.#epochs.stop(failover);
     return Promise.resolve();
   }
 
-  /**
-   * Resolves when `primary_in` has read all that its sender had written when the guest stood still. Rejects with
-   * TimeoutError after one second. Without a sender in this process there is nothing to wait for.
-   */
-  async drainPrimary(): Promise<void> {
-    if (this.#isDrained()) return;
-    this.#drained ??= new Deferred<void>();
-    await withDeadline(
-      this.#drained.promise,
-      DRAIN_DEADLINE_MS,
-      'primary_in has not delivered all of the closed epoch',
-    );
+  /** As in epochs.ts. */
+  drainPrimary(): Promise<void> {
+    return this.#epochs.drainPrimary();
   }
 
   #attach(): void {
@@ -379,59 +303,25 @@ export class ColoCompare implements CheckpointParticipant {
     this.#timer = setInterval(() => this.scan(), this.#scanCycleMs);
   }
 
-  #begin(): void {
-    this.#primaryCut.at(this.#saidByPrimary());
-    this.flush();
-    this.#isPaired = false;
-    this.#setMode('comparing');
-  }
-
-  /** Set while `await` was under way, perhaps. */
-  #modeNow(): Mode {
-    return this.#mode;
-  }
-
-  /** How far the guest's output reached at this moment, in bytes of the connection behind `primary_in`. */
-  #saidByPrimary(): number {
-    const stream = this.#primary.stream;
-    const sender = stream === null ? null : this.#options.findSender?.(stream);
-    return sender?.connected ? sender.bytesOut : this.#primary.position;
-  }
-
-  #isDrained(): boolean {
-    return !this.#primary.chardev.connected || this.#primary.position >= this.#primaryCut.upTo;
-  }
-
-  #checkDrained(): void {
-    if (this.#drained === null || !this.#isDrained()) return;
-    this.#drained.resolve();
-    this.#drained = null;
-  }
-
   #failed(input: string, error: Error): void {
     this.#chunkMs = -1;
     this.#logger.error(`colo-compare '${this.id}': ${input}: ${error.message}`);
   }
 
-  #setMode(mode: Mode): void {
-    this.#mode = mode;
-    this.#comparison.isOpen = mode === 'comparing';
-  }
-
   #fromPrimary(bytes: Uint8Array, from: number, to: number, vnetHdrLen: number, position: number): void {
     this.stats.primaryIn++;
-    if (this.#mode === 'passing') {
+    if (this.#epochs.mode === 'passing') {
       this.stats.forwarded++;
       this.#out.send(bytes, from, to, vnetHdrLen);
       return;
     }
     const packet = this.#parse(bytes, from, to, vnetHdrLen);
-    this.#comparison.fromPrimary(this.#view, packet, this.#primaryCut.covers(position));
+    this.#comparison.fromPrimary(this.#view, packet, this.#epochs.coversPrimary(position));
   }
 
   #fromSecondary(bytes: Uint8Array, from: number, to: number, vnetHdrLen: number, position: number): void {
     this.stats.secondaryIn++;
-    if (this.#mode === 'passing' || this.#secondaryCut.covers(position)) {
+    if (this.#epochs.mode === 'passing' || this.#epochs.coversSecondary(position)) {
       this.stats.stale++;
       return;
     }
