@@ -6,6 +6,7 @@
 import { ColoError, DeviceNotFoundError, messageOf } from '../base/errors.ts';
 import { parseOptions } from '../vm/command-line/keyval.ts';
 import type { VirtualMachine } from '../vm/machine.ts';
+import { reportOf, reportText } from './commands/compare.ts';
 import { runQemuIo } from './qemu-io.ts';
 import { QEMU_VERSION } from './version.ts';
 
@@ -107,6 +108,14 @@ const INFO: ReadonlyMap<string, (vm: VirtualMachine) => string> = new Map([
       vm.chardevs
         .all()
         .map(({ id, filename }) => `${id}: filename=${filename}\r\n`)
+        .join(''),
+  ],
+  [
+    'colo-compare',
+    (vm: VirtualMachine) =>
+      vm.objects
+        .comparers()
+        .map((compare) => reportText(reportOf(compare)))
         .join(''),
   ],
 ]);

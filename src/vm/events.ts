@@ -10,10 +10,11 @@ export interface VmEvent {
 }
 
 const LIMIT_MS = 1000;
-/** Event name → the member of its data that tells instances apart (QUORUM_REPORT_BAD: per node). */
+/** Event name → the member of its data that tells instances apart (QUORUM_REPORT_BAD: per node). COLO_COMPARE_REQUEST is ours. */
 const LIMITED = new Map<string, string | null>([
   ['QUORUM_REPORT_BAD', 'node-name'],
   ['QUORUM_FAILURE', null],
+  ['COLO_COMPARE_REQUEST', 'id'],
 ]);
 
 export class VmEvents {

@@ -16,6 +16,7 @@ import type { Netdev } from '../net/netdev.ts';
 import { assemble, withOrigin } from './assemble.ts';
 import type { Parts, VmHost } from './assemble.ts';
 import { VmBlockJobs } from './block-jobs.ts';
+import { compareRequestData } from './compare-event.ts';
 import type { VmConfig } from './command-line/config.ts';
 import { originOf } from './command-line/origin.ts';
 import type { VmDisks } from './disks.ts';
@@ -90,6 +91,7 @@ export class VirtualMachine {
       netdevs: this.netdevs,
       hasGuest: this.engine !== null,
       onCheckpointRequest: () => this.migration.requestCheckpoint('mismatch'),
+      onCompareAsked: (id, reason) => emit('COLO_COMPARE_REQUEST', compareRequestData(id, reason)),
     });
     this.migration = new VmMigration({
       guest: this.#guest(),

@@ -10,6 +10,7 @@ import { isTlsCredentialsType, type TlsCredentialsSet } from '../base/tls/object
 import type { Chardev } from '../chardev/chardev.ts';
 import type { Chardevs } from '../chardev/registry.ts';
 import type { ColoCompare } from '../net/compare/compare.ts';
+import type { CheckpointReason } from '../net/compare/options.ts';
 import type { NetFilter } from '../net/filter.ts';
 import type { Netdev } from '../net/netdev.ts';
 import {
@@ -31,6 +32,8 @@ export interface ObjectsHost {
   /** False under `-machine none`: comparers then compare from the start, for managers behind notify_dev. */
   readonly hasGuest: boolean;
   onCheckpointRequest(): void;
+  /** Told why, whoever takes the checkpoint. */
+  onCompareAsked(id: string, reason: CheckpointReason): void;
 }
 
 export interface VmObject {
@@ -50,6 +53,7 @@ export class VmObjects {
   readonly #host: ObjectsHost;
   readonly #objects = new Map<string, VmObject>();
   readonly #filterNetdevs = new Map<string, Netdev>();
+  readonly #comparers = new Map<string, ColoCompare>();
 
   constructor(host: ObjectsHost) {
     this.#host = host;
@@ -97,6 +101,10 @@ export class VmObjects {
 
   list(): VmObject[] {
     return [...this.#objects.values()];
+  }
+
+  comparers(): ColoCompare[] {
+    return [...this.#comparers.values()];
   }
 
   participants(): CheckpointParticipant[] {
@@ -160,6 +168,8 @@ export class VmObjects {
   #comparer(id: string, properties: Record<string, string>): VmObject {
     const compare = createColoCompare(id, properties, this.#context());
     compare.onCheckpointRequest = () => this.#host.onCheckpointRequest();
+    compare.onAsked = (reason) => this.#host.onCompareAsked(id, reason);
+    this.#comparers.set(id, compare);
     const iothreadId = properties['iothread'] ?? '';
     const primaryIn = this.#host.chardevs.find(properties['primary_in']!);
     const outdev = this.#host.chardevs.find(properties['outdev']!);
@@ -173,7 +183,10 @@ export class VmObjects {
         setCompareProperty(compare, name, value);
       },
       participant: compare,
-      close: () => this.#retire(compare, primaryIn, outdev),
+      close: () => {
+        this.#comparers.delete(id);
+        return this.#retire(compare, primaryIn, outdev);
+      },
     };
   }
 

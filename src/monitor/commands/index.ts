@@ -7,6 +7,7 @@ import { blockQueryCommands } from './block-query.ts';
 import { bitmapCommands } from './bitmaps.ts';
 import { blkdebugCommands } from './blkdebug.ts';
 import { blockCommands } from './block.ts';
+import { compareCommands } from './compare.ts';
 import { jobCommands } from './jobs.ts';
 import { migrationCommands } from './migration.ts';
 import { nbdCommands } from './nbd.ts';
@@ -29,6 +30,7 @@ export const commands: CommandRegistry = new CommandRegistry([
   blkdebugCommands,
   blockCommands,
   blockQueryCommands,
+  compareCommands,
   jobCommands,
   migrationCommands,
   nbdCommands,
