@@ -36,6 +36,14 @@ export class Qemu {
     return qemu;
   }
 
+  /** Resolves when `text` is on its standard error output. */
+  async said(text: string): Promise<void> {
+    const wait = async (): Promise<void> => {
+      while (!this.stderr.includes(text)) await once(this.#process.stderr!, 'data');
+    };
+    await withDeadline(wait(), PATIENCE_MS, `QEMU to say '${text}'`);
+  }
+
   async stop(): Promise<void> {
     if (this.#process.exitCode !== null || this.#process.signalCode !== null) return;
     this.#process.kill('SIGKILL');
@@ -61,12 +69,19 @@ export class FrameSocket {
   readonly frames: Uint8Array[] = [];
   /** Resolves when the other end has gone. */
   readonly closed: Promise<void>;
+  isClosed = false;
   readonly #socket: net.Socket;
   #changed = new Deferred<void>();
 
   private constructor(socket: net.Socket, vnetHdrSupport: boolean) {
     this.#socket = socket;
-    this.closed = new Promise((resolve) => socket.once('close', () => resolve()));
+    this.closed = new Promise((resolve) => {
+      socket.once('close', () => {
+        this.isClosed = true;
+        resolve();
+        this.#changed.resolve();
+      });
+    });
     const decoder = new FrameDecoder({
       vnetHdrSupport,
       onFrame: (bytes, from, to) => this.frames.push(bytes.slice(from, to)),
@@ -92,6 +107,11 @@ export class FrameSocket {
     return new FrameSocket(socket, vnetHdrSupport);
   }
 
+  /** Bytes that need not be a frame. */
+  sendRaw(bytes: Uint8Array): void {
+    this.#socket.write(bytes);
+  }
+
   send(frame: Uint8Array, vnetHdrLen: number | null = null): void {
     this.#socket.write(encodeHeader(new Uint8Array(8), frame.length, vnetHdrLen));
     this.#socket.write(frame);
@@ -99,7 +119,10 @@ export class FrameSocket {
 
   async until(isTrue: (frames: readonly Uint8Array[]) => boolean, what: string): Promise<void> {
     const wait = async (): Promise<void> => {
-      while (!isTrue(this.frames)) await this.#changed.promise;
+      while (!isTrue(this.frames)) {
+        if (this.isClosed) throw new Error(`${what}: the other end has gone`);
+        await this.#changed.promise;
+      }
     };
     await withDeadline(wait(), PATIENCE_MS, what);
   }
