@@ -22,6 +22,7 @@ export type Step = readonly ['primary' | 'secondary', Uint8Array];
 const PROBE_PORT = 9;
 const PROBES = 0x0aff0001;
 const PATIENCE_MS = 15_000;
+const VNET_BYTES = 12;
 const IDS = ['primary_in', 'secondary_in', 'outdev', 'notify_dev'] as const;
 
 /** Properties that both have. Times are such that nothing happens by time unless a case is about it. */
@@ -29,6 +30,8 @@ export interface BenchOptions {
   readonly maxQueueSize?: number;
   readonly timeoutMs?: number;
   readonly scanMs?: number;
+  /** vnet_hdr_support; frames then have a virtio-net header of 12 bytes, each side its own. */
+  readonly hasVnet?: boolean;
 }
 
 /** What became of a case's frames. */
@@ -51,6 +54,7 @@ export class Bench {
   readonly #sockets: [FrameSocket, FrameSocket, FrameSocket, FrameSocket];
   readonly #folder: string;
   readonly #running: Running;
+  readonly #hasVnet: boolean;
   #probes = 0;
   #seen = 0;
 
@@ -59,7 +63,9 @@ export class Bench {
     sockets: [FrameSocket, FrameSocket, FrameSocket, FrameSocket],
     folder: string,
     running: Running,
+    hasVnet: boolean,
   ) {
+    this.#hasVnet = hasVnet;
     this.kind = kind;
     this.#sockets = sockets;
     this.#folder = folder;
@@ -70,12 +76,16 @@ export class Bench {
     const folder = await mkdtemp(path.join(os.tmpdir(), 'colo-cmp-'));
     const file = (id: string): string => path.join(folder, id);
     const { maxQueueSize = 1024, timeoutMs = 600_000, scanMs = 300_000 } = options;
-    const limits = { compareTimeoutMs: timeoutMs, expiredScanCycleMs: scanMs, maxQueueSize };
+    const vnetHdrSupport = options.hasVnet ?? false;
+    const limits = { compareTimeoutMs: timeoutMs, expiredScanCycleMs: scanMs, maxQueueSize, vnetHdrSupport };
     const running = kind === 'qemu' ? await startQemu(file, limits) : await startOurs(file, limits);
     const sockets: FrameSocket[] = [];
-    for (const id of IDS) sockets.push(await FrameSocket.connect(file(id)));
+    // What a comparer writes to notify_dev never has the vnet word.
+    for (const id of IDS) {
+      sockets.push(await FrameSocket.connect(file(id), vnetHdrSupport && id !== 'notify_dev'));
+    }
     const four = sockets as [FrameSocket, FrameSocket, FrameSocket, FrameSocket];
-    const bench = new Bench(kind, four, folder, running);
+    const bench = new Bench(kind, four, folder, running, vnetHdrSupport);
     await bench.#settle();
     return bench;
   }
@@ -113,15 +123,20 @@ export class Bench {
 
   /** Gives one frame and returns what is released by it. */
   async step([side, frame]: Step): Promise<string[]> {
-    this.socketOf(side).send(frame);
+    this.#give(side, frame);
     return this.settled();
+  }
+
+  /** A word on notify_dev. */
+  tell(word: string): void {
+    this.notify.send(Buffer.from(word), this.#hasVnet ? 0 : null);
   }
 
   /** What has been released when all that was given has been read. */
   async settled(): Promise<string[]> {
     const probe = udp(`probe ${++this.#probes}`, { destination: PROBES, sourcePort: PROBE_PORT });
-    for (const side of ['primary', 'secondary'] as const) this.socketOf(side).send(probe);
-    const isProbe = (bytes: Uint8Array): boolean => Buffer.from(bytes).equals(Buffer.from(probe));
+    for (const side of ['primary', 'secondary'] as const) this.#give(side, probe);
+    const isProbe = (bytes: Uint8Array): boolean => Buffer.from(this.#plain(bytes)).equals(probe);
     await this.#until(isProbe, `the probe ${this.#probes}`);
     await inBetween();
     return this.#fresh(isProbe);
@@ -129,7 +144,7 @@ export class Bench {
 
   /** Says that a checkpoint was taken and returns what that releases. */
   async checkpoint(): Promise<string[]> {
-    this.notify.send(Buffer.from('COLO_CHECKPOINT'));
+    this.tell('COLO_CHECKPOINT');
     let count: number;
     do {
       count = this.outdev.frames.length;
@@ -142,7 +157,7 @@ export class Bench {
   async rounds(turns: number): Promise<void> {
     for (let turn = 0; turn < turns; turn++) {
       const wanted = this.#greetings() + 1;
-      this.notify.send(Buffer.from('COLO_USERSPACE_PROXY_INIT'));
+      this.tell('COLO_USERSPACE_PROXY_INIT');
       await this.notify.until(() => this.#greetings() >= wanted, `a greeting of ${this.kind}`);
       await inBetween();
     }
@@ -175,7 +190,7 @@ export class Bench {
   async #settle(): Promise<void> {
     const question = udp('ready?', { destination: PROBES, sourcePort: PROBE_PORT - 1 });
     const ask = (): void => {
-      for (const side of ['primary', 'secondary'] as const) this.socketOf(side).send(question);
+      for (const side of ['primary', 'secondary'] as const) this.#give(side, question);
     };
     ask();
     const timer = setInterval(ask, 20);
@@ -187,6 +202,17 @@ export class Bench {
     await this.rounds(1);
     await this.settled();
     this.#seen = this.outdev.frames.length;
+  }
+
+  #give(side: Step[0], frame: Uint8Array): void {
+    const header = Buffer.alloc(VNET_BYTES, side === 'primary' ? 0 : 0x5a);
+    if (this.#hasVnet) this.socketOf(side).send(Buffer.concat([header, frame]), VNET_BYTES);
+    else this.socketOf(side).send(frame);
+  }
+
+  /** A released frame as it was given. */
+  #plain(frame: Uint8Array): Uint8Array {
+    return this.#hasVnet ? frame.subarray(VNET_BYTES) : frame;
   }
 
   #greetings(): number {
@@ -205,7 +231,7 @@ export class Bench {
   #fresh(isOurs: (frame: Uint8Array) => boolean): string[] {
     const frames = this.outdev.frames.slice(this.#seen);
     this.#seen += frames.length;
-    return frames.filter((frame) => !isOurs(frame)).map(hexOf);
+    return frames.filter((frame) => !isOurs(frame)).map((frame) => hexOf(this.#plain(frame)));
   }
 }
 
@@ -217,7 +243,9 @@ async function inBetween(): Promise<void> {
 export const hexOf = (frame: Uint8Array): string => Buffer.from(frame).toString('hex');
 export const textOf = (frame: Uint8Array): string => Buffer.from(frame).toString('latin1');
 
-type Limits = Required<Pick<ColoCompareOptions, 'compareTimeoutMs' | 'expiredScanCycleMs' | 'maxQueueSize'>>;
+type Limits = Required<
+  Pick<ColoCompareOptions, 'compareTimeoutMs' | 'expiredScanCycleMs' | 'maxQueueSize' | 'vnetHdrSupport'>
+>;
 
 async function startQemu(file: (id: string) => string, limits: Limits): Promise<Running> {
   const properties = [
@@ -225,6 +253,7 @@ async function startQemu(file: (id: string) => string, limits: Limits): Promise<
     `compare_timeout=${limits.compareTimeoutMs}`,
     `expired_scan_cycle=${limits.expiredScanCycleMs}`,
     `max_queue_size=${limits.maxQueueSize}`,
+    `vnet_hdr_support=${limits.vnetHdrSupport ? 'on' : 'off'}`,
   ];
   const qemu = await Qemu.start([
     ...IDS.flatMap((id) => ['-chardev', `socket,id=${id},path=${file(id)},server=on,wait=off`]),

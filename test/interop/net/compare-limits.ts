@@ -124,10 +124,21 @@ export const LIMIT_CASES: readonly LimitCase[] = [
     run: (bench) => asksAtEachScan(bench, to.sUdp('late')),
   },
   {
+    name: '`vnet_hdr_support`: a segment and a datagram of both behind other virtio-net headers',
+    options: { hasVnet: true },
+    run: (bench) =>
+      played(bench, [
+        to.p({ seq: 100, ack: 1, payload: 'abc' }),
+        to.s({ seq: 100, ack: 1, payload: 'abc' }),
+        to.pUdp('abc'),
+        to.sUdp('abc'),
+      ]),
+  },
+  {
     name: '`notify_dev`: a word that is none, then the greeting',
     run: async (bench) => {
       const before = bench.notify.frames.length;
-      bench.notify.send(Buffer.from('COLO_NONSENSE'));
+      bench.tell('COLO_NONSENSE');
       await bench.rounds(1);
       return `answers ${bench.notify.frames.slice(before).map(textOf).join(' ')}`;
     },
