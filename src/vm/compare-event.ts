@@ -1,16 +1,19 @@
 /**
  * COLO_COMPARE_REQUEST: a comparer has asked for a checkpoint, and why. An event of ours (QEMU's comparer tells nobody);
- * its members follow QEMU's habits. How often it is sent is events.ts's.
+ * its members follow QEMU's habits, ends of a flow those of InetSocketAddress (qapi/sockets.json). How often it is sent
+ * is events.ts's.
  */
 import type { CheckpointReason } from '../net/compare/options.ts';
+import type { FlowKey } from '../net/flow-key.ts';
+import { destinationText, protocolText, sourceText, vlansOf } from '../net/flow-text.ts';
 
-/** `flow` is what net/flow-table.ts calls it; `difference` is there when two packets were set against each other. */
+/** `flow` is absent when it is about none, `difference` when no two bytes were found to differ. */
 export function compareRequestData(id: string, reason: CheckpointReason): Record<string, unknown> {
-  const { cause, flow, difference } = reason;
+  const { cause, key, difference } = reason;
   return {
     id,
     cause,
-    flow,
+    ...(key ? { flow: flowData(key) } : {}),
     ...(difference
       ? {
           difference: {
@@ -21,5 +24,17 @@ export function compareRequestData(id: string, reason: CheckpointReason): Record
           },
         }
       : {}),
+  };
+}
+
+function flowData(key: FlowKey): Record<string, unknown> {
+  const vlans = vlansOf(key);
+  const end = (host: string, port: number): Record<string, string> =>
+    key.ports === 0 ? { host } : { host, port: String(port) };
+  return {
+    protocol: protocolText(key),
+    source: end(sourceText(key), key.ports >>> 16),
+    destination: end(destinationText(key), key.ports & 0xffff),
+    ...(vlans.length > 0 ? { vlans } : {}),
   };
 }

@@ -36,6 +36,7 @@ export function reportOf(compare: ColoCompare): CompareReport {
       'secondary-in': stats.secondaryIn,
       released: stats.released,
       'released-by-checkpoint': stats.releasedByCheckpoint,
+      repeated: stats.repeated,
       forwarded: stats.forwarded,
       'dropped-primary': stats.droppedPrimary,
       'dropped-secondary': stats.droppedSecondary,

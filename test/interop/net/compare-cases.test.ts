@@ -8,7 +8,7 @@ import { test } from 'node:test';
 import { qemuVersion } from '../../helpers/bare-process.ts';
 import { Bench } from './compare-bench.ts';
 import type { Kind } from './compare-bench.ts';
-import { DATAGRAM_CASES, OTHER_CASES, Peer, TCP_CASES, verdictOf } from './compare-cases.ts';
+import { DATAGRAM_CASES, MALFORMED_CASES, OTHER_CASES, Peer, TCP_CASES, verdictOf } from './compare-cases.ts';
 import type { CompareCase } from './compare-cases.ts';
 import { LIMIT_CASES } from './compare-limits.ts';
 
@@ -54,7 +54,9 @@ function check(name: string, verdicts: Partial<Record<Kind, string>>, wrong: str
 }
 
 test('every case has a row, and every row a case', () => {
-  const names = [...TCP_CASES, ...DATAGRAM_CASES, ...OTHER_CASES, ...LIMIT_CASES].map(({ name }) => name);
+  const names = [...TCP_CASES, ...DATAGRAM_CASES, ...OTHER_CASES, ...MALFORMED_CASES, ...LIMIT_CASES].map(
+    ({ name }) => name,
+  );
   assert.deepEqual([...ROWS.keys()].toSorted(), names.toSorted());
 });
 
@@ -62,6 +64,7 @@ const GROUPS: readonly [string, readonly CompareCase[]][] = [
   ['TCP', TCP_CASES],
   ['datagrams', DATAGRAM_CASES],
   ['what QEMU does not compare', OTHER_CASES],
+  ['malformed packets', MALFORMED_CASES],
 ];
 
 for (const [title, cases] of GROUPS) {

@@ -104,6 +104,13 @@ export const TCP_CASES: readonly CompareCase[] = [
     steps: (to) => [to.p({ seq: 1000, flags: 'S' }), to.s({ seq: 500, ack: 1 })],
   },
   {
+    name: 'SYN of both to one place, from other source ports',
+    steps: (to) => [
+      to.p({ seq: 1000, flags: 'S', sourcePort: 50_001, destinationPort: 80 }),
+      to.s({ seq: 9000, flags: 'S', sourcePort: 50_002, destinationPort: 80 }),
+    ],
+  },
+  {
     name: 'SYN of both, then a SYN with another number of both',
     steps: (to) => [
       to.p({ seq: 1000, flags: 'S' }),
@@ -348,10 +355,6 @@ export const DATAGRAM_CASES: readonly CompareCase[] = [
     steps: (to) => [to.pUdp('a', { padTo: 60 }), to.sUdp('a')],
   },
   {
-    name: 'UDP: a length in the IP header that is longer than the frame, of both',
-    steps: (to) => both(patched(to.pUdp('a')[1], 16, 9, 9)),
-  },
-  {
     name: 'ICMP: the same echo',
     steps: (to) => both(to.ip(1, ICMP_ECHO), to.ip(1, ICMP_ECHO, { id: 5, ttl: 9 })),
   },
@@ -363,6 +366,10 @@ export const DATAGRAM_CASES: readonly CompareCase[] = [
   {
     name: 'GRE: the same, other IP id and TTL',
     steps: (to) => both(to.ip(47, 'tunnel'), to.ip(47, 'tunnel', { id: 5, ttl: 9 })),
+  },
+  {
+    name: 'GRE: the same, other Ethernet addresses',
+    steps: (to) => both(to.ip(47, 'tunnel'), patched(to.ip(47, 'tunnel'), 0, 2, 2, 2)),
   },
   { name: 'GRE: different bytes', steps: (to) => both(to.ip(47, 'tunnel'), to.ip(47, 'tunneX')) },
   { name: 'SCTP: the same packet', steps: (to) => both(to.ip(132, 'a chunk of it')) },
@@ -477,9 +484,47 @@ export const OTHER_CASES: readonly CompareCase[] = [
     name: 'LLDP and other EtherTypes, of both',
     steps: () => both(ethernet(0x88cc, new Uint8Array(46).fill(7))),
   },
-  { name: 'a frame of 17 bytes', steps: () => alone(new Uint8Array(17).fill(1)) },
-  { name: 'IPv4 with a header length of 16', steps: (to) => alone(patched(to.pUdp('a')[1], 14, 0x44)) },
-  { name: 'IPv4 header that the frame cuts off', steps: (to) => alone(to.pUdp('a')[1].subarray(0, 30)) },
+];
+
+export const MALFORMED_CASES: readonly CompareCase[] = [
+  { name: 'a frame of 17 bytes, nothing of the secondary', steps: () => alone(new Uint8Array(17).fill(1)) },
+  { name: 'a frame of 17 bytes, of both', steps: () => both(new Uint8Array(17).fill(2)) },
+  {
+    name: 'an IPv4 header that the frame cuts off, nothing of the secondary',
+    steps: (to) => alone(to.pUdp('a')[1].subarray(0, 30)),
+  },
+  {
+    name: 'IP version 5 behind EtherType IPv4, of both',
+    steps: (to) => both(patched(to.pUdp('a')[1], 14, 0x55)),
+  },
+  { name: 'an IPv4 header length of 16, of both', steps: (to) => both(patched(to.pUdp('a')[1], 14, 0x44)) },
+  {
+    name: 'an IPv4 total length of 0, TCP, of both',
+    steps: (to) => both(patched(to.p({ seq: 100, ack: 1, payload: 'abc' })[1], 16, 0, 0)),
+  },
+  {
+    name: 'an IPv4 total length that leaves bytes out, those of the two differ',
+    steps: (to) => {
+      const frame = patched(to.p({ seq: 100, ack: 1, payload: 'abcdef' })[1], 16, 0, 43);
+      return both(frame, patched(frame, frame.length - 1, 0));
+    },
+  },
+  {
+    name: 'a UDP datagram with a total length that is longer than the frame, of both',
+    steps: (to) => both(patched(to.pUdp('a')[1], 16, 9, 9)),
+  },
+  {
+    name: 'a TCP header that the packet cuts off, of both',
+    steps: (to) => both(to.p({ seq: 100, ack: 1 })[1].subarray(0, 40)),
+  },
+  {
+    name: 'a TCP data offset of 0, of both',
+    steps: (to) => both(patched(to.p({ seq: 100, ack: 1, payload: 'abc' })[1], TCP_AT + 12, 0)),
+  },
+  {
+    name: 'a TCP data offset beyond the packet, of both',
+    steps: (to) => both(patched(to.p({ seq: 100, ack: 1 })[1], TCP_AT + 12, 0xf0)),
+  },
 ];
 
 /**

@@ -9,7 +9,7 @@ export interface Rig {
   readonly primary: MemoryChardev;
   readonly secondary: MemoryChardev;
   readonly out: MemoryChardev;
-  readonly requests: Pick<CheckpointReason, 'cause' | 'flow'>[];
+  readonly requests: CheckpointReason[];
   readonly clock: { ms: number };
   /** Frames released since the last call. */
   released(): Uint8Array[];
@@ -22,7 +22,7 @@ export function makeRig(options: Partial<ColoCompareOptions> = {}): Rig {
   const [, primary] = joined('compare0', 'compare0-0');
   const [, secondary] = joined('red1', 'compare1');
   const out = new MemoryChardev('compare_out0');
-  const requests: Pick<CheckpointReason, 'cause' | 'flow'>[] = [];
+  const requests: CheckpointReason[] = [];
   const clock = { ms: 0 };
   const compare = new ColoCompare('comp0', {
     primaryIn: primary,
@@ -33,7 +33,7 @@ export function makeRig(options: Partial<ColoCompareOptions> = {}): Rig {
     expiredScanCycleMs: 1_000_000,
     ...options,
   });
-  compare.onCheckpointRequest = ({ cause, flow }) => requests.push({ cause, flow });
+  compare.onCheckpointRequest = (reason) => requests.push(reason);
   let seen = 0;
   const rig: Rig = {
     compare,
