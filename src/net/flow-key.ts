@@ -7,6 +7,9 @@
  * IPv4 part of it.
  */
 
+/** A `kind`: an IP or ARP packet that is malformed, known by its Ethernet addresses. */
+export const MALFORMED_KIND = 2;
+
 export class FlowKey {
   s0 = 0;
   s1 = 0;

@@ -2,6 +2,7 @@
  * Flows and addresses in words, for logs, events and queries. IPv6 addresses as RFC 5952 (4) writes them. Not for hot
  * paths.
  */
+import { MALFORMED_KIND } from './flow-key.ts';
 import type { FlowKey } from './flow-key.ts';
 
 const ETHERTYPE_IPV4 = 0x0800;
@@ -71,21 +72,20 @@ export function vlansOf(key: FlowKey): number[] {
 }
 
 export function sourceText(key: FlowKey): string {
-  if (key.etherType === ETHERTYPE_IPV6) return ipv6Text(key.s0, key.s1, key.s2, key.s3);
-  return isStation(key) ? macText(key.s2, key.s3) : ipv4Text(key.s3);
+  if (isStation(key)) return macText(key.s2, key.s3);
+  return isSix(key) ? ipv6Text(key.s0, key.s1, key.s2, key.s3) : ipv4Text(key.s3);
 }
 
 export function destinationText(key: FlowKey): string {
-  if (key.etherType === ETHERTYPE_IPV6) return ipv6Text(key.d0, key.d1, key.d2, key.d3);
-  return isStation(key) ? macText(key.d2, key.d3) : ipv4Text(key.d3);
+  if (isStation(key)) return macText(key.d2, key.d3);
+  return isSix(key) ? ipv6Text(key.d0, key.d1, key.d2, key.d3) : ipv4Text(key.d3);
 }
 
 /** `tcp/10.0.2.15:80>10.0.2.2:40000`, `udp/[fd00::1]:53>[fd00::2]:99 vlan 5`, `arp/10.0.2.15>10.0.2.2`. */
 export function flowText(key: FlowKey): string {
-  const isSix = key.etherType === ETHERTYPE_IPV6;
   const end = (address: string, port: number): string => {
     if (key.ports === 0) return address;
-    return isSix ? `[${address}]:${port}` : `${address}:${port}`;
+    return isSix(key) ? `[${address}]:${port}` : `${address}:${port}`;
   };
   const from = end(sourceText(key), key.ports >>> 16);
   const to = end(destinationText(key), key.ports & 0xffff);
@@ -93,8 +93,16 @@ export function flowText(key: FlowKey): string {
   return `${protocolText(key)}/${from}>${to}${vlans.join('')}`;
 }
 
-function isStation({ etherType, s2, d2, s3, d3 }: FlowKey): boolean {
+function isSix({ etherType }: FlowKey): boolean {
+  return etherType === ETHERTYPE_IPV6;
+}
+
+/** Known by its Ethernet addresses. */
+function isStation(key: FlowKey): boolean {
+  if (key.kind === MALFORMED_KIND) return true;
+  const { etherType } = key;
+  if (etherType === ETHERTYPE_IPV6) return false;
   if (etherType !== ETHERTYPE_IPV4 && etherType !== ETHERTYPE_ARP) return true;
-  // A malformed IPv4 or ARP packet.
-  return (s2 | d2) !== 0 && (s3 | d3) !== 0;
+  // From a PacketView, a malformed IPv4 or ARP packet.
+  return (key.s2 | key.d2) !== 0 && (key.s3 | key.d3) !== 0;
 }

@@ -12,11 +12,12 @@
  *
  * One key never carries two classes: `kind` keeps apart what has the same addresses.
  */
+import { MALFORMED_KIND } from '../flow-key.ts';
 import { ETHERTYPE, MAX_VNET_HEADER_BYTES, PROTOCOL } from '../packet.ts';
 import type { PacketView } from '../packet.ts';
 import type { HeldPacket } from './held-packet.ts';
 
-const KIND = { WHOLE: 0, PIECE: 1, MALFORMED: 2, ICMPV6_STATEMENT: 256 } as const;
+const KIND = { PIECE: 1, MALFORMED: MALFORMED_KIND, ICMPV6_STATEMENT: 256 } as const;
 const IGMP = 2;
 const UDP_HEADER_BYTES = 8;
 const UDP_CHECKSUM_AT = 6;

@@ -40,6 +40,8 @@ export class Comparison {
   /** Packets of the primary that wait, and what they cost. */
   heldPackets = 0;
   heldBytes = 0;
+  /** Something of the next epoch was dropped while a checkpoint was taken: that one does not cover it. */
+  #isOwed = false;
   readonly #stats: ColoCompareStats;
   readonly #release: (packet: HeldPacket) => void;
   readonly #onRequest: (reason: CheckpointReason) => void;
@@ -59,7 +61,7 @@ export class Comparison {
     const connection = this.table.connectionOf(view, packet.flowClass);
     if (connection === null) {
       this.#stats.droppedPrimary++;
-      this.#request('queue-full', null, null);
+      this.#full(null, isClosedEpoch);
       return;
     }
     const { comparer } = connection;
@@ -90,7 +92,7 @@ export class Comparison {
     const hasRoom = this.#hasRoomFor(packet.payloadBytes);
     if (connection === null || !hasRoom || !connection.comparer.addSecondary(packet, this.maxQueueSize)) {
       this.#stats.droppedSecondary++;
-      this.#request('queue-full', connection, null);
+      this.#full(connection, false);
       if (connection === null) return;
     }
     if (!connection.hasSecondarySpoken) this.#speaks(connection, false);
@@ -116,6 +118,8 @@ export class Comparison {
       this.compare(connection, nowMs);
       if (connection.hasOtherName) this.#request('new-connection', connection, null);
     }
+    if (this.#isOwed) this.#request('queue-full', null, null);
+    this.#isOwed = false;
   }
 
   /** Asks again for what has not come, and for what has waited since before `deadlineMs`. */
@@ -186,7 +190,7 @@ export class Comparison {
     const list = isClosedEpoch ? connection.closed : connection.queue;
     if (!this.#hasRoomFor(packet.end - packet.start) || list.length >= this.maxQueueSize) {
       this.#stats.droppedPrimary++;
-      this.#request('queue-full', connection, null);
+      this.#full(connection, isClosedEpoch);
       return;
     }
     const held = this.pool.keep(packet);
@@ -247,6 +251,12 @@ export class Comparison {
     this.heldPackets--;
     this.heldBytes -= packet.heldBytes;
     this.pool.drop(packet);
+  }
+
+  /** A packet was dropped. `isClosedEpoch`: the checkpoint that is taken covers it. */
+  #full(connection: Connection | null, isClosedEpoch: boolean): void {
+    if (!this.isOpen && !isClosedEpoch) this.#isOwed = true;
+    this.#request('queue-full', connection, null);
   }
 
   /** Both sides know it: the checkpoint that is taken contains it. */

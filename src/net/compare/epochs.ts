@@ -182,6 +182,7 @@ export class Epochs {
   /** Nothing is waited for any more. */
   close(): void {
     this.#drained?.resolve();
+    this.#drained = null;
   }
 
   checkDrained(): void {

@@ -77,13 +77,12 @@ export class StatementMemory {
 
   add(packet: HeldPacket): void {
     if (packet.payloadBytes > MAX_REMEMBERED_BYTES || this.has(packet)) return;
-    const kept = this.#log.add(packet);
     if (this.#statements.length < REMEMBERED_STATEMENTS) {
-      this.#statements.push(kept);
+      this.#statements.push(this.#log.add(packet));
       return;
     }
     this.#log.forget(this.#statements[this.#next]!);
-    this.#statements[this.#next] = kept;
+    this.#statements[this.#next] = this.#log.add(packet);
     this.#next = (this.#next + 1) % REMEMBERED_STATEMENTS;
   }
 

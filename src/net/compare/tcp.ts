@@ -6,7 +6,8 @@
  *  - every byte it carries, and its FIN, has been said by the secondary at the same place of the stream (or was
  *    released before: a retransmission);
  *  - a SYN or SYN+ACK: the secondary has said the same kind (its initial number is its own: the rewriter maps it);
- *  - a RST: the secondary has reset the connection too;
+ *  - a RST: the secondary has reset the connection too (one with a payload waits for a checkpoint);
+ *  - a segment that says nothing, not even an acknowledgment: the secondary has said such a one;
  *  - and its acknowledgment is not ahead of the secondary's own. An acknowledgment promises the client that the data
  *    is held: were it released before the secondary has them, a failover would lose them for good. QEMU waits for any
  *    packet of the secondary's, and lets an acknowledgment that is ahead pass when segment boundaries are equal.
@@ -28,6 +29,13 @@ import type { PacketPool } from './packet-pool.ts';
 
 /** Unmatched bytes of a secondary on one connection: more than any window a guest is given. */
 export const MAX_SECONDARY_BYTES = 8 * 1024 * 1024;
+
+const SAYING = TCP_FLAG.SYN | TCP_FLAG.FIN | TCP_FLAG.RST | TCP_FLAG.ACK;
+/**
+ * How far back a sender can repeat: the largest window there is (RFC 7323, 2.3). What lies before that, or before the
+ * first byte that was compared, is no repetition.
+ */
+const REPEATED_BYTES = 2 ** 30;
 
 /** What one side has said so far, beyond the bytes. */
 class Progress {
@@ -67,7 +75,8 @@ export class TcpComparer implements FlowComparer {
   /** The primary's progress at the last cut. */
   readonly #closed = new Progress();
   readonly #store: ByteStore;
-  /** Everything before it has been released, in generation `#matchedGeneration`; null before the first byte. */
+  /** Everything in between has been released, in generation `#matchedGeneration`; null before the first byte. */
+  #matchedStart = 0;
   #matchedEnd: number | null = null;
   #matchedGeneration = 0;
   /** The secondary's side of the current epoch. */
@@ -77,6 +86,7 @@ export class TcpComparer implements FlowComparer {
   #saidSyn = false;
   #saidSynAck = false;
   #saidReset = false;
+  #saidNothing = false;
   /** When a SYN, and a RST, arrived that the primary has not answered with its own. */
   #synAtMs: number | null = null;
   #resetAtMs: number | null = null;
@@ -133,7 +143,10 @@ export class TcpComparer implements FlowComparer {
       return true;
     }
     const isFin = packet.isFin;
-    if (packet.payloadBytes === 0 && !isFin) return true;
+    if (packet.payloadBytes === 0 && !isFin) {
+      if (isNothing(packet)) this.#saidNothing = true;
+      return true;
+    }
     let sequence = packet.payloadSequence;
     let from = packet.from;
     const end = (sequence + packet.payloadBytes) | 0;
@@ -166,6 +179,7 @@ export class TcpComparer implements FlowComparer {
       return 'mismatch';
     }
     if (packet.isReset) return this.#judgeReset(packet);
+    if (isNothing(packet)) return this.#saidNothing ? 'release' : this.#wait();
     if (packet.isSyn && !this.#isRepeated(packet)) {
       const isSaid = packet.isAck ? this.#saidSynAck : this.#saidSyn;
       if (!isSaid) return this.#wait();
@@ -196,6 +210,7 @@ export class TcpComparer implements FlowComparer {
     this.#saidSyn = false;
     this.#saidSynAck = false;
     this.#saidReset = false;
+    this.#saidNothing = false;
     this.#synAtMs = null;
     this.#resetAtMs = null;
     this.#primaryReset = false;
@@ -206,7 +221,7 @@ export class TcpComparer implements FlowComparer {
     const closed = this.#closed;
     if (this.#secondaryGeneration <= closed.generation) this.#followClosed();
     if (this.#secondaryGeneration !== closed.generation) return;
-    this.#matchedEnd = closed.end;
+    this.#matchTo(closed.end);
     if (closed.end !== null) this.#store.dropBefore(closed.end);
     if (closed.ack === null) return;
     this.#secondaryAck = this.#secondaryAck === null ? closed.ack : laterOf(closed.ack, this.#secondaryAck);
@@ -221,7 +236,12 @@ export class TcpComparer implements FlowComparer {
     this.#secondaryGeneration = this.#closed.generation;
     this.#secondaryInitial = this.#closed.initial;
     this.#matchedGeneration = this.#closed.generation;
-    this.#matchedEnd = this.#closed.end;
+    this.#matchTo(this.#closed.end);
+  }
+
+  #matchTo(end: number | null): void {
+    this.#matchedEnd = end;
+    if (end !== null) this.#matchedStart = (end - REPEATED_BYTES) | 0;
   }
 
   #secondarySyn(packet: HeldPacket): void {
@@ -242,7 +262,8 @@ export class TcpComparer implements FlowComparer {
   }
 
   #judgeReset(packet: HeldPacket): Verdict {
-    if (!this.#saidReset) return this.#wait();
+    // The number of a RST need not belong to the stream, so there is nothing to compare its bytes with.
+    if (!this.#saidReset || packet.payloadBytes > 0) return this.#wait();
     if (!this.#isAcknowledged(packet)) return 'wait';
     this.#primaryReset = true;
     this.#resetAtMs = null;
@@ -257,10 +278,12 @@ export class TcpComparer implements FlowComparer {
     if (!this.#isMatching(packet.generation)) {
       // The first bytes since this connection is watched. Behind a SYN nothing can have come before them.
       this.#matchedGeneration = packet.generation;
+      this.#matchedStart = start;
       this.#matchedEnd = start;
       this.#store.dropBefore(start);
     }
     const matched = this.#matchedEnd!;
+    if (sequenceDifference(start, this.#matchedStart) < 0) return this.#wait();
     if (sequenceDifference(end, matched) <= 0) return 'release';
     // A gap: what belongs there was lost on its way here and will be sent again. Only in order can it be checked.
     if (sequenceDifference(start, matched) > 0) return this.#wait();
@@ -313,7 +336,9 @@ export class TcpComparer implements FlowComparer {
   /** Released before, or in the checkpoint. */
   #isRepeated(packet: HeldPacket): boolean {
     return (
-      this.#isMatching(packet.generation) && sequenceDifference(packet.sequenceEnd, this.#matchedEnd!) <= 0
+      this.#isMatching(packet.generation) &&
+      sequenceDifference(packet.sequence, this.#matchedStart) >= 0 &&
+      sequenceDifference(packet.sequenceEnd, this.#matchedEnd!) <= 0
     );
   }
 
@@ -327,8 +352,20 @@ export class TcpComparer implements FlowComparer {
     // One that carries nothing may stand behind bytes that have not come yet.
     if (packet.payloadBytes === 0 && !packet.isFin && !packet.isSyn) return;
     const end = packet.sequenceEnd;
-    this.#matchedEnd = isMatching ? laterOf(end, this.#matchedEnd!) : end;
+    if (isMatching) {
+      this.#matchedEnd = laterOf(end, this.#matchedEnd!);
+      const floor = (this.#matchedEnd - REPEATED_BYTES) | 0;
+      this.#matchedStart = laterOf(floor, this.#matchedStart);
+    } else {
+      this.#matchedStart = packet.sequence;
+      this.#matchedEnd = end;
+    }
     this.#matchedGeneration = packet.generation;
     this.#store.dropBefore(this.#matchedEnd);
   }
+}
+
+/** No bytes, no signal, no acknowledgment. */
+function isNothing(packet: HeldPacket): boolean {
+  return packet.payloadBytes === 0 && (packet.tcpFlags & SAYING) === 0;
 }

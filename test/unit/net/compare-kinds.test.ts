@@ -273,3 +273,58 @@ test('small changes of order between two guests cost nothing', () =>
     assert.deepEqual(causes(rig), ['payload', 'payload']);
     assert.equal(rig.compare.stats.mismatches, 1);
   }));
+
+test('an epoch is cut for every kind, and what is held travels whole', () =>
+  withRig(
+    async (rig) => {
+      const kinds = (mark: string): Uint8Array[] => [
+        icmp6(136, mark),
+        icmp6(128, mark),
+        fragment6(1, 0, mark),
+        ethernet(0x88cc, bytesOf(mark)),
+        vlan(5, udp(mark)),
+        tcpSix({ seq: 100, ack: 1, payload: mark }),
+        Buffer.from(mark),
+      ];
+      const first = kinds('closed');
+      for (const frame of [arpFor(2), ...first]) rig.primary.giveFrame(frame);
+      rig.compare.stopped('primary');
+      for (const frame of first) rig.secondary.giveFrame(frame);
+      await rig.compare.peerMarks('primary', rig.secondaryMark());
+      rig.compare.resumed('primary');
+      // The next epoch: said by both before the commit, and kept apart.
+      const next = kinds('after!');
+      next[5] = tcpSix({ seq: 106, ack: 1, payload: 'after!' });
+      for (const frame of next) rig.primary.giveFrame(frame);
+      for (const frame of next) rig.secondary.giveFrame(frame);
+      const held = await rig.compare.heldOutput();
+      const texts = (frames: readonly Uint8Array[]): string[] =>
+        frames.map((frame) => Buffer.from(frame).toString('hex')).sort();
+      assert.deepEqual(texts(held.map(({ frame }) => frame)), texts([arpFor(2), ...first]));
+      assert.deepEqual(rig.released(), []);
+      await rig.compare.commit('primary');
+      assert.deepEqual(texts(rig.released()), texts([arpFor(2), ...first, ...next]));
+      assert.equal(rig.requests.length, 0);
+      assert.deepEqual([rig.compare.heldPackets, rig.compare.heldBytes], [0, 0]);
+      // The buffers have been used again since.
+      for (const frame of first) rig.primary.giveFrame(frame);
+      assert.deepEqual(texts(held.map(({ frame }) => frame)), texts([arpFor(2), ...first]));
+    },
+    { findOutputNetdev: () => 'hn0' },
+  ));
+
+test('a secondary that floods with ARP asks for nothing and fills nothing for good', () =>
+  withRig(
+    (rig) => {
+      for (let at = 0; at < 1000; at++) {
+        const frame = arpFor(2);
+        frame.set([at >> 8, at], 40);
+        rig.secondary.giveFrame(frame);
+      }
+      assert.deepEqual([rig.compare.connections, rig.requests.length], [64, 0]);
+      rig.secondary.giveFrame(udp('x'));
+      rig.primary.giveFrame(udp('x'));
+      assert.equal(count(rig), 1);
+    },
+    { maxFlows: 64 },
+  ));

@@ -260,3 +260,40 @@ test('packets of either side that find no twin time out', async () => {
     });
   }
 });
+
+test('while the secondary is silent nothing leaves, however odd', () =>
+  withRig((rig) => {
+    p(rig, { seq: 509 });
+    p(rig, { seq: 509, flags: 'PU' });
+    p(rig, { seq: 184, ack: 1012 });
+    p(rig, { seq: 146, ack: 1026, payload: 'ab' });
+    p(rig, { seq: 0x80000101, payload: 'never said by anybody' });
+    p(rig, { seq: 140, payload: 'before' });
+    p(rig, { seq: 3, flags: 'R', payload: 'bytes' });
+    assert.equal(rig.released().length, 0);
+    s(rig, { seq: 77, sourcePort: 81 });
+    p(rig, { seq: 77, sourcePort: 81, flags: 'P' });
+    assert.equal(rig.released().length, 1, 'nothing is said by both');
+  }));
+
+test('what was never compared is no repetition', () =>
+  withRig(async (rig) => {
+    s(rig, { seq: 100, ack: 1, payload: 'abc' });
+    p(rig, { seq: 100, ack: 1, payload: 'abc' });
+    p(rig, { seq: 100, ack: 1, payload: 'abc' });
+    assert.equal(rig.released().length, 2);
+    p(rig, { seq: 97, ack: 1, payload: 'xyzabc' });
+    p(rig, { seq: 0x90000000, ack: 1, payload: 'far' });
+    assert.equal(rig.released().length, 0);
+    await rig.checkpoint();
+    assert.equal(rig.released().length, 2);
+  }));
+
+test('a RST with bytes is left to a checkpoint', () =>
+  withRig(async (rig) => {
+    s(rig, { seq: 100, ack: 1, flags: 'R', payload: 'why' });
+    p(rig, { seq: 100, ack: 1, flags: 'R', payload: 'why' });
+    assert.equal(rig.released().length, 0);
+    await rig.checkpoint();
+    assert.equal(rig.released().length, 1);
+  }));

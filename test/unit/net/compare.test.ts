@@ -123,6 +123,22 @@ test('past the queue bound a checkpoint is asked for and memory stays bounded', 
     { maxQueueSize: 4 },
   ));
 
+test('what is dropped while a checkpoint is taken is made good by the next one', () =>
+  withRig(
+    async (rig) => {
+      rig.compare.stopped('primary');
+      await rig.compare.peerMarks('primary', rig.secondaryMark());
+      rig.compare.resumed('primary');
+      for (let at = 0; at < 5; at++) rig.primary.giveFrame(udp(`${at}`));
+      assert.deepEqual([rig.requests.length, rig.compare.stats.droppedPrimary], [0, 1]);
+      await rig.compare.commit('primary');
+      assert.deepEqual(rig.requests[0]?.cause, 'queue-full');
+      await rig.checkpoint();
+      assert.equal(rig.requests.length, 1);
+    },
+    { maxQueueSize: 4 },
+  ));
+
 test('the bytes held over all connections are bounded', () =>
   withRig(
     (rig) => {
