@@ -11,6 +11,9 @@ const SUB_BITS = 5;
 const TOP_BITS = 36;
 const BUCKETS = (TOP_BITS - SUB_BITS + 1) * SUB_BUCKETS;
 const TOP_US = 2 ** TOP_BITS - 1;
+/** Up to here, half an hour, bit operations do. */
+const SMALL_BITS = 31;
+const MAX_SMALL_US = 2 ** SMALL_BITS;
 
 /** Percentiles as `query-colo-compare` shows them; all in microseconds. */
 export interface LatencySummary {
@@ -37,10 +40,10 @@ export class LatencyHistogram {
 
   /** A clock that went back counts as no time at all. */
   record(heldMs: number): void {
-    const us = heldMs > 0 ? Math.round(heldMs * 1000) : 0;
-    this.#counts[bucketOf(us)]!++;
-    this.#count++;
-    if (us > this.#maxUs) this.#maxUs = us;
+    const us = heldMs * 1000 + 0.5;
+    // The usual case: whole numbers of 31 bits.
+    if (us >= 1 && us < MAX_SMALL_US) this.#add(us | 0);
+    else this.#add(us >= 1 ? Math.floor(us) : 0);
   }
 
   /** The value in microseconds that `fraction` (0 to 1) of all are at or below; 0 when nothing was recorded. */
@@ -52,6 +55,12 @@ export class LatencyHistogram {
       if (seen >= wanted) return Math.min(upperEndOf(bucket), this.#maxUs);
     }
     return this.#maxUs;
+  }
+
+  #add(us: number): void {
+    this.#counts[bucketOf(us)]!++;
+    this.#count++;
+    if (us > this.#maxUs) this.#maxUs = us;
   }
 
   summary(): LatencySummary {
@@ -68,11 +77,13 @@ export class LatencyHistogram {
 
 function bucketOf(us: number): number {
   if (us < 2 * SUB_BUCKETS) return us;
+  if (us < MAX_SMALL_US) {
+    const shift = 31 - SUB_BITS - Math.clz32(us);
+    return shift * SUB_BUCKETS + (us >>> shift);
+  }
   const bounded = us > TOP_US ? TOP_US : us;
-  // Above 2^32 clz32 sees nothing: its upper half tells.
-  const high = Math.floor(bounded / 2 ** 32);
-  const exponent = high > 0 ? 63 - Math.clz32(high) : 31 - Math.clz32(bounded);
-  const shift = exponent - SUB_BITS;
+  const shift =
+    TOP_BITS - SMALL_BITS + 31 - SUB_BITS - Math.clz32(Math.floor(bounded / 2 ** (TOP_BITS - SMALL_BITS)));
   return shift * SUB_BUCKETS + Math.floor(bounded / 2 ** shift);
 }
 

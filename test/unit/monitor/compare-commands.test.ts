@@ -50,6 +50,13 @@ async function report({ bare }: Peers): Promise<Report> {
   return first;
 }
 
+/** Every member's name, however deep. */
+function members(value: unknown): string[] {
+  if (typeof value !== 'object' || value === null) return [];
+  if (Array.isArray(value)) return value.flatMap(members);
+  return Object.entries(value).flatMap(([name, member]) => [name, ...members(member)]);
+}
+
 test('query-colo-compare: nothing without a comparer, zeros for a new one', async (t) => {
   const bare = await bareVm(t);
   assert.deepEqual(await bare.execute('query-colo-compare'), []);
@@ -99,6 +106,10 @@ test('query-colo-compare: nothing without a comparer, zeros for a new one', asyn
       'held-us': { 'by-comparison': none, 'by-checkpoint': none },
     },
   ]);
+  // QEMU's rule for names (docs/devel/qapi-code-gen).
+  for (const name of members(await peers.bare.execute('query-colo-compare'))) {
+    assert.match(name, /^[a-z][a-z0-9]*(-[a-z0-9]+)*$/);
+  }
   await peers.bare.execute('object-del', { id: 'comp0' });
   assert.deepEqual(await peers.bare.execute('query-colo-compare'), []);
 });
