@@ -286,6 +286,26 @@ export const TCP_CASES: readonly CompareCase[] = [
     steps: (to) => [to.p({ seq: 100, ack: 1, flags: 'R' }), to.s({ seq: 100, ack: 1 })],
   },
   {
+    name: 'RST with a payload, of both',
+    steps: (to) => [
+      to.p({ seq: 100, ack: 1, flags: 'R', payload: 'why' }),
+      to.s({ seq: 100, ack: 1, flags: 'R', payload: 'why' }),
+    ],
+  },
+  {
+    name: 'a segment without flags and bytes, an acknowledgment of the secondary',
+    steps: (to) => [to.p({ seq: 100 }), to.s({ seq: 100, ack: 1 })],
+  },
+  {
+    name: 'bytes long before all that was compared, nothing of the secondary there',
+    steps: (to) => [
+      to.p({ seq: 5_000_000, ack: 1, payload: 'abc' }),
+      to.s({ seq: 5_000_000, ack: 1, payload: 'abc' }),
+      to.p({ seq: 100, ack: 1, payload: 'new' }),
+      to.s({ seq: 5_000_003, ack: 1 }),
+    ],
+  },
+  {
     name: 'RST of the secondary, data of the primary',
     steps: (to) => [to.p({ seq: 100, ack: 1, payload: 'abc' }), to.s({ seq: 100, ack: 1, flags: 'R' })],
   },

@@ -7,12 +7,14 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { StreamMark } from '../../../src/base/participant.ts';
 import type { ColoCompareOptions } from '../../../src/net/compare/options.ts';
+import { PacketView } from '../../../src/net/packet.ts';
 import { Dice, FUZZ, hostileFrame } from './hostile-frames.ts';
 import { makeRig, withRig } from './compare-rig.ts';
 import type { Rig } from './compare-rig.ts';
 import { framed } from './memory-chardev.ts';
 import { ipv4, tcp, udp } from './frames.ts';
 
+const SIDES = ['primary', 'secondary'] as const;
 const hex = (frame: Uint8Array): string => Buffer.from(frame).toString('hex');
 
 /** Frames of a primary whose fate is known must be all that it sent. */
@@ -128,6 +130,38 @@ async function hostileRun(seed: number): Promise<void> {
 
 test('two hostile guests', async () => {
   for (let seed = 1; seed <= 120 * FUZZ; seed++) await hostileRun(seed);
+});
+
+test('nothing leaves while the secondary is silent, and all of it by a checkpoint', async () => {
+  for (let seed = 1; seed <= 40 * FUZZ; seed++) {
+    const dice = new Dice(seed);
+    await withRig(async (rig) => {
+      const sent = Array.from({ length: 100 }, () => hostileFrame(dice));
+      for (const frame of sent) {
+        rig.primary.giveFrame(frame);
+        assert.deepEqual(rig.released(), [], `seed ${seed}`);
+      }
+      await rig.checkpoint();
+      assert.deepEqual(rig.released().map(hex).toSorted(), sent.map(hex).toSorted(), `seed ${seed}`);
+    });
+  }
+});
+
+test('two guests that say the same need no checkpoint, whatever it is, but for TCP', async () => {
+  const view = new PacketView();
+  for (let seed = 1; seed <= 40 * FUZZ; seed++) {
+    const dice = new Dice(seed);
+    await withRig((rig) => {
+      for (let step = 0; step < 100; step++) {
+        const frame = hostileFrame(dice);
+        view.parse(frame);
+        if (view.isTcp) continue;
+        for (const side of dice.pick([SIDES, SIDES.toReversed()])) rig[side].giveFrame(frame);
+        assert.deepEqual(rig.released().map(hex), [hex(frame)], `seed ${seed}, step ${step}`);
+      }
+      assert.deepEqual(rig.requests, [], `seed ${seed}`);
+    });
+  }
 });
 
 /** Gives frames in chunks, as a socket would. */

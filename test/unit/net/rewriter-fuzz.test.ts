@@ -42,6 +42,20 @@ function turned(frame: Uint8Array): Uint8Array {
   return copy;
 }
 
+/** A client's acknowledgment with SACK blocks, at odd offsets too. */
+function selective(dice: Dice): Uint8Array {
+  const lead = dice.roll(4);
+  const options = new Uint8Array(40).fill(1);
+  options.set([5, 2 + 8 * (1 + dice.roll(4)), ...dice.bytes(32)], lead);
+  const frame = tcp({
+    sourcePort: 80 + dice.roll(3),
+    seq: dice.roll(2 ** 32),
+    ack: dice.roll(2 ** 32),
+    options,
+  });
+  return turned(frame);
+}
+
 function handshake(dice: Dice): Uint8Array {
   const fields = { sourcePort: 80 + dice.roll(3), seq: dice.roll(2 ** 32), ack: 1001, flags: 'S' };
   return dice.once(2) ? tcp(fields) : ipv6(PROTOCOL.TCP, tcp(fields).subarray(34));
@@ -75,7 +89,8 @@ test('hostile frames both ways', async () => {
     for (let step = 0; step < 300; step++) {
       const what = `seed ${seed}, step ${step}`;
       // Handshakes often enough for mappings to be there.
-      const frame = dice.once(6) ? handshake(dice) : hostileFrame(dice);
+      const make = dice.pick([handshake, selective, hostileFrame, hostileFrame, hostileFrame]);
+      const frame = make(dice);
       const given = dice.once(2) ? turned(frame) : frame;
       out.length = 0;
       if (dice.once(2)) netdev.sendFromGuest(given);
