@@ -57,6 +57,20 @@ test('QUORUM_FAILURE is limited as one, other events are not', (t) => {
   assert.equal(seen.length, 4, 'nothing is told after the end');
 });
 
+test('COLO_COMPARE_REQUEST is limited for each comparer, the latest of a second is told', (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  const { events, seen } = listening();
+  const asked = (id: string, cause: string): string =>
+    `COLO_COMPARE_REQUEST ${JSON.stringify({ id, cause })}`;
+  for (const cause of ['payload', 'length', 'timeout']) {
+    for (const id of ['comp0', 'comp1']) events.emit('COLO_COMPARE_REQUEST', { id, cause });
+  }
+  assert.deepEqual(seen, [asked('comp0', 'payload'), asked('comp1', 'payload')]);
+  t.mock.timers.tick(1000);
+  assert.deepEqual(seen.slice(2), [asked('comp0', 'timeout'), asked('comp1', 'timeout')]);
+  events.close();
+});
+
 test('a listener that left hears no more; the time is the wall clock’s', () => {
   const events = new VmEvents();
   const seen: VmEvent[] = [];
