@@ -5,6 +5,7 @@
 import { loggerFor } from '../../base/logger.ts';
 import type { Chardev } from '../../chardev/chardev.ts';
 import { FrameInput } from '../frame-input.ts';
+import { RateLimitedWarning } from '../frame-output.ts';
 import { encodeHeader } from '../framing.ts';
 
 const DO_CHECKPOINT = Buffer.from('DO_CHECKPOINT');
@@ -16,6 +17,8 @@ export class NotifyDevice {
   readonly #input: FrameInput;
   readonly #header = new Uint8Array(4);
   readonly #logger = loggerFor('colo-compare');
+  /** A peer that talks nonsense must not fill the log. */
+  readonly #warning = new RateLimitedWarning(this.#logger);
 
   /** `onCheckpoint`: the other program has taken one. */
   constructor(chardev: Chardev, vnetHdrSupport: boolean, onCheckpoint: () => void) {
@@ -48,11 +51,11 @@ export class NotifyDevice {
     const text = Buffer.from(frame.buffer, frame.byteOffset, frame.byteLength).toString('latin1');
     if (text === USERSPACE_PROXY_INIT) this.#send(GET_XEN_INIT);
     else if (text === CHECKPOINT) onCheckpoint();
-    else this.#logger.warn('COLO compare got unsupported instruction');
+    else this.#warning.warn('COLO compare got unsupported instruction');
   }
 
   #send(text: Uint8Array): void {
     const isSent = this.chardev.writePair(encodeHeader(this.#header, text.length, null), text);
-    if (!isSent) this.#logger.warn(`colo-compare: notify_dev '${this.chardev.id}' could not be written`);
+    if (!isSent) this.#warning.warn(`colo-compare: notify_dev '${this.chardev.id}' could not be written`);
   }
 }
