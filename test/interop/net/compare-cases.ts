@@ -162,6 +162,17 @@ export const TCP_CASES: readonly CompareCase[] = [
   {
     name: 'segments out of order, of either side',
     steps: (to) => [
+      to.p({ seq: 97, ack: 1, payload: 'xyz' }),
+      to.s({ seq: 97, ack: 1, payload: 'xyz' }),
+      to.p({ seq: 103, ack: 1, payload: 'def' }),
+      to.p({ seq: 100, ack: 1, payload: 'abc' }),
+      to.s({ seq: 103, ack: 1, payload: 'def' }),
+      to.s({ seq: 100, ack: 1, payload: 'abc' }),
+    ],
+  },
+  {
+    name: 'segments out of order, of either side, the first ones of a connection that was not seen to begin',
+    steps: (to) => [
       to.p({ seq: 103, ack: 1, payload: 'def' }),
       to.p({ seq: 100, ack: 1, payload: 'abc' }),
       to.s({ seq: 103, ack: 1, payload: 'def' }),
