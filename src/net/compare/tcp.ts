@@ -26,45 +26,12 @@ import { ByteStore } from './byte-store.ts';
 import type { CheckpointCause, FlowComparer, Verdict } from './comparer.ts';
 import type { HeldPacket } from './held-packet.ts';
 import type { PacketPool } from './packet-pool.ts';
+import { Progress, ReleasedRange } from './tcp-progress.ts';
 
 /** Unmatched bytes of a secondary on one connection: more than any window a guest is given. */
 export const MAX_SECONDARY_BYTES = 8 * 1024 * 1024;
 
 const SAYING = TCP_FLAG.SYN | TCP_FLAG.FIN | TCP_FLAG.RST | TCP_FLAG.ACK;
-/**
- * How far back a sender can repeat: the largest window there is (RFC 7323, 2.3). What lies before that, or before the
- * first byte that was compared, is no repetition.
- */
-const REPEATED_BYTES = 2 ** 30;
-
-/** What one side has said so far, beyond the bytes. */
-class Progress {
-  end: number | null = null;
-  ack: number | null = null;
-  initial: number | null = null;
-  generation = 0;
-
-  note(packet: HeldPacket): void {
-    if (packet.isSyn && packet.sequence !== this.initial) {
-      this.generation++;
-      this.initial = packet.sequence;
-      this.end = null;
-      this.ack = null;
-    }
-    // The number of a RST need not belong to the stream at all.
-    if (packet.isReset) return;
-    this.end = this.end === null ? packet.sequenceEnd : laterOf(packet.sequenceEnd, this.end);
-    if (!packet.isAck) return;
-    this.ack = this.ack === null ? packet.acknowledgment : laterOf(packet.acknowledgment, this.ack);
-  }
-
-  copy(other: Progress): void {
-    this.end = other.end;
-    this.ack = other.ack;
-    this.initial = other.initial;
-    this.generation = other.generation;
-  }
-}
 
 export class TcpComparer implements FlowComparer {
   cause: CheckpointCause = 'timeout';
@@ -75,10 +42,7 @@ export class TcpComparer implements FlowComparer {
   /** The primary's progress at the last cut. */
   readonly #closed = new Progress();
   readonly #store: ByteStore;
-  /** Everything in between has been released, in generation `#matchedGeneration`; null before the first byte. */
-  #matchedStart = 0;
-  #matchedEnd: number | null = null;
-  #matchedGeneration = 0;
+  readonly #matched = new ReleasedRange();
   /** The secondary's side of the current epoch. */
   #secondaryAck: number | null = null;
   #secondaryInitial: number | null = null;
@@ -150,8 +114,8 @@ export class TcpComparer implements FlowComparer {
     let sequence = packet.payloadSequence;
     let from = packet.from;
     const end = (sequence + packet.payloadBytes) | 0;
-    if (this.#isMatching(this.#secondaryGeneration)) {
-      const floor = this.#matchedEnd!;
+    const floor = this.#matched.isOf(this.#secondaryGeneration) ? this.#matched.end : null;
+    if (floor !== null) {
       if (sequenceDifference((end + (isFin ? 1 : 0)) | 0, floor) <= 0) return true;
       const spent = sequenceDifference(floor, sequence);
       if (spent > 0) {
@@ -180,7 +144,7 @@ export class TcpComparer implements FlowComparer {
     }
     if (packet.isReset) return this.#judgeReset(packet);
     if (isNothing(packet)) return this.#saidNothing ? 'release' : this.#wait();
-    if (packet.isSyn && !this.#isRepeated(packet)) {
+    if (packet.isSyn && !this.#matched.includes(packet)) {
       const isSaid = packet.isAck ? this.#saidSynAck : this.#saidSyn;
       if (!isSaid) return this.#wait();
     }
@@ -221,7 +185,7 @@ export class TcpComparer implements FlowComparer {
     const closed = this.#closed;
     if (this.#secondaryGeneration <= closed.generation) this.#followClosed();
     if (this.#secondaryGeneration !== closed.generation) return;
-    this.#matchTo(closed.end);
+    this.#matched.coverTo(closed.end, closed.generation);
     if (closed.end !== null) this.#store.dropBefore(closed.end);
     if (closed.ack === null) return;
     this.#secondaryAck = this.#secondaryAck === null ? closed.ack : laterOf(closed.ack, this.#secondaryAck);
@@ -235,13 +199,7 @@ export class TcpComparer implements FlowComparer {
   #followClosed(): void {
     this.#secondaryGeneration = this.#closed.generation;
     this.#secondaryInitial = this.#closed.initial;
-    this.#matchedGeneration = this.#closed.generation;
-    this.#matchTo(this.#closed.end);
-  }
-
-  #matchTo(end: number | null): void {
-    this.#matchedEnd = end;
-    if (end !== null) this.#matchedStart = (end - REPEATED_BYTES) | 0;
+    this.#matched.coverTo(this.#closed.end, this.#closed.generation);
   }
 
   #secondarySyn(packet: HeldPacket): void {
@@ -275,16 +233,11 @@ export class TcpComparer implements FlowComparer {
     const start = packet.payloadSequence;
     const isFin = packet.isFin;
     if (packet.payloadBytes === 0 && !isFin) return 'release';
-    if (!this.#isMatching(packet.generation)) {
-      // The first bytes since this connection is watched. Behind a SYN nothing can have come before them.
-      this.#matchedGeneration = packet.generation;
-      this.#matchedStart = start;
-      this.#matchedEnd = start;
-      this.#store.dropBefore(start);
-    }
-    const matched = this.#matchedEnd!;
-    if (sequenceDifference(start, this.#matchedStart) < 0) return this.#wait();
-    if (sequenceDifference(end, matched) <= 0) return 'release';
+    // The first bytes since this connection is watched stand where they like, until some have been released.
+    const isBegun = this.#matched.isOf(packet.generation);
+    if (isBegun && sequenceDifference(start, this.#matched.start) < 0) return this.#wait();
+    const matched = isBegun ? (this.#matched.end ?? start) : start;
+    if (isBegun && sequenceDifference(end, matched) <= 0) return 'release';
     // A gap: what belongs there was lost on its way here and will be sent again. Only in order can it be checked.
     if (sequenceDifference(start, matched) > 0) return this.#wait();
     const known = Math.max(sequenceDifference(matched, start), packet.verifiedBytes);
@@ -333,35 +286,11 @@ export class TcpComparer implements FlowComparer {
     return this.#secondaryAck !== null && sequenceDifference(packet.acknowledgment, this.#secondaryAck) <= 0;
   }
 
-  /** Released before, or in the checkpoint. */
-  #isRepeated(packet: HeldPacket): boolean {
-    return (
-      this.#isMatching(packet.generation) &&
-      sequenceDifference(packet.sequence, this.#matchedStart) >= 0 &&
-      sequenceDifference(packet.sequenceEnd, this.#matchedEnd!) <= 0
-    );
-  }
-
-  #isMatching(generation: number): boolean {
-    return this.#matchedEnd !== null && this.#matchedGeneration === generation;
-  }
-
   #advance(packet: HeldPacket): void {
     if (packet.isSyn) this.#synAtMs = null;
-    const isMatching = this.#isMatching(packet.generation);
     // One that carries nothing may stand behind bytes that have not come yet.
     if (packet.payloadBytes === 0 && !packet.isFin && !packet.isSyn) return;
-    const end = packet.sequenceEnd;
-    if (isMatching) {
-      this.#matchedEnd = laterOf(end, this.#matchedEnd!);
-      const floor = (this.#matchedEnd - REPEATED_BYTES) | 0;
-      this.#matchedStart = laterOf(floor, this.#matchedStart);
-    } else {
-      this.#matchedStart = packet.sequence;
-      this.#matchedEnd = end;
-    }
-    this.#matchedGeneration = packet.generation;
-    this.#store.dropBefore(this.#matchedEnd);
+    this.#store.dropBefore(this.#matched.add(packet));
   }
 }
 
