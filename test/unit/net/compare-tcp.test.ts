@@ -297,3 +297,12 @@ test('a RST with bytes is left to a checkpoint', () =>
     await rig.checkpoint();
     assert.equal(rig.released().length, 1);
   }));
+
+test('of a connection that is seen in its middle first, segments may come in any order', () =>
+  withRig((rig) => {
+    p(rig, { seq: 106, ack: 1, payload: 'second' });
+    p(rig, { seq: 101, ack: 1, payload: 'first' });
+    s(rig, { seq: 101, ack: 1, payload: 'firstsecond' });
+    assert.deepEqual(texts(rig), ['first', 'second']);
+    assert.deepEqual(rig.requests, []);
+  }));
