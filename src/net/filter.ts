@@ -40,4 +40,6 @@ export interface NetFilter {
   /** Present when the filter takes part in checkpoints (redirectors, mirrors, the comparer). */
   readonly participant?: CheckpointParticipant;
   close(): void;
+  /** Resolves when what `close` began is done; absent where nothing is left to do. */
+  readonly finished?: Promise<void>;
 }

@@ -130,9 +130,10 @@ export class VmObjects {
       ...(filter.participant ? { participant: filter.participant } : {}),
       close: () => {
         this.#filterNetdevs.delete(id);
-        netdev.remove(filter);
+        // A filter that lets something go at its end needs its place for that.
         filter.close();
-        return Promise.resolve();
+        netdev.remove(filter);
+        return filter.finished ?? Promise.resolve();
       },
     };
   }
