@@ -87,7 +87,7 @@ export class FrameRelay {
     if (!onFrame) return null;
     return new FrameDecoder({
       onFrame: (bytes, from, to) =>
-        onFrame({ direction, frame: bytes.slice(from, to), atMs: performance.now() }),
+        onFrame({ direction, frame: new Uint8Array(bytes.subarray(from, to)), atMs: performance.now() }),
       onError: (error) => {
         throw error;
       },

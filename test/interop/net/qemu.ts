@@ -74,7 +74,7 @@ export class FrameSocket {
     const decoder = new FrameDecoder({
       vnetHdrSupport,
       onFrame: (bytes, from, to, vnetHdrLen) => {
-        this.frames.push(bytes.slice(from, to));
+        this.frames.push(new Uint8Array(bytes.subarray(from, to)));
         this.vnetWords.push(vnetHdrLen);
       },
       onError: (error) => {
