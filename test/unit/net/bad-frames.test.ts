@@ -2,7 +2,6 @@
  * What is no frame, on every socket that frames travel on: a frame of no bytes is skipped, one that never ends goes with
  * its connection, one that is too long ends its connection. Whatever it was, the next good frame gets through.
  */
-import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import net from 'node:net';
 import path from 'node:path';
