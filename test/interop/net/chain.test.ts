@@ -7,6 +7,7 @@ import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { withoutTimes } from './capture.ts';
 import { whyNoQemu } from './qemu.ts';
 import { udp } from '../../unit/net/frames.ts';
 import { execute } from '../../helpers/bare-process.ts';
@@ -201,12 +202,6 @@ class Script {
     }
     await this.#twins.rest(`frame ${this.#count}`);
   }
-}
-
-/** A capture file with all times made the same. */
-function withoutTimes(file: Buffer): Buffer {
-  for (let at = 24; at + 16 <= file.length; at += 16 + file.readUInt32LE(at + 8)) file.fill(0, at, at + 8);
-  return file;
 }
 
 test('chains as in QEMU', { skip }, async (t) => {

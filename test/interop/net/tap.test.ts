@@ -1,39 +1,17 @@
 import assert from 'node:assert/strict';
-import { execFile, execFileSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { execFile } from 'node:child_process';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { Netdev } from '../../../src/net/netdev.ts';
 import { openTapBackend } from '../../../src/net/netdevs/tap.ts';
+import { whyNoTap } from './why-no-tap.ts';
 
 const run = promisify(execFile);
 
-/** Needs root, /dev/net/tun and the right to make a network namespace. */
-function whyNot(): string | false {
-  if (process.getuid?.() !== 0) return 'needs root';
-  if (!existsSync('/dev/net/tun')) return 'no /dev/net/tun';
-  const name = `colo-probe-${process.pid}`;
-  try {
-    execFileSync('ip', ['netns', 'add', name], { stdio: 'ignore' });
-    execFileSync('ip', ['netns', 'exec', name, 'ip', 'tuntap', 'add', 'dev', 't0', 'mode', 'tap'], {
-      stdio: 'ignore',
-    });
-    return false;
-  } catch {
-    return 'network namespaces or TAP devices cannot be made here';
-  } finally {
-    try {
-      execFileSync('ip', ['netns', 'del', name], { stdio: 'ignore' });
-    } catch {
-      // It was never made.
-    }
-  }
-}
-
 test(
   'a TAP on a bridge carries frames both ways, and closing it ends the process',
-  { skip: whyNot() },
+  { skip: whyNoTap() },
   async () => {
     const namespace = `colo-tap-${process.pid}`;
     const probe = fileURLToPath(new URL('./tap-probe.ts', import.meta.url));
