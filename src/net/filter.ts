@@ -26,7 +26,7 @@ export interface NetFilter {
   readonly id: string;
   /** QOM type name, e.g. `filter-mirror`. */
   readonly typeName: string;
-  readonly queue: FilterQueue;
+  queue: FilterQueue;
   /** `status=off` makes the chain skip the filter. */
   enabled: boolean;
   /** Called once, when it has been put into the chain. */

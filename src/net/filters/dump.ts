@@ -30,7 +30,7 @@ export interface DumpOptions {
 export class DumpFilter implements NetFilter {
   readonly typeName = 'filter-dump';
   readonly id: string;
-  readonly queue: FilterQueue;
+  queue: FilterQueue;
   enabled: boolean;
   /** Packets left out because the file does not keep up or failed. */
   lost = 0;

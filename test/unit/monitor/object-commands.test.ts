@@ -132,13 +132,15 @@ test('qom-get, qom-set and qom-list', async (t) => {
       "GenericError: Property 'filter-rewriter.nope' not found",
     ],
     [
-      { path: '/objects/rew0', property: 'queue', value: 'rx' },
-      "GenericError: Property 'filter-rewriter.queue' cannot be changed",
+      { path: '/objects/rew0', property: 'netdev', value: 'hn1' },
+      "GenericError: Property 'filter-rewriter.netdev' cannot be changed",
     ],
+    [{ path: '/objects/rew0', property: 'queue', value: 'rx' }, null],
     [{ path: '/objects/rew0', property: 'status', value: 'off' }, null],
   ]);
   assert.equal(await get('/objects/c0', 'compare_timeout'), 5);
   assert.equal(await get('rew0', 'status'), 'off');
+  assert.equal(await get('rew0', 'queue'), 'rx');
   const names = async (where: string): Promise<string[]> =>
     ((await bare.execute('qom-list', { path: where })) as { name: string; type: string }[]).map(
       ({ name, type }) => `${name}: ${type}`,

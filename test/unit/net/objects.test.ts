@@ -84,7 +84,7 @@ const filterErrors: [FilterType, Record<string, unknown>, string][] = [
     { netdev: 'hn0', outdev: 'a', insert: 'after' },
     "Parameter 'insert' does not accept value 'after'",
   ],
-  ['filter-mirror', { netdev: 'hn0', outdev: 'a', foo: 1 }, "Parameter 'foo' is unexpected"],
+  ['filter-mirror', { netdev: 'hn0', outdev: 'a', foo: '1' }, "Invalid parameter 'foo'"],
   [
     'filter-redirector',
     { netdev: 'hn0' },
