@@ -41,7 +41,10 @@ export interface NetdevStats {
 export class Netdev implements FilterHost {
   readonly id: string;
   readonly vnetHeaderBytes: number;
-  /** Where frames for the guest go. The view is valid during the call only. */
+  /**
+   * Where frames for the guest go. The view is valid during the call only. Null: there is neither NIC nor hub port; as in
+   * QEMU nothing is sent or injected then, and filters see nothing.
+   */
   guest: FrameSink | null = null;
   /** Where frames for the outside go. The view is valid during the call only. */
   wire: FrameSink | null = null;
@@ -115,7 +118,7 @@ export class Netdev implements FilterHost {
 
   /** A frame from outside: through the chain (tx, head → tail) to the guest. */
   receiveFromWire(frame: Uint8Array): void {
-    if (!this.wireEnabled || this.linkDown) {
+    if (!this.wireEnabled || this.linkDown || this.guest === null) {
       this.stats.discarded++;
       return;
     }
@@ -135,6 +138,10 @@ export class Netdev implements FilterHost {
   }
 
   passOn(from: NetFilter, packet: Uint8Array, direction: Direction): void {
+    if (this.guest === null) {
+      this.stats.discarded++;
+      return;
+    }
     if (this.#chain.walkOn(from, packet, direction)) return;
     if (direction === 'rx') this.#deliverToWire(packet);
     else if (this.peer === null) this.#deliverToGuest(packet);

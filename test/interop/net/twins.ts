@@ -60,11 +60,30 @@ export class Twins {
       const netdevs = options.line.split('-netdev stream').length - 1;
       await until(`${program} has accepted all`, STEP_MS, async () => {
         const connected = bare.qmp.names().filter((name) => name === 'NETDEV_STREAM_CONNECTED').length;
-        return connected === netdevs && !(await disconnected(bare));
+        return connected === netdevs && !(await disconnected(bare, ...sockets.keys()));
       });
       return { bare, sockets };
     };
     return new Twins(await Promise.all(PROGRAMS.map(start)));
+  }
+
+  /** Connects to one more socket of both. */
+  async plug(t: Pick<TestContext, 'after'>, name: string): Promise<void> {
+    for (const { bare, sockets } of this.#twins) {
+      const socket = await FrameSocket.connect(path.join(bare.home, name));
+      t.after(() => socket.close());
+      sockets.set(name, socket);
+      await until(`${name} is accepted`, STEP_MS, async () => !(await disconnected(bare, name)));
+    }
+  }
+
+  /** Closes that connection, and waits until both have seen it. */
+  async unplug(name: string): Promise<void> {
+    for (const { bare, sockets } of this.#twins) {
+      sockets.get(name)!.close();
+      sockets.delete(name);
+      await until(`${name} is free`, STEP_MS, () => disconnected(bare, name));
+    }
   }
 
   /** Both are typed the line; returns the reply, or `Class: text`. Fails where the two differ. */
@@ -157,7 +176,9 @@ function isLate(ours: Record<string, string[]>, theirs: Record<string, string[]>
 }
 
 /** A connect ends in the kernel; a program accepts later, and what it writes before is lost. */
-async function disconnected(bare: BareProcess): Promise<boolean> {
+async function disconnected(bare: BareProcess, ...names: string[]): Promise<boolean> {
   const chardevs = (await bare.type(execute('query-chardev'))) as { label: string; filename: string }[];
-  return chardevs.some(({ filename }) => filename.startsWith('disconnected:'));
+  return chardevs.some(
+    ({ label, filename }) => names.includes(label) && filename.startsWith('disconnected:'),
+  );
 }
