@@ -42,7 +42,8 @@ export class DumpFilter implements NetFilter {
   #batch = Buffer.allocUnsafeSlow(FIRST_BATCH_BYTES);
   #batchBytes = 0;
   #spare = Buffer.allocUnsafeSlow(FIRST_BATCH_BYTES);
-  #isWriting = false;
+  /** Of the batch that is being written; 0: none is. */
+  #writingBytes = 0;
   #failed = false;
   #isClosing = false;
 
@@ -93,7 +94,7 @@ export class DumpFilter implements NetFilter {
     const body = kept === packet.length ? packet : packet.subarray(skipped, skipped + kept);
     batch.set(body, at + RECORD_HEADER_BYTES);
     this.#batchBytes = at + RECORD_HEADER_BYTES + kept;
-    if (at === 0 && !this.#isWriting) setImmediate(() => this.#flush());
+    if (at === 0 && this.#writingBytes === 0) setImmediate(() => this.#flush());
     return false;
   }
 
@@ -121,8 +122,8 @@ export class DumpFilter implements NetFilter {
   /** Doubles the batch up to the bound. False: the packet has no place. */
   #makeRoom(bytes: number): boolean {
     const needed = this.#batchBytes + bytes;
+    if (needed + this.#writingBytes > MAX_UNWRITTEN_BYTES) return false;
     if (needed <= this.#batch.length) return true;
-    if (needed > MAX_UNWRITTEN_BYTES) return false;
     let size = this.#batch.length;
     while (size < needed) size *= 2;
     const larger = Buffer.allocUnsafeSlow(size);
@@ -132,7 +133,7 @@ export class DumpFilter implements NetFilter {
   }
 
   #flush(): void {
-    if (this.#isWriting) return;
+    if (this.#writingBytes > 0) return;
     if (this.#batchBytes === 0 || this.#failed) {
       if (this.#isClosing) this.#end();
       return;
@@ -142,7 +143,7 @@ export class DumpFilter implements NetFilter {
     this.#batch = this.#spare;
     this.#batchBytes = 0;
     this.#spare = batch;
-    this.#isWriting = true;
+    this.#writingBytes = bytes;
     this.#write(batch, 0, bytes);
   }
 
@@ -157,7 +158,7 @@ export class DumpFilter implements NetFilter {
         this.#write(batch, from + written, to);
         return;
       }
-      this.#isWriting = false;
+      this.#writingBytes = 0;
       this.#flush();
     });
   }

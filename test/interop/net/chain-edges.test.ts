@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { MAX_FRAME_BYTES } from '../../../src/net/framing.ts';
 import { execute } from '../../helpers/bare-process.ts';
-import { udp } from '../../unit/net/frames.ts';
+import { tcp, udp } from '../../unit/net/frames.ts';
 import { whyNoQemu } from './qemu.ts';
 import { Twins } from './twins.ts';
 
@@ -132,4 +132,46 @@ test('three netdevs on one hub, and a second hub', { skip }, async (t) => {
   assert.equal(await frames.where('third'), 'out');
   assert.equal(await frames.where('in'), 'wire,guest');
   assert.equal(await frames.where('far'), '');
+});
+
+test('vnet headers of every length through mirror, comparer and redirector', { skip }, async (t) => {
+  const word = ',vnet_hdr_support=on';
+  const line = [
+    PAIR,
+    ...['in', 'copy', 'p', 's'].map(socket),
+    socket('out'),
+    client('o', 'out'),
+    `-object filter-redirector,id=r,netdev=wire,queue=tx,indev=in${word}`,
+    `-object filter-mirror,id=m,netdev=wire,queue=tx,outdev=copy${word}`,
+    `-object filter-redirector,id=r2,netdev=wire,queue=rx,indev=out${word}`,
+    '-object iothread,id=io',
+    `-object colo-compare,id=c,primary_in=p,secondary_in=s,outdev=o,iothread=io,compare_timeout=60000${word}`,
+  ].join(' ');
+  const plugs = [
+    'wire',
+    'guest',
+    ...['in', 'copy', 'p', 's'].map((name) => ({ name, vnetHdrSupport: true })),
+  ];
+  const twins = await Twins.start(t, { line, plugs });
+  let seq = 1000;
+  for (const headerBytes of [0, 10, 12, 20]) {
+    // The longest segment that IPv4 has room for.
+    for (const payloadBytes of [1, 1460, 65_535 - 40]) {
+      const label = `${payloadBytes} bytes behind a header of ${headerBytes}`;
+      const frame = (header: number): Uint8Array =>
+        Buffer.concat([
+          Buffer.alloc(headerBytes, header),
+          tcp({ seq, ack: 1, payload: new Uint8Array(payloadBytes).fill(seq) }),
+        ]);
+      // Injected and mirrored: the header goes along, the word is the netdev's own.
+      twins.send('in', frame(1), label, headerBytes);
+      assert.deepEqual(await twins.rest(`${label}, injected`), { guest: [label], copy: [label] });
+      // Compared: each packet by its own header's length; what is in the header says how to cut, not what is said.
+      twins.send('s', frame(2), `${label}, the copy`, headerBytes);
+      assert.deepEqual(await twins.rest(`${label}, of the secondary`), {});
+      twins.send('p', frame(1), label, headerBytes);
+      assert.deepEqual(await twins.rest(label), { wire: [label] });
+      seq += payloadBytes;
+    }
+  }
 });
