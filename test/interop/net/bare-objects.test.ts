@@ -13,6 +13,7 @@ import {
   testFolder,
   unixServer,
 } from '../../helpers/bare-process.ts';
+import { until } from '../../helpers/colo.ts';
 import { arp, udp } from '../../unit/net/frames.ts';
 import { FrameSocket } from './qemu.ts';
 
@@ -89,10 +90,16 @@ for (const program of ['colo', 'qemu'] as const) {
     const [primary, secondary, out, frame] = (await Promise.all(
       ['p', 's', 'o', 'n'].map((id) => FrameSocket.connect(path.join(home, id))),
     )) as [FrameSocket, FrameSocket, FrameSocket, FrameSocket];
+    // What is written to a connection that has not been accepted yet is lost.
+    await until('all are accepted', 10_000, async () => {
+      const chardevs = (await type(execute('query-chardev'))) as { filename: string }[];
+      return chardevs.every(({ filename }) => !filename.startsWith('disconnected:'));
+    });
     frame.send(Buffer.from('COLO_USERSPACE_PROXY_INIT'));
     assert.equal(text((await upTo(frame, 1))[0]), 'COLO_COMPARE_GET_XEN_INIT');
-    // What cannot be compared passes, what is the same on both sides is let go.
+    // What is the same on both sides is let go; QEMU does not ask the secondary about ARP.
     primary.send(arp());
+    secondary.send(arp());
     assert.deepEqual(await upTo(out, 1), [arp()]);
     primary.send(udp('same'));
     secondary.send(udp('same'));
