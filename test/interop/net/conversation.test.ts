@@ -7,11 +7,11 @@ import assert from 'node:assert/strict';
 import path from 'node:path';
 import { test } from 'node:test';
 import type { TestContext } from 'node:test';
-import { CAPABILITIES, execute, startBare, testFolder } from '../../helpers/bare-process.ts';
+import { CAPABILITIES, startBare, testFolder } from '../../helpers/bare-process.ts';
 import type { BareProcess } from '../../helpers/bare-process.ts';
-import { until } from '../../helpers/colo.ts';
 import type { TcpFields } from '../../unit/net/frames.ts';
 import { icmp, tcp, udp } from '../../unit/net/frames.ts';
+import { accepted } from './accepted.ts';
 import { FrameSocket, whyNoQemu } from './qemu.ts';
 
 type Program = 'colo' | 'qemu';
@@ -39,7 +39,6 @@ const compareLine = (word: string): string =>
 
 /** Everything but the two guests' words: a chain in one program, a comparer in another. */
 class Stage {
-  readonly #type: BareProcess[] = [];
   readonly #sockets = new Map<string, FrameSocket>();
   readonly #hasWord: boolean;
 
@@ -60,8 +59,7 @@ class Stage {
       chainLine(home, word),
       async () => {},
     );
-    stage.#type.push(compare, filters);
-    for (const bare of stage.#type) await bare.type(CAPABILITIES);
+    for (const bare of [compare, filters]) await bare.type(CAPABILITIES);
     const plugs: [string, BareProcess, boolean][] = [
       ['wire', filters, false],
       ['guest', filters, false],
@@ -75,7 +73,8 @@ class Stage {
       t.after(() => plug.close());
       stage.#sockets.set(name, plug);
     }
-    await until('all are connected', 10_000, () => stage.#isConnected());
+    await accepted(compare);
+    await accepted(filters, { streams: 2 });
     return stage;
   }
 
@@ -102,14 +101,6 @@ class Stage {
 
   async until(plug: string, count: number): Promise<void> {
     await this.#sockets.get(plug)!.until((frames) => frames.length >= count, `${count} frames at ${plug}`);
-  }
-
-  async #isConnected(): Promise<boolean> {
-    for (const bare of this.#type) {
-      const all = (await bare.type(execute('query-chardev'))) as { filename: string }[];
-      if (all.some(({ filename }) => filename.startsWith('disconnected:'))) return false;
-    }
-    return this.#type[1]!.qmp.names().filter((name) => name === 'NETDEV_STREAM_CONNECTED').length === 2;
   }
 }
 

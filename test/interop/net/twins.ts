@@ -12,6 +12,7 @@ import type { TestContext } from 'node:test';
 import { CAPABILITIES, execute, startBare, testFolder } from '../../helpers/bare-process.ts';
 import type { BareProcess } from '../../helpers/bare-process.ts';
 import { until } from '../../helpers/colo.ts';
+import { accepted, isDisconnected } from './accepted.ts';
 import { FrameSocket } from './qemu.ts';
 
 const STEP_MS = 5_000;
@@ -57,11 +58,8 @@ export class Twins {
         t.after(() => socket.close());
         sockets.set(name, socket);
       }
-      const netdevs = options.line.split('-netdev stream').length - 1;
-      await until(`${program} has accepted all`, STEP_MS, async () => {
-        const connected = bare.qmp.names().filter((name) => name === 'NETDEV_STREAM_CONNECTED').length;
-        return connected === netdevs && !(await disconnected(bare, ...sockets.keys()));
-      });
+      const streams = options.line.split('-netdev stream').length - 1;
+      await accepted(bare, { names: [...sockets.keys()], streams });
       return { bare, sockets };
     };
     return new Twins(await Promise.all(PROGRAMS.map(start)));
@@ -73,7 +71,7 @@ export class Twins {
       const socket = await FrameSocket.connect(path.join(bare.home, name));
       t.after(() => socket.close());
       sockets.set(name, socket);
-      await until(`${name} is accepted`, STEP_MS, async () => !(await disconnected(bare, name)));
+      await accepted(bare, { names: [name] });
     }
   }
 
@@ -82,7 +80,7 @@ export class Twins {
     for (const { bare, sockets } of this.#twins) {
       sockets.get(name)!.close();
       sockets.delete(name);
-      await until(`${name} is free`, STEP_MS, () => disconnected(bare, name));
+      await until(`${name} is free`, STEP_MS, () => isDisconnected(bare, [name]));
     }
   }
 
@@ -173,12 +171,4 @@ function isLate(ours: Record<string, string[]>, theirs: Record<string, string[]>
     for (let at = 0; at < Math.min(a.length, b.length); at++) if (a[at] !== b[at]) return false;
   }
   return true;
-}
-
-/** A connect ends in the kernel; a program accepts later, and what it writes before is lost. */
-async function disconnected(bare: BareProcess, ...names: string[]): Promise<boolean> {
-  const chardevs = (await bare.type(execute('query-chardev'))) as { label: string; filename: string }[];
-  return chardevs.some(
-    ({ label, filename }) => names.includes(label) && filename.startsWith('disconnected:'),
-  );
 }

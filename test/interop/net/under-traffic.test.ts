@@ -17,6 +17,7 @@ import {
 import type { BareProcess } from '../../helpers/bare-process.ts';
 import { until } from '../../helpers/colo.ts';
 import { udp } from '../../unit/net/frames.ts';
+import { accepted } from './accepted.ts';
 import { FrameSocket } from './qemu.ts';
 
 const LINE =
@@ -51,7 +52,7 @@ class Traffic {
     const guest = await FrameSocket.connect(path.join(bare.home, 'guest'));
     t.after(() => wire.close());
     t.after(() => guest.close());
-    await until('both are accepted', 5_000, () => bare.qmp.names().length >= 2);
+    await accepted(bare, { streams: 2 });
     return new Traffic(bare, wire, guest);
   }
 
@@ -60,11 +61,7 @@ class Traffic {
     await this.bare.type(execute('chardev-add', { id, backend: unixServer(id) }));
     const socket = await FrameSocket.connect(path.join(this.bare.home, id));
     t.after(() => socket.close());
-    const isConnected = async (): Promise<boolean> => {
-      const all = (await this.bare.type(execute('query-chardev'))) as { label: string; filename: string }[];
-      return all.every(({ label, filename }) => label !== id || !filename.startsWith('disconnected:'));
-    };
-    while (!(await isConnected())) await this.bare.type(execute('query-status'));
+    await accepted(this.bare, { names: [id] });
     return socket;
   }
 
