@@ -10,6 +10,7 @@ import { isTlsCredentialsType, type TlsCredentialsSet } from '../base/tls/object
 import type { Chardev } from '../chardev/chardev.ts';
 import type { Chardevs } from '../chardev/registry.ts';
 import type { ColoCompare } from '../net/compare/compare.ts';
+import type { NetFilter } from '../net/filter.ts';
 import type { Netdev } from '../net/netdev.ts';
 import {
   createColoCompare,
@@ -127,12 +128,7 @@ export class VmObjects {
       id,
       typeName: type,
       properties: () => ({ ...filter.properties(), ...place }),
-      setProperty: (name, value) => {
-        if (!(name in filter.properties() || name in place)) {
-          throw new ParameterError(`Property '${type}.${name}' not found`);
-        }
-        setFilterProperty(filter, name, value);
-      },
+      setProperty: (name, value) => setIfThere(filter, place, name, value),
       ...(filter.participant ? { participant: filter.participant } : {}),
       close: () => {
         this.#filterNetdevs.delete(id);
@@ -164,13 +160,13 @@ export class VmObjects {
     };
   }
 
-  #comparer(id: string, properties: Properties, source: PropertySource): VmObject {
-    const compare = createColoCompare(id, properties, this.#context(), source);
+  #comparer(id: string, given: Properties, source: PropertySource): VmObject {
+    const properties = asStrings(given);
+    const compare = createColoCompare(id, given, this.#context(), source);
     compare.onCheckpointRequest = () => this.#host.onCheckpointRequest();
-    const named = asStrings(properties);
-    const iothreadId = named['iothread'] ?? '';
-    const primaryIn = this.#host.chardevs.find(named['primary_in'] ?? '');
-    const outdev = this.#host.chardevs.find(named['outdev'] ?? '');
+    const iothreadId = properties['iothread'] ?? '';
+    const primaryIn = this.#host.chardevs.find(properties['primary_in']!);
+    const outdev = this.#host.chardevs.find(properties['outdev']!);
     return {
       id,
       typeName: 'colo-compare',
@@ -283,6 +279,13 @@ function iothread(id: string, properties: Properties): VmObject {
     },
     close: () => Promise.resolve(),
   };
+}
+
+function setIfThere(filter: NetFilter, place: object, name: string, value: unknown): void {
+  if (!(name in filter.properties() || name in place)) {
+    throw new ParameterError(`Property '${filter.typeName}.${name}' not found`);
+  }
+  setFilterProperty(filter, name, value);
 }
 
 function asStrings(properties: Properties): Record<string, string> {
