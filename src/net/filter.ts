@@ -26,7 +26,7 @@ export interface NetFilter {
   readonly id: string;
   /** QOM type name, e.g. `filter-mirror`. */
   readonly typeName: string;
-  readonly queue: FilterQueue;
+  queue: FilterQueue;
   /** `status=off` makes the chain skip the filter. */
   enabled: boolean;
   /** Called once, when it has been put into the chain. */
@@ -40,4 +40,6 @@ export interface NetFilter {
   /** Present when the filter takes part in checkpoints (redirectors, mirrors, the comparer). */
   readonly participant?: CheckpointParticipant;
   close(): void;
+  /** Resolves when what `close` began is done; absent where nothing is left to do. */
+  readonly finished?: Promise<void>;
 }

@@ -41,11 +41,22 @@ export interface NetdevStats {
 export class Netdev implements FilterHost {
   readonly id: string;
   readonly vnetHeaderBytes: number;
-  /** Where frames for the guest go. The view is valid during the call only. */
+  /**
+   * Where frames for the guest go. The view is valid during the call only. Null: there is neither NIC nor hub port; as in
+   * QEMU nothing is sent or injected then, and filters see nothing.
+   */
   guest: FrameSink | null = null;
   /** Where frames for the outside go. The view is valid during the call only. */
   wire: FrameSink | null = null;
-  /** QMP set_link: nothing passes either way. */
+  /**
+   * The netdev that stands back to back with this one, as a hub port does with `netdev=`; null in front of a NIC. What a
+   * filter of one of the two injects goes past the other's filters; what is merely sent passes both chains.
+   */
+  peer: Netdev | null = null;
+  /**
+   * QMP set_link: nothing passes either way. As in QEMU a NIC knows and sends nothing; a peer does not, so that the
+   * filters here still see what it sends.
+   */
   linkDown = false;
   wireEnabled = true;
   readonly stats: NetdevStats = {
@@ -107,7 +118,7 @@ export class Netdev implements FilterHost {
 
   /** A frame from outside: through the chain (tx, head → tail) to the guest. */
   receiveFromWire(frame: Uint8Array): void {
-    if (!this.wireEnabled || this.linkDown) {
+    if (!this.wireEnabled || this.linkDown || this.guest === null) {
       this.stats.discarded++;
       return;
     }
@@ -118,7 +129,7 @@ export class Netdev implements FilterHost {
 
   /** A frame from the guest: through the chain (rx, tail → head) to the wire. */
   sendFromGuest(frame: Uint8Array): void {
-    if (this.linkDown) {
+    if (this.linkDown && this.peer === null) {
       this.stats.discarded++;
       return;
     }
@@ -127,13 +138,18 @@ export class Netdev implements FilterHost {
   }
 
   passOn(from: NetFilter, packet: Uint8Array, direction: Direction): void {
-    if (this.linkDown) {
+    if (this.guest === null) {
       this.stats.discarded++;
       return;
     }
     if (this.#chain.walkOn(from, packet, direction)) return;
-    if (direction === 'tx') this.#deliverToGuest(packet);
-    else this.#deliverToWire(packet);
+    if (direction === 'rx') this.#deliverToWire(packet);
+    else if (this.peer === null) this.#deliverToGuest(packet);
+    else {
+      this.stats.toGuest++;
+      this.peer.stats.fromGuest++;
+      this.peer.#deliverToWire(packet);
+    }
   }
 
   /** From now on frames from the wire wait, in order; the oldest are dropped past the limit. Idempotent. */
@@ -199,7 +215,7 @@ export class Netdev implements FilterHost {
   }
 
   #deliverToGuest(frame: Uint8Array): void {
-    if (this.guest === null) {
+    if (this.guest === null || (this.linkDown && this.peer === null)) {
       this.stats.discarded++;
       return;
     }

@@ -20,7 +20,7 @@ import { RedirectorFilter } from './filters/redirector.ts';
 import { RewriterFilter } from './filters/rewriter.ts';
 import type { Netdev } from './netdev.ts';
 import { PropertyReader } from './properties.ts';
-import type { Properties } from './properties.ts';
+import type { Properties, PropertySource } from './properties.ts';
 
 export const FILTER_TYPES = [
   'filter-mirror',
@@ -48,7 +48,11 @@ export interface NetObjectContext {
 export interface PlacedFilter {
   readonly filter: NetFilter;
   readonly netdev: Netdev;
+  /** As it was asked for. */
+  readonly place: { readonly position: string; readonly insert: string };
 }
+
+const QUEUES: readonly FilterQueue[] = ['all', 'rx', 'tx'];
 
 const COMMON = ['netdev', 'queue', 'status', 'position', 'insert'];
 const OWN: Readonly<Record<FilterType, readonly string[]>> = {
@@ -77,32 +81,45 @@ export function createFilter(
   id: string,
   properties: Properties,
   context: NetObjectContext,
+  source?: PropertySource,
 ): PlacedFilter {
-  const reader = new PropertyReader(properties, [...COMMON, ...OWN[type]]);
+  const reader = new PropertyReader(properties, [...COMMON, ...OWN[type]], source);
   // As in QEMU what is missing or malformed is told before what a name does not lead to.
   const netdevId = reader.text('netdev');
-  for (const name of REQUIRED[type]) reader.text(name);
-  const queue = reader.oneOf<FilterQueue>('queue', ['all', 'rx', 'tx'], 'all');
-  const status = reader.optionalText('status') ?? 'on';
+  for (const name of REQUIRED[type]) reader.require(name);
+  const queue = reader.oneOf<FilterQueue>('queue', QUEUES, 'all');
+  const enabled = parseFilterStatus(reader.optionalText('status') ?? 'on');
   const place = {
     position: reader.optionalText('position') ?? 'tail',
     insert: reader.oneOf('insert', ['behind', 'before'], 'behind'),
   };
   const netdev = context.netdev(netdevId);
   if (!netdev) throw new ParameterError("Parameter 'netdev' expects a network backend id");
-  checkPosition(place.position, netdev, context);
-  const filter = build(type, id, reader, { queue, enabled: parseFilterStatus(status) }, context);
+  checkPosition(place.position, id, netdev, context);
+  const filter = build(type, id, reader, { queue, enabled }, context);
   try {
     netdev.insert(filter, place);
   } catch (cause) {
     filter.close();
     throw cause;
   }
-  return { filter, netdev };
+  return { filter, netdev, place };
 }
 
-/** `qom-set status`. */
-export function parseFilterStatus(value: unknown): boolean {
+/**
+ * `qom-set` of what may change while the filter is at work. The rest QEMU takes and does nothing with, or worse changes
+ * the framing in the middle of a stream; here it is refused.
+ */
+export function setFilterProperty(filter: NetFilter, name: string, value: unknown): void {
+  const reader = new PropertyReader({ [name]: value }, [name], 'monitor');
+  if (name === 'status') filter.enabled = parseFilterStatus(reader.text(name));
+  else if (name === 'queue') filter.queue = reader.oneOf(name, QUEUES, 'all');
+  else if (name === 'interval' && filter instanceof BufferFilter) {
+    filter.intervalUs = reader.positive(name, 0, filter.typeName);
+  } else throw new ParameterError(`Property '${filter.typeName}.${name}' cannot be changed`);
+}
+
+function parseFilterStatus(value: string): boolean {
   if (value === 'on') return true;
   if (value === 'off') return false;
   throw new ParameterError("Invalid value for netfilter status, should be 'on' or 'off'");
@@ -133,14 +150,11 @@ function build(
       return new DumpFilter(id, {
         ...common,
         file,
-        maxBytes: reader.positive('maxlen', 65_536, 'filter-dump'),
+        maxBytes: reader.positive('maxlen', 65_536, 'filter-dump', "doesn't take value '0'"),
       });
     }
-    case 'filter-buffer': {
-      // QEMU demands an interval; its error text is the general one.
-      reader.text('interval');
+    case 'filter-buffer':
       return new BufferFilter(id, { ...common, intervalUs: reader.positive('interval', 0, 'filter-buffer') });
-    }
   }
 }
 
@@ -150,28 +164,29 @@ function buildRedirector(
   common: { queue: FilterQueue; enabled: boolean },
   context: NetObjectContext,
 ): NetFilter {
-  const indevId = reader.optionalText('indev') ?? '';
-  const outdevId = reader.optionalText('outdev') ?? '';
-  if (indevId === '' && outdevId === '') {
+  const indevId = reader.optionalText('indev');
+  const outdevId = reader.optionalText('outdev');
+  if (indevId === undefined && outdevId === undefined) {
     throw new ParameterError("filter redirector needs 'indev' or 'outdev' at least one property set");
   }
   if (indevId === outdevId) {
     throw new ParameterError("'indev' and 'outdev' could not be same for filter redirector");
   }
-  const indev = indevId === '' ? null : context.chardev(indevId);
-  if (indevId !== '' && !indev) throw new DeviceNotFoundError(`IN Device '${indevId}' not found`);
-  const outdev = outdevId === '' ? null : context.chardev(outdevId);
-  if (outdevId !== '' && !outdev) throw new DeviceNotFoundError(`OUT Device '${outdevId}' not found`);
+  const indev = indevId === undefined ? null : context.chardev(indevId);
+  if (indevId !== undefined && !indev) throw new DeviceNotFoundError(`IN Device '${indevId}' not found`);
+  const outdev = outdevId === undefined ? null : context.chardev(outdevId);
+  if (outdevId !== undefined && !outdev) throw new DeviceNotFoundError(`OUT Device '${outdevId}' not found`);
   const vnetHdrSupport = reader.bool('vnet_hdr_support', false);
   return new RedirectorFilter(id, { ...common, indev, outdev, vnetHdrSupport });
 }
 
-/** Before any chardev is taken: a filter named as the place may be on another netdev. */
-function checkPosition(position: string, netdev: Netdev, context: NetObjectContext): void {
+/** Before any chardev is taken: a filter named as the place may be on another netdev, or, in QEMU's words too, itself. */
+function checkPosition(position: string, self: string, netdev: Netdev, context: NetObjectContext): void {
   if (position === 'head' || position === 'tail') return;
   const id = position.startsWith('id=') ? position.slice('id='.length) : position;
   const owner = context.netdevOfFilter?.(id);
-  if (owner && owner !== netdev) throw new ParameterError(`filter '${id}' belongs to a different netdev`);
+  if (position === `id=${self}` || (owner && owner !== netdev && position.startsWith('id=')))
+    throw new ParameterError(`filter '${id}' belongs to a different netdev`);
 }
 
 const COMPARE_PROPERTIES = [
@@ -191,8 +206,9 @@ export function createColoCompare(
   id: string,
   properties: Properties,
   context: NetObjectContext,
+  source?: PropertySource,
 ): ColoCompare {
-  const reader = new PropertyReader(properties, COMPARE_PROPERTIES);
+  const reader = new PropertyReader(properties, COMPARE_PROPERTIES, source);
   const primaryIn = reader.text('primary_in');
   const secondaryIn = reader.text('secondary_in');
   const outdev = reader.text('outdev');
@@ -231,11 +247,8 @@ export function createColoCompare(
 
 /** `qom-set` of the properties that may change while the comparer runs. */
 export function setCompareProperty(compare: ColoCompare, name: string, value: unknown): void {
-  const reader = new PropertyReader({ [name]: value }, [
-    'compare_timeout',
-    'expired_scan_cycle',
-    'max_queue_size',
-  ]);
+  const known = ['compare_timeout', 'expired_scan_cycle', 'max_queue_size'];
+  const reader = new PropertyReader({ [name]: value }, known, 'monitor');
   const number = reader.positive(name, 1, 'colo-compare');
   if (name === 'compare_timeout') compare.compareTimeoutMs = number;
   else if (name === 'expired_scan_cycle') compare.expiredScanCycleMs = number;

@@ -17,10 +17,12 @@ import {
   createColoCompare,
   createFilter,
   isFilterType,
-  parseFilterStatus,
   setCompareProperty,
+  setFilterProperty,
 } from '../net/objects.ts';
 import type { NetObjectContext } from '../net/objects.ts';
+import type { Properties, PropertySource } from '../net/properties.ts';
+import { flatten } from './command-line/keyval.ts';
 
 const log = loggerFor('objects');
 
@@ -61,17 +63,17 @@ export class VmObjects {
     for (const [id, credentials] of host.tls.all()) this.#objects.set(id, this.#tls(id, credentials));
   }
 
-  /** `-object` and object-add. Throws ParameterError, DeviceNotFoundError, ChardevInUseError. */
-  add(options: Readonly<Record<string, string>>): void {
+  /** `-object` (all values are strings) and object-add. Throws ParameterError, DeviceNotFoundError, ChardevInUseError. */
+  add(options: Readonly<Record<string, unknown>>, source: PropertySource = 'command line'): void {
     const { 'qom-type': type, id, ...properties } = options;
-    if (type === undefined) throw new ParameterError("Parameter 'qom-type' is missing");
-    if (id === undefined) throw new ParameterError("Parameter 'id' is missing");
+    if (typeof type !== 'string') throw new ParameterError("Parameter 'qom-type' is missing");
+    if (typeof id !== 'string') throw new ParameterError("Parameter 'id' is missing");
     if (!/^[A-Za-z][A-Za-z0-9\-._]*$/.test(id))
       throw new ParameterError("Parameter 'id' expects an identifier");
     if (this.#objects.has(id)) {
       throw new ColoError(`attempt to add duplicate property '${id}' to object (type 'container')`);
     }
-    this.#objects.set(id, this.#create(type, id, properties));
+    this.#objects.set(id, this.#create(type, id, properties, source));
   }
 
   async remove(id: string): Promise<void> {
@@ -123,24 +125,25 @@ export class VmObjects {
     }
   }
 
-  #create(type: string, id: string, properties: Record<string, string>): VmObject {
+  #create(type: string, id: string, properties: Properties, source: PropertySource): VmObject {
     if (type === 'iothread') return iothread(id, properties);
-    if (type === 'colo-compare') return this.#comparer(id, properties);
-    if (isTlsCredentialsType(type)) return this.#tls(id, this.#host.tls.add(id, type, properties));
+    if (type === 'colo-compare') return this.#comparer(id, properties, source);
+    if (isTlsCredentialsType(type)) return this.#tls(id, this.#host.tls.add(id, type, asStrings(properties)));
     if (!isFilterType(type)) throw new ParameterError(`Parameter 'qom-type' does not accept value '${type}'`);
-    const { filter, netdev } = createFilter(type, id, properties, this.#context());
+    const { filter, netdev, place } = createFilter(type, id, properties, this.#context(), source);
     this.#filterNetdevs.set(id, netdev);
     return {
       id,
       typeName: type,
-      properties: () => filter.properties(),
-      setProperty: (name, value) => setFilterProperty(filter, name, value),
+      properties: () => ({ ...filter.properties(), ...place }),
+      setProperty: (name, value) => setIfThere(filter, place, name, value),
       ...(filter.participant ? { participant: filter.participant } : {}),
       close: () => {
         this.#filterNetdevs.delete(id);
-        netdev.remove(filter);
+        // A filter that lets something go at its end needs its place for that.
         filter.close();
-        return Promise.resolve();
+        netdev.remove(filter);
+        return filter.finished ?? Promise.resolve();
       },
     };
   }
@@ -165,8 +168,9 @@ export class VmObjects {
     };
   }
 
-  #comparer(id: string, properties: Record<string, string>): VmObject {
-    const compare = createColoCompare(id, properties, this.#context());
+  #comparer(id: string, given: Properties, source: PropertySource): VmObject {
+    const properties = asStrings(given);
+    const compare = createColoCompare(id, given, this.#context(), source);
     compare.onCheckpointRequest = () => this.#host.onCheckpointRequest();
     compare.onAsked = (reason) => this.#host.onCompareAsked(id, reason);
     this.#comparers.set(id, compare);
@@ -269,7 +273,7 @@ const IOTHREAD_PROPERTIES = [
 ];
 
 /** An iothread runs nothing here (Node has one event loop for all objects); it exists because comparers name one. */
-function iothread(id: string, properties: Record<string, string>): VmObject {
+function iothread(id: string, properties: Properties): VmObject {
   for (const name of Object.keys(properties)) {
     if (!IOTHREAD_PROPERTIES.includes(name)) {
       throw new ParameterError(`Parameter '${name}' is unexpected`);
@@ -290,10 +294,15 @@ function iothread(id: string, properties: Record<string, string>): VmObject {
   };
 }
 
-function setFilterProperty(filter: NetFilter, name: string, value: unknown): void {
-  if (!(name in filter.properties())) {
+function setIfThere(filter: NetFilter, place: object, name: string, value: unknown): void {
+  if (!(name in filter.properties() || name in place)) {
     throw new ParameterError(`Property '${filter.typeName}.${name}' not found`);
   }
-  if (name !== 'status') throw new ParameterError(`Property '${filter.typeName}.${name}' cannot be changed`);
-  filter.enabled = parseFilterStatus(value);
+  setFilterProperty(filter, name, value);
+}
+
+function asStrings(properties: Properties): Record<string, string> {
+  const flat = Object.create(null) as Record<string, string>;
+  flatten(properties, '', flat);
+  return flat;
 }

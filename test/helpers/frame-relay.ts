@@ -11,6 +11,8 @@ export interface Noted {
   /** `out`: from the side that connected. */
   readonly direction: 'out' | 'in';
   readonly frame: Uint8Array;
+  /** 0 where frames have no vnet word. */
+  readonly vnetHdrLen: number;
   /** performance.now() */
   readonly atMs: number;
 }
@@ -19,6 +21,8 @@ export interface RelayOptions {
   readonly listen: { readonly path: string } | { readonly host: string; readonly port: number };
   readonly target: { readonly path: string } | { readonly host: string; readonly port: number };
   readonly onFrame?: (noted: Noted) => void;
+  /** Frames have the vnet word, both ways. */
+  readonly vnetHdrSupport?: boolean;
   /** Bytes from the side that connected; what is returned passes on, null cuts both connections. */
   readonly onBytes?: (chunk: Buffer) => Buffer | null;
   /** Bytes towards the side that connected. */
@@ -83,11 +87,14 @@ export class FrameRelay {
   }
 
   #decoder(direction: Noted['direction']): FrameDecoder | null {
-    const { onFrame } = this.#options;
+    const { onFrame, vnetHdrSupport } = this.#options;
     if (!onFrame) return null;
     return new FrameDecoder({
-      onFrame: (bytes, from, to) =>
-        onFrame({ direction, frame: bytes.slice(from, to), atMs: performance.now() }),
+      vnetHdrSupport: vnetHdrSupport ?? false,
+      onFrame: (bytes, from, to, vnetHdrLen) => {
+        const frame = new Uint8Array(bytes.subarray(from, to));
+        onFrame({ direction, frame, vnetHdrLen, atMs: performance.now() });
+      },
       onError: (error) => {
         throw error;
       },

@@ -1,26 +1,21 @@
 /** Objects, chardevs, and properties of objects (QEMU qapi/qom.json, qapi/char.json). */
 import { z } from 'zod';
 import { ColoError, DeviceNotFoundError, ParameterError } from '../../base/errors.ts';
-import { flatten } from '../../vm/command-line/keyval.ts';
 import { command, noArguments } from '../registry.ts';
 
 /** Arguments of object-add: flat since QEMU 6.0, nested in `props` before; both are understood. */
-function objectOptions(args: Record<string, unknown>): Record<string, string> {
+function objectOptions(args: Record<string, unknown>): Record<string, unknown> {
   const { props, ...rest } = args;
-  const flat = Object.create(null) as Record<string, string>;
-  if (props !== undefined) {
-    if (typeof props !== 'object' || props === null) {
-      throw new ParameterError("Invalid parameter type for 'props', expected: dict");
-    }
-    flatten(props, '', flat);
+  if (props === undefined) return rest;
+  if (typeof props !== 'object' || props === null) {
+    throw new ParameterError("Invalid parameter type for 'props', expected: dict");
   }
-  flatten(rest, '', flat);
-  return flat;
+  return { ...props, ...rest };
 }
 
 export const objectCommands = [
   command('object-add', z.looseObject({ 'qom-type': z.string(), id: z.string() }), (vm, args) =>
-    vm.objects.add(objectOptions(args)),
+    vm.objects.add(objectOptions(args), 'monitor'),
   ),
   command('object-del', z.strictObject({ id: z.string() }), (vm, { id }) => vm.objects.remove(id)),
   command(
@@ -89,6 +84,7 @@ const TYPE = { name: 'type', type: 'string' };
 /** QEMU's name of a property's type. */
 function qomType(name: string, value: unknown): string {
   if (name === 'iothread') return 'link<iothread>';
+  if (name === 'queue') return 'NetFilterDirection';
   if (name === 'endpoint') return 'QCryptoTLSCredsEndpoint';
   if (name === 'compare_timeout') return 'uint64';
   if (typeof value === 'number') return 'uint32';

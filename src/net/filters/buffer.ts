@@ -16,10 +16,10 @@ export interface BufferOptions {
 export class BufferFilter implements NetFilter {
   readonly typeName = 'filter-buffer';
   readonly id: string;
-  readonly queue: FilterQueue;
+  queue: FilterQueue;
   dropped = 0;
-  readonly #intervalUs: number;
-  readonly #timer: NodeJS.Timeout;
+  #intervalUs: number;
+  #timer: NodeJS.Timeout;
   #enabled: boolean;
   #host: FilterHost | null = null;
   #packets: { readonly packet: Uint8Array; readonly direction: Direction }[] = [];
@@ -30,7 +30,14 @@ export class BufferFilter implements NetFilter {
     this.queue = options.queue;
     this.#enabled = options.enabled;
     this.#intervalUs = options.intervalUs;
-    this.#timer = setInterval(() => this.release(), Math.max(1, options.intervalUs / 1000));
+    this.#timer = this.#arm();
+  }
+
+  /** A new one counts from now. */
+  set intervalUs(us: number) {
+    this.#intervalUs = us;
+    clearInterval(this.#timer);
+    this.#timer = this.#arm();
   }
 
   get enabled(): boolean {
@@ -78,8 +85,13 @@ export class BufferFilter implements NetFilter {
     };
   }
 
+  /** Lets go of what it holds: it has to be in the chain still. */
   close(): void {
     clearInterval(this.#timer);
     this.release();
+  }
+
+  #arm(): NodeJS.Timeout {
+    return setInterval(() => this.release(), Math.max(1, this.#intervalUs / 1000));
   }
 }

@@ -20,7 +20,7 @@ export interface MirrorOptions {
 export class MirrorFilter implements NetFilter, CheckpointParticipant {
   readonly typeName = 'filter-mirror';
   readonly id: string;
-  readonly queue: FilterQueue;
+  queue: FilterQueue;
   enabled: boolean;
   readonly participant: CheckpointParticipant = this;
   readonly #output: FrameOutput;

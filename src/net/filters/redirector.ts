@@ -44,7 +44,7 @@ export interface RedirectorStats {
 export class RedirectorFilter implements NetFilter, CheckpointParticipant {
   readonly typeName = 'filter-redirector';
   readonly id: string;
-  readonly queue: FilterQueue;
+  queue: FilterQueue;
   enabled: boolean;
   readonly participant: CheckpointParticipant = this;
   readonly stats: RedirectorStats = { redirected: 0, injected: 0, discarded: 0, replayed: 0 };

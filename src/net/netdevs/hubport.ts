@@ -79,14 +79,16 @@ export function openHubportBackend(
     const cable = peer;
     netdev.guest = (frame) => cable.sendFromGuest(frame);
     cable.guest = (frame) => netdev.sendFromGuest(frame);
+    netdev.peer = cable;
+    cable.peer = netdev;
   }
   return {
     close: () => {
       hub.unplug(fromHub);
       netdev.wire = null;
       if (peer) {
-        netdev.guest = null;
-        peer.guest = null;
+        netdev.guest = netdev.peer = null;
+        peer.guest = peer.peer = null;
       }
       return Promise.resolve();
     },

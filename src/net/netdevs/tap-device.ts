@@ -4,6 +4,10 @@
  * 4), beside an eventfd that ends the wait; the frames themselves are read on the main thread, without blocking.
  * Facts: Linux Documentation/networking/tuntap.rst, poll(2), eventfd(2). Linux only; constants are the same on x86-64
  * and arm64.
+ *
+ * With a vnet header each frame on the device has a struct virtio_net_hdr in front. Here it ends: it is taken off what is
+ * read, and what is written gets one of zeros. No offload is asked of the kernel, so that there is nothing in it, as in
+ * QEMU, which takes it off too unless a virtio-net NIC is behind the device (docs/qemu-behaviour.md 1.4).
  */
 import { constants, closeSync, openSync } from 'node:fs';
 import koffi from 'koffi';
@@ -13,8 +17,13 @@ import { loggerFor } from '../../base/logger.ts';
 import { MAX_FRAME_BYTES } from '../framing.ts';
 
 const TUNSETIFF = 0x400454ca;
+const TUNSETOFFLOAD = 0x400454d0;
+const TUNSETVNETHDRSZ = 0x400454d8;
 const IFF_TAP = 0x0002;
 const IFF_NO_PI = 0x1000;
+const IFF_VNET_HDR = 0x4000;
+/** struct virtio_net_hdr, the kernel's default. */
+const VNET_HDR_BYTES = 10;
 /** struct ifreq: a name of 16 bytes, then a union of 24. */
 const IFREQ_BYTES = 40;
 const IFNAME_BYTES = 16;
@@ -23,11 +32,13 @@ const POLLERR_POLLHUP_POLLNVAL = 0x038;
 const EFD_NONBLOCK = 0x800;
 /** struct pollfd: int fd, short events, short revents. */
 const POLLFD_BYTES = 8;
+/** The kernel sends shorter ones into the device; a NIC behind a cable gets them filled up, as QEMU's backends do. */
+const MIN_FRAME_BYTES = 60;
 /** Frames taken in one turn of the event loop. */
 const FRAMES_A_TURN = 64;
 
 interface SystemCalls {
-  ioctl(fd: number, request: number, argument: Uint8Array): number;
+  ioctl(fd: number, request: number, argument: Uint8Array | null): number;
   eventfd(initial: number, flags: number): number;
   read(fd: number, into: Uint8Array, bytes: number): number;
   write(fd: number, from: Uint8Array, bytes: number): number;
@@ -54,6 +65,14 @@ function systemCalls(): SystemCalls {
   return loaded;
 }
 
+export interface TapDeviceOptions {
+  /** Its name; empty: the kernel chooses one. */
+  readonly name: string;
+  readonly vnetHeader?: boolean;
+  /** The view is valid during the call only. */
+  readonly onFrame: (frame: Uint8Array) => void;
+}
+
 export class TapDevice {
   /** Its name; the kernel's choice when none was asked for. */
   readonly name: string;
@@ -63,17 +82,23 @@ export class TapDevice {
   readonly #fd: number;
   readonly #wakeFd: number;
   readonly #onFrame: (frame: Uint8Array) => void;
-  readonly #buffer = Buffer.allocUnsafeSlow(MAX_FRAME_BYTES);
+  readonly #headerBytes: number;
+  readonly #buffer: Buffer;
+  /** A frame to write, behind a header of zeros; empty without one. */
+  readonly #outgoing: Buffer;
   readonly #pollSet = Buffer.alloc(2 * POLLFD_BYTES);
   readonly #finished = new Deferred<void>();
   #closing = false;
 
-  /** `onFrame`: the view is valid during the call only. Throws ColoError. */
-  constructor(name: string, onFrame: (frame: Uint8Array) => void) {
+  /** Throws ColoError. */
+  constructor({ name, vnetHeader, onFrame }: TapDeviceOptions) {
     if (Buffer.byteLength(name) >= IFNAME_BYTES) {
       throw new ColoError(`ifname '${name}' is too long: at most ${IFNAME_BYTES - 1} bytes`);
     }
     this.#onFrame = onFrame;
+    this.#headerBytes = vnetHeader ? VNET_HDR_BYTES : 0;
+    this.#buffer = Buffer.allocUnsafeSlow(this.#headerBytes + MAX_FRAME_BYTES);
+    this.#outgoing = Buffer.alloc(vnetHeader ? this.#headerBytes + MAX_FRAME_BYTES : 0);
     try {
       this.#calls = systemCalls();
       this.#fd = openSync('/dev/net/tun', constants.O_RDWR | constants.O_NONBLOCK);
@@ -82,7 +107,7 @@ export class TapDevice {
     }
     const request = Buffer.alloc(IFREQ_BYTES);
     request.write(name, 0, 'utf8');
-    request.writeUInt16LE(IFF_TAP | IFF_NO_PI, IFNAME_BYTES);
+    request.writeUInt16LE(IFF_TAP | IFF_NO_PI | (vnetHeader ? IFF_VNET_HDR : 0), IFNAME_BYTES);
     if (this.#calls.ioctl(this.#fd, TUNSETIFF, request) < 0) {
       const code = koffi.errno();
       closeSync(this.#fd);
@@ -91,6 +116,7 @@ export class TapDevice {
           (code === koffi.os.errno['EPERM'] ? ', Operation not permitted' : ''),
       );
     }
+    if (vnetHeader) this.#forgetOffloads();
     this.name = request.toString('utf8', 0, IFNAME_BYTES).replace(/\0.*$/s, '');
     this.#wakeFd = this.#calls.eventfd(0, EFD_NONBLOCK);
     if (this.#wakeFd < 0) {
@@ -106,7 +132,14 @@ export class TapDevice {
 
   send(frame: Uint8Array): void {
     if (this.#closing || frame.length === 0) return;
-    if (this.#calls.write(this.#fd, frame, frame.length) !== frame.length) this.lostFrames++;
+    const headerBytes = this.#headerBytes;
+    const bytes = headerBytes + frame.length;
+    let whole = frame;
+    if (headerBytes > 0 && frame.length <= MAX_FRAME_BYTES) {
+      whole = this.#outgoing;
+      whole.set(frame, headerBytes);
+    }
+    if (whole.length < bytes || this.#calls.write(this.#fd, whole, bytes) !== bytes) this.lostFrames++;
   }
 
   /** Ends the wait and closes the device, which goes away with it unless it was made persistent. Idempotent. */
@@ -139,8 +172,19 @@ export class TapDevice {
       const bytes = this.#calls.read(this.#fd, this.#buffer, this.#buffer.length);
       // Nothing there for now; a lasting failure shows up in poll.
       if (bytes <= 0) return;
-      this.#onFrame(this.#buffer.subarray(0, bytes));
+      if (bytes <= this.#headerBytes) continue;
+      const end = Math.max(bytes, this.#headerBytes + MIN_FRAME_BYTES);
+      if (end > bytes) this.#buffer.fill(0, bytes, end);
+      this.#onFrame(this.#buffer.subarray(this.#headerBytes, end));
     }
+  }
+
+  /** A device that outlives its users keeps what the last one has set. */
+  #forgetOffloads(): void {
+    const size = Buffer.alloc(4);
+    size.writeInt32LE(VNET_HDR_BYTES);
+    this.#calls.ioctl(this.#fd, TUNSETVNETHDRSZ, size);
+    this.#calls.ioctl(this.#fd, TUNSETOFFLOAD, null);
   }
 
   #end(): void {

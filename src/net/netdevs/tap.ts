@@ -1,7 +1,7 @@
 /**
  * `-netdev tap`: a netdev's wire through a Linux TAP device, and `-netdev bridge`'s job when a bridge is named. Options
  * of QEMU's that are understood: ifname, script and downscript (`no`, or a program that is run with the device's name;
- * QEMU's default /etc/qemu-ifup is not run unasked), vhost=off, helper and br: as root no helper is needed, the device
+ * QEMU's default /etc/qemu-ifup is not run unasked), vhost=off, vnet_hdr (which ends at the device: tap-device.ts), helper and br: as root no helper is needed, the device
  * is made and put on the bridge br (default br0) with ip(8). Facts: QEMU qapi/net.json (NetdevTapOptions), net/tap.c.
  */
 import { execFile } from 'node:child_process';
@@ -17,7 +17,7 @@ import { TapDevice } from './tap-device.ts';
 const run = promisify(execFile);
 const PROGRAM_DEADLINE_MS = 10_000;
 const DEFAULT_BRIDGE = 'br0';
-const KNOWN = ['type', 'id', 'ifname', 'script', 'downscript', 'vhost', 'helper', 'br'];
+const KNOWN = ['type', 'id', 'ifname', 'script', 'downscript', 'vhost', 'vnet_hdr', 'helper', 'br'];
 
 export interface TapBackend extends NetdevBackend {
   readonly device: TapDevice;
@@ -31,7 +31,11 @@ export async function openTapBackend(netdev: Netdev, options: NetdevOptionString
   if (options['vhost'] !== undefined && parseBool('vhost', options['vhost'])) {
     throw new ParameterError('vhost=on is not supported: its packets would pass by the filters');
   }
-  const device = new TapDevice(options['ifname'] ?? '', (frame) => netdev.receiveFromWire(frame));
+  const device = new TapDevice({
+    name: options['ifname'] ?? '',
+    vnetHeader: parseBool('vnet_hdr', options['vnet_hdr'] ?? 'off'),
+    onFrame: (frame) => netdev.receiveFromWire(frame),
+  });
   try {
     if (options['helper'] !== undefined || options['br'] !== undefined) {
       await program('ip', [

@@ -14,6 +14,7 @@ import {
   unixServer,
 } from '../../helpers/bare-process.ts';
 import { arp, udp } from '../../unit/net/frames.ts';
+import { accepted } from './accepted.ts';
 import { FrameSocket } from './qemu.ts';
 
 const compare = {
@@ -51,10 +52,12 @@ for (const program of ['colo', 'qemu'] as const) {
     }
     const wire = await FrameSocket.connect(path.join(home, 'wire'));
     const guest = await FrameSocket.connect(path.join(home, 'guest'));
+    await accepted(bare, { names: [], streams: 2 });
     wire.send(udp('plain'));
     await upTo(guest, 1);
     await type(execute('object-add', { ...mirror, netdev: 'wire', queue: 'tx', outdev: 'copy' }));
     const copy = await FrameSocket.connect(path.join(home, 'copy'));
+    await accepted(bare, { names: ['copy'] });
     wire.send(udp('mirrored'));
     assert.deepEqual(await upTo(copy, 1), [udp('mirrored')]);
     await upTo(guest, 2);
@@ -63,6 +66,7 @@ for (const program of ['colo', 'qemu'] as const) {
     );
     const out = await FrameSocket.connect(path.join(home, 'out'));
     const back = await FrameSocket.connect(path.join(home, 'in'));
+    await accepted(bare);
     guest.send(udp('taken away'));
     assert.deepEqual(await upTo(out, 1), [udp('taken away')]);
     back.send(udp('put in'));
@@ -89,6 +93,7 @@ for (const program of ['colo', 'qemu'] as const) {
     const [primary, secondary, out, frame] = (await Promise.all(
       ['p', 's', 'o', 'n'].map((id) => FrameSocket.connect(path.join(home, id))),
     )) as [FrameSocket, FrameSocket, FrameSocket, FrameSocket];
+    await accepted(bare);
     frame.send(Buffer.from('COLO_USERSPACE_PROXY_INIT'));
     assert.equal(text((await upTo(frame, 1))[0]), 'COLO_COMPARE_GET_XEN_INIT');
     // What is the same on both sides is let go. QEMU does not compare ARP.

@@ -67,6 +67,10 @@ export async function connecting<T>(connect: () => Promise<T>): Promise<T> {
 /** One end of a framed stream socket. */
 export class FrameSocket {
   readonly frames: Uint8Array[] = [];
+  /** Of each frame; 0 where there is none. */
+  readonly vnetWords: number[] = [];
+  /** How many of them somebody has looked at. */
+  taken = 0;
   /** Resolves when the other end has gone. */
   readonly closed: Promise<void>;
   isClosed = false;
@@ -84,7 +88,10 @@ export class FrameSocket {
     });
     const decoder = new FrameDecoder({
       vnetHdrSupport,
-      onFrame: (bytes, from, to) => this.frames.push(bytes.slice(from, to)),
+      onFrame: (bytes, from, to, vnetHdrLen) => {
+        this.frames.push(new Uint8Array(bytes.subarray(from, to)));
+        this.vnetWords.push(vnetHdrLen);
+      },
       onError: (error) => {
         throw error;
       },
@@ -115,6 +122,10 @@ export class FrameSocket {
   send(frame: Uint8Array, vnetHdrLen: number | null = null): void {
     this.#socket.write(encodeHeader(new Uint8Array(8), frame.length, vnetHdrLen));
     this.#socket.write(frame);
+  }
+
+  sendBytes(bytes: Uint8Array): void {
+    this.#socket.write(bytes);
   }
 
   async until(isTrue: (frames: readonly Uint8Array[]) => boolean, what: string): Promise<void> {

@@ -1,39 +1,19 @@
 import assert from 'node:assert/strict';
-import { execFile, execFileSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { execFile } from 'node:child_process';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { Netdev } from '../../../src/net/netdev.ts';
 import { openTapBackend } from '../../../src/net/netdevs/tap.ts';
+import { testFolder } from '../../helpers/bare-process.ts';
+import { whyNoQemu } from './qemu.ts';
+import { whyNoTap } from './why-no-tap.ts';
 
 const run = promisify(execFile);
 
-/** Needs root, /dev/net/tun and the right to make a network namespace. */
-function whyNot(): string | false {
-  if (process.getuid?.() !== 0) return 'needs root';
-  if (!existsSync('/dev/net/tun')) return 'no /dev/net/tun';
-  const name = `colo-probe-${process.pid}`;
-  try {
-    execFileSync('ip', ['netns', 'add', name], { stdio: 'ignore' });
-    execFileSync('ip', ['netns', 'exec', name, 'ip', 'tuntap', 'add', 'dev', 't0', 'mode', 'tap'], {
-      stdio: 'ignore',
-    });
-    return false;
-  } catch {
-    return 'network namespaces or TAP devices cannot be made here';
-  } finally {
-    try {
-      execFileSync('ip', ['netns', 'del', name], { stdio: 'ignore' });
-    } catch {
-      // It was never made.
-    }
-  }
-}
-
 test(
   'a TAP on a bridge carries frames both ways, and closing it ends the process',
-  { skip: whyNot() },
+  { skip: whyNoTap() },
   async () => {
     const namespace = `colo-tap-${process.pid}`;
     const probe = fileURLToPath(new URL('./tap-probe.ts', import.meta.url));
@@ -48,6 +28,31 @@ test(
     } finally {
       await run('ip', ['netns', 'del', namespace]);
     }
+  },
+);
+
+test(
+  'a TAP with a vnet header on a hub: the header ends at the device, as in QEMU',
+  { skip: whyNoTap() || whyNoQemu() },
+  async (t) => {
+    const namespace = `colo-vnet-${process.pid}`;
+    const probe = fileURLToPath(new URL('./tap-vnet-probe.ts', import.meta.url));
+    await run('ip', ['netns', 'add', namespace]);
+    t.after(() => run('ip', ['netns', 'del', namespace]));
+    const { stdout } = await run(
+      'ip',
+      ['netns', 'exec', namespace, process.execPath, '--import', 'tsx', probe, await testFolder(t)].concat(
+        'colo',
+        'qemu',
+      ),
+      { timeout: 30_000 },
+    );
+    const [ours, theirs] = stdout.trim().split('\n');
+    assert.equal(ours, theirs);
+    const fill = '00'.repeat(18);
+    const reply = { word: 0, frame: `0806 0a0909010200000000070a090902${fill}` };
+    const question = { word: 0, frame: `0806 0a090901${fill}` };
+    assert.deepEqual(JSON.parse(ours!), { guest: reply, up: reply, down: question });
   },
 );
 

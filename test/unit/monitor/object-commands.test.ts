@@ -1,9 +1,10 @@
 // Chardevs, objects, links and migration settings over QMP, with QEMU 7.2's refusals.
 import assert from 'node:assert/strict';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
+import { testFolder } from '../../helpers/bare-process.ts';
 import { bareVm } from '../../helpers/bare-vm.ts';
 import type { BareVm } from '../../helpers/bare-vm.ts';
 
@@ -132,13 +133,15 @@ test('qom-get, qom-set and qom-list', async (t) => {
       "GenericError: Property 'filter-rewriter.nope' not found",
     ],
     [
-      { path: '/objects/rew0', property: 'queue', value: 'rx' },
-      "GenericError: Property 'filter-rewriter.queue' cannot be changed",
+      { path: '/objects/rew0', property: 'netdev', value: 'hn1' },
+      "GenericError: Property 'filter-rewriter.netdev' cannot be changed",
     ],
+    [{ path: '/objects/rew0', property: 'queue', value: 'rx' }, null],
     [{ path: '/objects/rew0', property: 'status', value: 'off' }, null],
   ]);
   assert.equal(await get('/objects/c0', 'compare_timeout'), 5);
   assert.equal(await get('rew0', 'status'), 'off');
+  assert.equal(await get('rew0', 'queue'), 'rx');
   const names = async (where: string): Promise<string[]> =>
     ((await bare.execute('qom-list', { path: where })) as { name: string; type: string }[]).map(
       ({ name, type }) => `${name}: ${type}`,
@@ -280,4 +283,46 @@ test('what the VM says of itself, and what it cannot do', async (t) => {
     bare.events.filter(({ event }) => event === 'SHUTDOWN').map(({ data }) => data),
     [{ guest: false, reason: 'host-qmp-quit' }],
   );
+});
+
+test('a filter-buffer lets go of what it holds when it is turned off and when it is deleted', async (t) => {
+  const bare = await bareVm(t, '-netdev hubport,id=hn0,hubid=0');
+  const netdev = bare.vm.netdevs.get('hn0')!;
+  const heard: string[] = [];
+  netdev.guest = (frame) => heard.push(Buffer.from(frame).toString());
+  const buffer = { 'qom-type': 'filter-buffer', id: 'b', netdev: 'hn0', interval: 4_000_000_000 };
+  await bare.execute('object-add', buffer);
+  netdev.receiveFromWire(Buffer.from('1'));
+  netdev.receiveFromWire(Buffer.from('2'));
+  assert.deepEqual(heard, []);
+  await bare.execute('qom-set', { path: '/objects/b', property: 'status', value: 'off' });
+  assert.deepEqual(heard, ['1', '2']);
+  await bare.execute('qom-set', { path: '/objects/b', property: 'status', value: 'on' });
+  netdev.receiveFromWire(Buffer.from('3'));
+  assert.deepEqual(heard, ['1', '2']);
+  await bare.execute('object-del', { id: 'b' });
+  assert.deepEqual(heard, ['1', '2', '3']);
+  netdev.receiveFromWire(Buffer.from('4'));
+  assert.deepEqual(heard, ['1', '2', '3', '4']);
+});
+
+test('a capture file is there with its object, and whole without it', async (t) => {
+  const bare = await bareVm(t, '-netdev hubport,id=hn0,hubid=0');
+  const folder = await testFolder(t);
+  const dump = { 'qom-type': 'filter-dump', id: 'd', netdev: 'hn0', file: path.join(folder, 'x') };
+  await refusals(bare, 'object-add', [
+    [{ ...dump, file: folder }, `GenericError: net dump: can't open ${folder}: Is a directory`],
+    [
+      { ...dump, file: path.join(folder, 'a/b') },
+      `GenericError: net dump: can't open ${folder}/a/b: No such file or directory`,
+    ],
+    [{ ...dump, maxlen: 0 }, "GenericError: Property 'filter-dump.maxlen' doesn't take value '0'"],
+    [dump, null],
+  ]);
+  assert.equal((await readFile(dump.file)).length, 24);
+  const netdev = bare.vm.netdevs.get('hn0')!;
+  netdev.guest = () => undefined;
+  for (let count = 0; count < 1000; count++) netdev.receiveFromWire(new Uint8Array(60));
+  await bare.execute('object-del', { id: 'd' });
+  assert.equal((await readFile(dump.file)).length, 24 + 1000 * 76);
 });

@@ -6,6 +6,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
 import { Deferred, withDeadline } from '../../../src/base/async.ts';
+import type { NetFilter } from '../../../src/net/filter.ts';
 import { Netdev } from '../../../src/net/netdev.ts';
 import { Hubs, openHubportBackend } from '../../../src/net/netdevs/hubport.ts';
 import { parseStreamOptions } from '../../../src/net/netdevs/stream-options.ts';
@@ -203,4 +204,56 @@ test('a hub carries a frame to every other port, and through a netdev on a cable
   });
   for (const backend of backends) await backend.close();
   assert.equal(hubs.hub(0).ports, 0);
+});
+
+test('what a filter injects goes past the filters of the peer; what is sent, through both chains', async () => {
+  const hubs = new Hubs();
+  const [outside, cable, other] = [
+    new Netdev({ id: 'up' }),
+    new Netdev({ id: 'hub-up' }),
+    new Netdev({ id: 'b' }),
+  ];
+  const [wire, guest, seen]: string[][] = [[], [], []];
+  outside.wire = (frame) => wire!.push(Buffer.from(frame).toString());
+  other.guest = (frame) => guest!.push(Buffer.from(frame).toString());
+  const backends = [
+    openHubportBackend(cable, { type: 'hubport', id: 'c', hubid: '0', netdev: 'up' }, hubs, () => outside),
+    openHubportBackend(other, { type: 'hubport', id: 'b', hubid: '0' }, hubs, () => null),
+  ];
+  const probe = (id: string): NetFilter => ({
+    id,
+    typeName: 'filter-probe',
+    queue: 'all',
+    enabled: true,
+    attached: () => undefined,
+    receive: (packet) => {
+      seen!.push(`${id}: ${Buffer.from(packet).toString()}`);
+      return false;
+    },
+    handleEvent: () => undefined,
+    properties: () => ({}),
+    close: () => undefined,
+  });
+  const [near, far] = [probe('near'), probe('far')];
+  outside.insert(near);
+  cable.insert(far);
+  outside.receiveFromWire(Buffer.from('sent'));
+  outside.passOn(near, Buffer.from('injected'), 'tx');
+  assert.deepEqual(seen!.splice(0), ['near: sent', 'far: sent']);
+  assert.deepEqual(guest!.splice(0), ['sent', 'injected']);
+  cable.passOn(far, Buffer.from('back'), 'tx');
+  assert.deepEqual([seen!.splice(0), wire!.splice(0)], [[], ['back']]);
+  // A link that is down: the netdev sends nothing, what its peer sends is seen and lost, what is injected passes.
+  outside.linkDown = true;
+  outside.receiveFromWire(Buffer.from('sent'));
+  other.sendFromGuest(Buffer.from('answer'));
+  outside.passOn(near, Buffer.from('injected'), 'tx');
+  assert.deepEqual(seen!.splice(0), ['far: answer', 'near: answer']);
+  assert.deepEqual([wire!.splice(0), guest!.splice(0)], [[], ['injected']]);
+  for (const backend of backends) await backend.close();
+  // Nobody there: nothing is sent, nothing injected, nothing seen.
+  outside.linkDown = false;
+  outside.receiveFromWire(Buffer.from('sent'));
+  outside.passOn(near, Buffer.from('injected'), 'rx');
+  assert.deepEqual([seen, wire, guest], [[], [], []]);
 });

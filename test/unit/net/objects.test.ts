@@ -84,7 +84,7 @@ const filterErrors: [FilterType, Record<string, unknown>, string][] = [
     { netdev: 'hn0', outdev: 'a', insert: 'after' },
     "Parameter 'insert' does not accept value 'after'",
   ],
-  ['filter-mirror', { netdev: 'hn0', outdev: 'a', foo: 1 }, "Parameter 'foo' is unexpected"],
+  ['filter-mirror', { netdev: 'hn0', outdev: 'a', foo: '1' }, "Invalid parameter 'foo'"],
   [
     'filter-redirector',
     { netdev: 'hn0' },
@@ -181,6 +181,7 @@ test('filter-buffer holds packets until its interval has passed, and lets go whe
   const netdev = add('filter-buffer', 'buf', { netdev: 'hn0', queue: 'rx', interval: 2000 });
   const wire: string[] = [];
   netdev.wire = (frame) => wire.push(Buffer.from(frame).toString());
+  netdev.guest = () => undefined;
   netdev.sendFromGuest(Buffer.from('1'));
   assert.deepEqual(wire, []);
   t.mock.timers.tick(2);
