@@ -1,6 +1,6 @@
 /**
- * The guest's services, one Perl program with one select loop: HTTP (80), echo (7, TCP and UDP), ledger (7000) and
- * session (7001).
+ * The guest's services, one Perl program with one select loop: HTTP (80), echo (7, TCP and UDP), discard (9), ledger
+ * (7000) and session (7001).
  *
  * It is data for the guest, never run on the host. It uses Perl's core alone (no Socket.pm, no POSIX.pm): on an
  * emulated CPU compiling those modules takes longer than everything else the guest does after its kernel.
@@ -31,7 +31,8 @@ my ($ledger, $ledger_size, $ledger_lines);
 
 $SIG{PIPE} = 'IGNORE';
 $listener{fileno $_->[0]} = $_ for (
-    [listen_on(80), \&http], [listen_on(7), \&echo], [listen_on(7000), \&ledger], [listen_on(7001), \&session]);
+    [listen_on(80), \&http], [listen_on(7), \&echo], [listen_on(9), \&discard],
+    [listen_on(7000), \&ledger], [listen_on(7001), \&session]);
 my $udp = bound($SOCK_DGRAM, 7);
 vec($rbits, fileno $udp, 1) = 1;
 my $power = open_power_button();
@@ -169,6 +170,10 @@ sub echo {
     $c->{in} = '';
 }
 
+sub discard {
+    $_[0]{in} = '';
+}
+
 sub session {
     my ($c) = @_;
     $c->{id} = $boot . '-' . ++$sessions unless $c->{id};
@@ -208,6 +213,8 @@ sub answer {
             "<!doctype html><title>colo guest</title><h1>colo guest</h1>\n"
             . "<p>uptime <b id=uptime>$up</b> s</p>\n<p>hits <b id=hits>$hits</b></p>\n");
     }
+    # Never the same twice, in no two copies of this guest.
+    return reply($c, '200 OK', 'text/plain', read_first('/proc/sys/kernel/random/uuid')) if $path eq '/random';
     if ($path =~ m{\A/bytes/(\d{1,9})\z} && $1 <= $MAX_BODY) {
         reply($c, '200 OK', 'application/octet-stream', '', $1);
         $c->{body} = $c->{head} ? 0 : $1;
