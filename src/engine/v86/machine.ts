@@ -158,9 +158,11 @@ export class Machine {
     return new Uint8Array(mem8.buffer, mem8.byteOffset, memory_size[0]);
   }
 
-  run(): void {
+  /** `lateMs`: the clock goes on from that much later. */
+  run(lateMs = 0): void {
     if (this.#isRunning || this.isHalted) return;
     this.#isRunning = true;
+    this.clock.set(this.clock.now() + lateMs);
     this.clock.start();
     for (const port of this.netPorts) port.isOpen = true;
     const { v86 } = this.#emulator;
