@@ -27,7 +27,16 @@ import { quietTeller } from '../src/demo/report.ts';
 import { VmProcess } from '../src/demo/vm-process.ts';
 import { addPrimaryChardevs } from '../src/ha/procedure.ts';
 import { startSwitch } from '../src/switch/index.ts';
-import { BODY_WITH_TIME, RANDOM_BODY, download, httpKeepAlive, httpNew, typing, upload } from './loads.ts';
+import {
+  BODY_WITH_TIME,
+  DIFFERENT_BODY,
+  RANDOM_BODY,
+  download,
+  httpKeepAlive,
+  httpNew,
+  typing,
+  upload,
+} from './loads.ts';
 import type { Load } from './loads.ts';
 
 const MIB = 1024 * 1024;
@@ -64,6 +73,8 @@ const LOADS: Record<string, { per: string; run: () => Promise<Load>; units: (loa
   'keep-alive, page with the time': requests(() => httpKeepAlive(http, count(1000), 1, BODY_WITH_TIME)),
   'random, 1 connection': requests(() => httpKeepAlive(http, count(300), 1, RANDOM_BODY)),
   'random, 10 connections': requests(() => httpKeepAlive(http, count(300), 10, RANDOM_BODY)),
+  'different, 1 connection': requests(() => httpKeepAlive(http, count(300), 1, DIFFERENT_BODY)),
+  'different, 10 connections': requests(() => httpKeepAlive(http, count(300), 10, DIFFERENT_BODY)),
   'new connections': requests(() => httpNew(http, count(1000))),
   typing: requests(() => typing(session, count(1000))),
   download: stream(() => download(http, count(16 * MIB))),

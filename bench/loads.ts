@@ -25,8 +25,10 @@ export interface Load {
 /** The same bytes every time; and a page that shows the guest's uptime in seconds, as many servers show the date. */
 export const SAME_BODY = '/bytes/200';
 export const BODY_WITH_TIME = '/';
-/** Never the same on the two copies of the guest: what every answer costs when all of them differ. */
+/** Random bits, which are the same as long as both copies draw them in one order. */
 export const RANDOM_BODY = '/random';
+/** Nanoseconds, never the same on both copies: what every answer costs when all of them differ. */
+export const DIFFERENT_BODY = '/clock';
 
 /** `requests` in all, shared by `connections` connections that stay open. */
 export async function httpKeepAlive(

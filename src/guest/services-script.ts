@@ -12,7 +12,7 @@ export const SERVICES = String.raw`use strict;
 my ($AF_INET, $SOCK_STREAM, $SOCK_DGRAM) = (2, 1, 2);
 my ($SOL_SOCKET, $SO_REUSEADDR, $IPPROTO_TCP, $TCP_NODELAY) = (1, 2, 6, 1);
 my ($F_SETFL, $O_NONBLOCK, $EINTR, $EAGAIN) = (4, 2048, 4, 11);
-my ($SYS_FSYNC, $SYS_SYNC) = (118, 36);
+my ($SYS_FSYNC, $SYS_SYNC, $SYS_CLOCK_GETTIME) = (118, 36, 265);
 
 my $MAX_CLIENTS = 256;
 my $MAX_LINE = 4096;
@@ -213,8 +213,9 @@ sub answer {
             "<!doctype html><title>colo guest</title><h1>colo guest</h1>\n"
             . "<p>uptime <b id=uptime>$up</b> s</p>\n<p>hits <b id=hits>$hits</b></p>\n");
     }
-    # Never the same twice, in no two copies of this guest.
+    # What two copies of a guest say alike, as long as they draw alike; and what they cannot: its clock in nanoseconds.
     return reply($c, '200 OK', 'text/plain', read_first('/proc/sys/kernel/random/uuid')) if $path eq '/random';
+    return reply($c, '200 OK', 'text/plain', join('.', clock()) . "\n") if $path eq '/clock';
     if ($path =~ m{\A/bytes/(\d{1,9})\z} && $1 <= $MAX_BODY) {
         reply($c, '200 OK', 'application/octet-stream', '', $1);
         $c->{body} = $c->{head} ? 0 : $1;
@@ -370,6 +371,12 @@ sub power_event {
 
 sub uptime {
     return int read_first('/proc/uptime');
+}
+
+sub clock {
+    my $time = pack 'l l', 0, 0;
+    syscall $SYS_CLOCK_GETTIME, 1, $time;
+    return unpack 'l l', $time;
 }
 
 sub read_first {
