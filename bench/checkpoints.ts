@@ -32,6 +32,7 @@ import {
   DIFFERENT_BODY,
   RANDOM_BODY,
   download,
+  guestRuns,
   httpKeepAlive,
   httpNew,
   typing,
@@ -65,6 +66,8 @@ const network = await startSwitch({
   },
 });
 
+const serial = path.join(folder, 'serial.sock');
+let isProtected = false;
 const count = (full: number): number => Math.max(1, Math.round(full * SCALE));
 /** In units of 1,000 requests, or of 100 MiB. */
 const LOADS: Record<string, { per: string; run: () => Promise<Load>; units: (load: Load) => number }> = {
@@ -77,9 +80,19 @@ const LOADS: Record<string, { per: string; run: () => Promise<Load>; units: (loa
   'different, 10 connections': requests(() => httpKeepAlive(http, count(300), 10, DIFFERENT_BODY)),
   'new connections': requests(() => httpNew(http, count(1000))),
   typing: requests(() => typing(session, count(1000))),
+  'guest connects': requests(() => inGuest('wget -qO /dev/null $HOST/', 100)),
+  'guest asks for a lease': requests(() => inGuest('udhcpc -fqni eth0 -s /bin/true >/dev/null 2>&1', 30)),
+  'guest asks for a name': requests(() => inGuest('timeout 1 nslookup a.test 10.0.2.3 >/dev/null 2>&1', 30)),
   download: stream(() => download(http, count(16 * MIB))),
   upload: stream(() => upload(discard, count(16 * MIB))),
 };
+
+function inGuest(command: string, times: number): Promise<Load> {
+  const settle = async (): Promise<void> => {
+    if (isProtected) await checkpointTaken(vms[0]!);
+  };
+  return guestRuns(serial, command, count(times), settle);
+}
 
 interface Stats {
   readonly count: number;
@@ -98,7 +111,12 @@ try {
   const disk = path.join(folder, 'primary.qcow2');
   await promisify(execFile)('qemu-img', ['convert', '-O', 'qcow2', image, disk]);
   const sizeBytes = await imageSize(disk);
-  const primary = await start('primary', HOSTS[0], firstPrimaryArguments(machine, disk), noteReasons);
+  const primary = await start(
+    'primary',
+    HOSTS[0],
+    [...firstPrimaryArguments(machine, disk), '-serial', `unix:${serial},server=on,wait=off`],
+    noteReasons,
+  );
   console.log('booting');
   await waitForGuest(primary.qmp, session, 300_000, quietTeller);
   const names = Object.keys(LOADS).filter((name) => chosen.length === 0 || chosen.includes(name));
@@ -115,6 +133,7 @@ try {
   const disks = await createSecondaryDisks(path.join(folder, 'secondary'), sizeBytes);
   const secondary = await start('secondary', at.secondaryHost, secondaryArguments(machine, disks, at));
   await protect(primary, secondary, at, false, quietTeller);
+  isProtected = true;
   for (const name of names) {
     await primary.qmp.execute('migrate-set-parameters', { 'x-checkpoint-delay': DELAY_MS });
     await checkpointTaken(primary);
@@ -158,6 +177,7 @@ async function report(primary: VmProcess, name: string, alone: Load): Promise<vo
 
 function speed({ requests, bytes, seconds, latenciesMs }: Load): string {
   if (requests === 1) return `${(bytes / MIB / seconds).toFixed(2)} MiB/s`;
+  if (latenciesMs.length === 0) return `${(requests / seconds).toFixed(1)} times/s`;
   const sorted = [...latenciesMs].sort((a, b) => a - b);
   const at = (share: number): string => sorted[Math.floor(share * (sorted.length - 1))]!.toFixed(1);
   return `${(requests / seconds).toFixed(1)} requests/s, latency median ${at(0.5)} ms, 99 % ${at(0.99)} ms, max ${at(1)} ms`;

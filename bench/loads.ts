@@ -3,9 +3,10 @@
  * typing at a line service, and a stream in each direction. Each resolves with what it measured, and throws when an
  * answer is wrong or does not come. Used by the benchmark of checkpoints and by its smoke test.
  */
+import { createServer } from 'node:http';
 import net from 'node:net';
 import { once } from 'node:events';
-import { withDeadline } from '../src/base/async.ts';
+import { Deferred, withDeadline } from '../src/base/async.ts';
 import { ColoError } from '../src/base/errors.ts';
 import { LineConnection } from '../src/demo/line-connection.ts';
 
@@ -116,6 +117,42 @@ export async function upload(port: number, bytes: number): Promise<Load> {
   socket.destroy();
   const ms = performance.now() - began;
   return { requests: 1, bytes, seconds: ms / 1000, latenciesMs: [ms] };
+}
+
+/**
+ * Runs a command `times` times in the guest's shell, and waits until it says so on the network. Typing reaches only the
+ * copy whose console this is: the shell waits a moment first, in which `settle` takes the checkpoint that gives the
+ * command to both. In `command`, `$HOST` is a small web page of this process.
+ */
+export async function guestRuns(
+  serialPath: string,
+  command: string,
+  times: number,
+  settle: () => Promise<void>,
+): Promise<Load> {
+  const done = new Deferred<void>();
+  let bytes = 0;
+  const host = createServer((request, response) => {
+    if (request.url === '/done') done.resolve();
+    bytes += 200;
+    response.end('x'.repeat(200));
+  });
+  await once(host.listen(0, '127.0.0.1'), 'listening');
+  const { port } = host.address() as net.AddressInfo;
+  const serial = net.connect(serialPath).resume();
+  serial.on('error', () => undefined);
+  try {
+    serial.write(`\nHOST=http://10.0.2.2:${port}; sleep 3\n`);
+    serial.write(`i=0; while [ $i -lt ${times} ]; do ${command}; i=$((i+1)); done; wget -qO- $HOST/done\n`);
+    await settle();
+    const began = performance.now();
+    await withDeadline(done.promise, STREAM_PATIENCE_MS, `the guest to run '${command}'`);
+    return { requests: times, bytes, seconds: (performance.now() - began) / 1000, latenciesMs: [] };
+  } finally {
+    serial.destroy();
+    host.close();
+    host.closeAllConnections();
+  }
 }
 
 /** One request at a time; understands what the guest's service answers, no more. */
