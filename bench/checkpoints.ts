@@ -5,7 +5,10 @@
  *
  *   npm run build && node --import tsx bench/checkpoints.ts GUEST.qcow2 [LOAD...]
  *
- * COLO_BENCH_SCALE=0.1 makes it shorter, COLO_BENCH_SHOW=10 prints that many requests of each load one by one.
+ * COLO_BENCH_BRIDGE=1 puts the guest on a bridge of this host in place of the switch, so that Linux's own TCP with its
+ * time stamps and selective acknowledgments is the client; run it as root under
+ * `unshare -n sh -c 'ip link set lo up; …'`. COLO_BENCH_SCALE=0.1 makes it shorter, COLO_BENCH_SHOW=10
+ * prints that many requests of each load one by one.
  */
 import { execFile } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -38,8 +41,9 @@ import {
   typing,
   upload,
 } from './loads.ts';
-import type { Load } from './loads.ts';
+import type { GuestPort, Load } from './loads.ts';
 
+const run = promisify(execFile);
 const MIB = 1024 * 1024;
 const SCALE = Number(process.env['COLO_BENCH_SCALE'] ?? 1);
 const SHOW = Number(process.env['COLO_BENCH_SHOW'] ?? 0);
@@ -55,16 +59,10 @@ process.env['COLO_LOG'] = 'debug';
 
 const folder = await mkdtemp(path.join(os.tmpdir(), 'colo-bench-'));
 const machine: DemoMachine = { memoryMiB: MEMORY_MIB, switchPath: path.join(folder, 'switch.sock') };
-const [http, discard, session] = (await freePorts(3, ['127.0.0.1'])) as [number, number, number];
-const ports = { http, discard, session };
-const network = await startSwitch({
-  listen: [`unix:${machine.switchPath}`],
-  nat: {
-    hostForwards: Object.entries(SERVICES).map(
-      ([name, port]) => `tcp:127.0.0.1:${ports[name as keyof typeof ports]}-10.0.2.15:${port}`,
-    ),
-  },
-});
+/** On a bridge with the guest, so that this host's own TCP is the client; else behind the switch's NAT. */
+const isBridged = process.env['COLO_BENCH_BRIDGE'] !== undefined;
+const network = isBridged ? await bridge() : await nat();
+const { http, discard, session } = network.services;
 
 const serial = path.join(folder, 'serial.sock');
 let isProtected = false;
@@ -86,6 +84,53 @@ const LOADS: Record<string, { per: string; run: () => Promise<Load>; units: (loa
   download: stream(() => download(http, count(16 * MIB))),
   upload: stream(() => upload(discard, count(16 * MIB))),
 };
+
+interface Network {
+  readonly services: Record<keyof typeof SERVICES, GuestPort>;
+  /** Makes the command line of a VM with that tap device of what it is for a VM at the switch. */
+  edit(tap: string): (word: string) => string;
+  close(): Promise<void>;
+}
+
+async function nat(): Promise<Network> {
+  const [http, discard, session] = (await freePorts(3, ['127.0.0.1'])) as [number, number, number];
+  const ports = { http, discard, session };
+  const names = Object.keys(SERVICES) as (keyof typeof SERVICES)[];
+  const running = await startSwitch({
+    listen: [`unix:${machine.switchPath}`],
+    nat: { hostForwards: names.map((name) => `tcp:127.0.0.1:${ports[name]}-10.0.2.15:${SERVICES[name]}`) },
+  });
+  return {
+    services: servicesAt('127.0.0.1', ports),
+    edit: () => (word) => word,
+    close: () => running.close(),
+  };
+}
+
+/** Needs root, and is best run in a network namespace of its own: it takes 10.0.2.0/24. */
+async function bridge(): Promise<Network> {
+  const ip = (line: string): Promise<unknown> => run('ip', line.split(' '));
+  await ip('link add colo-b type bridge');
+  for (const tap of ['colo-p', 'colo-s']) {
+    await ip(`tuntap add dev ${tap} mode tap`);
+    await ip(`link set ${tap} master colo-b up`);
+  }
+  await ip('addr add 10.0.2.2/24 dev colo-b');
+  await ip('link set colo-b up');
+  return {
+    services: servicesAt('10.0.2.15', SERVICES),
+    edit: (tap) => (word) =>
+      word.startsWith('stream,') ? `tap,id=hn0,ifname=${tap},script=no,downscript=no,vhost=off` : word,
+    close: async () => {
+      for (const device of ['colo-b', 'colo-p', 'colo-s']) await ip(`link del ${device}`);
+    },
+  };
+}
+
+function servicesAt(host: string, ports: Record<keyof typeof SERVICES, number>): Network['services'] {
+  const { http, discard, session } = ports;
+  return { http: { host, port: http }, discard: { host, port: discard }, session: { host, port: session } };
+}
 
 function inGuest(command: string, times: number): Promise<Load> {
   const settle = async (): Promise<void> => {
@@ -109,16 +154,20 @@ console.log(
 );
 try {
   const disk = path.join(folder, 'primary.qcow2');
-  await promisify(execFile)('qemu-img', ['convert', '-O', 'qcow2', image, disk]);
+  await run('qemu-img', ['convert', '-O', 'qcow2', image, disk]);
   const sizeBytes = await imageSize(disk);
   const primary = await start(
     'primary',
     HOSTS[0],
-    [...firstPrimaryArguments(machine, disk), '-serial', `unix:${serial},server=on,wait=off`],
+    [
+      ...firstPrimaryArguments(machine, disk).map(network.edit('colo-p')),
+      '-serial',
+      `unix:${serial},server=on,wait=off`,
+    ],
     noteReasons,
   );
   console.log('booting');
-  await waitForGuest(primary.qmp, session, 300_000, quietTeller);
+  await waitForGuest(primary.qmp, session.port, 300_000, quietTeller, undefined, session.host);
   const names = Object.keys(LOADS).filter((name) => chosen.length === 0 || chosen.includes(name));
   await httpKeepAlive(http, 50, 1);
   const alone = new Map<string, Load>();
@@ -131,7 +180,11 @@ try {
   const at = await pairAddresses(primary.host);
   await addPrimaryChardevs(primary.qmp, at);
   const disks = await createSecondaryDisks(path.join(folder, 'secondary'), sizeBytes);
-  const secondary = await start('secondary', at.secondaryHost, secondaryArguments(machine, disks, at));
+  const secondary = await start(
+    'secondary',
+    at.secondaryHost,
+    secondaryArguments(machine, disks, at).map(network.edit('colo-s')),
+  );
   await protect(primary, secondary, at, false, quietTeller);
   isProtected = true;
   for (const name of names) {

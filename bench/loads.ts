@@ -15,6 +15,12 @@ const PATIENCE_MS = 60_000;
 const STREAM_PATIENCE_MS = 180_000;
 const WRITE_PIECE = 64 * 1024;
 
+/** Where a service of the guest is reached. */
+export interface GuestPort {
+  readonly host: string;
+  readonly port: number;
+}
+
 export interface Load {
   readonly requests: number;
   readonly bytes: number;
@@ -33,7 +39,7 @@ export const DIFFERENT_BODY = '/clock';
 
 /** `requests` in all, shared by `connections` connections that stay open. */
 export async function httpKeepAlive(
-  port: number,
+  at: GuestPort,
   requests: number,
   connections: number,
   page = SAME_BODY,
@@ -43,7 +49,7 @@ export async function httpKeepAlive(
   let left = requests;
   let bytes = 0;
   const client = async (): Promise<void> => {
-    const http = await HttpConnection.open(port);
+    const http = await HttpConnection.open(at);
     while (left-- > 0) {
       const asked = performance.now();
       bytes += await http.get(page);
@@ -56,13 +62,13 @@ export async function httpKeepAlive(
 }
 
 /** Each request on a connection of its own, one after the other; the guest closes it. Connecting is measured too. */
-export async function httpNew(port: number, requests: number): Promise<Load> {
+export async function httpNew(at: GuestPort, requests: number): Promise<Load> {
   const latenciesMs: number[] = [];
   const began = performance.now();
   let bytes = 0;
-  for (let at = 0; at < requests; at++) {
+  for (let sent = 0; sent < requests; sent++) {
     const asked = performance.now();
-    const http = await HttpConnection.open(port);
+    const http = await HttpConnection.open(at);
     bytes += await http.get(SAME_BODY, 'close');
     await http.ended();
     latenciesMs.push(performance.now() - asked);
@@ -71,12 +77,12 @@ export async function httpNew(port: number, requests: number): Promise<Load> {
 }
 
 /** Short lines at a person's pace, 10 to 30 ms apart; a line waits for its answer only as long as its pause is. */
-export async function typing(port: number, keystrokes: number): Promise<Load> {
+export async function typing(at: GuestPort, keystrokes: number): Promise<Load> {
   const latenciesMs: number[] = [];
   const began = performance.now();
-  const line = await LineConnection.open('127.0.0.1', port, PATIENCE_MS);
+  const line = await LineConnection.open(at.host, at.port, PATIENCE_MS);
   const answers: Promise<void>[] = [];
-  for (let at = 0; at < keystrokes; at++) {
+  for (let sent = 0; sent < keystrokes; sent++) {
     const asked = performance.now();
     const answer = line.request('k', PATIENCE_MS).then((text) => {
       if (!text.startsWith('session ')) throw new ColoError(`session: unexpected answer '${text}'`);
@@ -84,7 +90,7 @@ export async function typing(port: number, keystrokes: number): Promise<Load> {
     });
     answer.catch(() => undefined); // asked for below
     answers.push(answer);
-    await new Promise((resolve) => setTimeout(resolve, 10 + (at % 5) * 5));
+    await new Promise((resolve) => setTimeout(resolve, 10 + (sent % 5) * 5));
   }
   await Promise.all(answers);
   line.close();
@@ -92,18 +98,18 @@ export async function typing(port: number, keystrokes: number): Promise<Load> {
 }
 
 /** One answer of `bytes` bytes. */
-export async function download(port: number, bytes: number): Promise<Load> {
+export async function download(at: GuestPort, bytes: number): Promise<Load> {
   const began = performance.now();
-  const http = await HttpConnection.open(port);
+  const http = await HttpConnection.open(at);
   await http.get(`/bytes/${bytes}`, 'close', STREAM_PATIENCE_MS);
   const ms = performance.now() - began;
   return { requests: 1, bytes, seconds: ms / 1000, latenciesMs: [ms] };
 }
 
 /** `bytes` bytes to the discard service, which closes when it has read the last. */
-export async function upload(port: number, bytes: number): Promise<Load> {
+export async function upload(at: GuestPort, bytes: number): Promise<Load> {
   const began = performance.now();
-  const socket = await connect(port);
+  const socket = await connect(at);
   const ended = once(socket, 'end');
   ended.catch(() => undefined); // waited for below
   socket.resume();
@@ -137,7 +143,7 @@ export async function guestRuns(
     bytes += 200;
     response.end('x'.repeat(200));
   });
-  await once(host.listen(0, '127.0.0.1'), 'listening');
+  await once(host.listen(0), 'listening');
   const { port } = host.address() as net.AddressInfo;
   const serial = net.connect(serialPath).resume();
   serial.on('error', () => undefined);
@@ -166,8 +172,8 @@ class HttpConnection {
     this.#ended.catch(() => undefined);
   }
 
-  static async open(port: number): Promise<HttpConnection> {
-    return new HttpConnection(await connect(port));
+  static async open(at: GuestPort): Promise<HttpConnection> {
+    return new HttpConnection(await connect(at));
   }
 
   /** Resolves with the length of the body. */
@@ -219,9 +225,9 @@ class HttpConnection {
   }
 }
 
-async function connect(port: number): Promise<net.Socket> {
-  const socket = net.connect({ port, host: '127.0.0.1', noDelay: true, allowHalfOpen: true });
+async function connect(at: GuestPort): Promise<net.Socket> {
+  const socket = net.connect({ ...at, noDelay: true, allowHalfOpen: true });
   socket.on('error', () => undefined); // its 'close' is what the waiting sees
-  await withDeadline(once(socket, 'connect'), PATIENCE_MS, `port ${port}`);
+  await withDeadline(once(socket, 'connect'), PATIENCE_MS, `port ${at.port}`);
   return socket;
 }

@@ -176,11 +176,12 @@ describe('the rules', { skip: skipWithoutGuest, timeout: 600_000 }, () => {
 
   it('takes few checkpoints for equal answers, and leaves time between those for different ones', async (t) => {
     const { qmp } = rig.primary.vm;
+    const http = { host: '127.0.0.1', port: rig.httpPort };
     const taken = async (): Promise<Checkpoints> =>
       (await qmp.execute('query-colo-checkpoints')) as Checkpoints;
     await qmp.execute('migrate-set-parameters', { 'x-checkpoint-delay': 3_600_000 });
     const mismatches: number[] = [];
-    for (const load of [() => httpKeepAlive(rig.httpPort, 100, 2), () => httpNew(rig.httpPort, 50)]) {
+    for (const load of [() => httpKeepAlive(http, 100, 2), () => httpNew(http, 50)]) {
       const before = (await taken())['by-cause'].mismatch;
       await load();
       mismatches.push((await taken())['by-cause'].mismatch - before);
@@ -191,7 +192,7 @@ describe('the rules', { skip: skipWithoutGuest, timeout: 600_000 }, () => {
     await qmp.execute('migrate-set-parameters', { 'x-mismatch-run-share': 90 });
     const { count: before } = await taken();
     const began = performance.now();
-    await httpKeepAlive(rig.httpPort, 6, 1, DIFFERENT_BODY);
+    await httpKeepAlive(http, 6, 1, DIFFERENT_BODY);
     const { records } = await taken();
     const elapsed = performance.now() - began;
     const forDifferences = records.filter(({ sequence, cause }) => sequence > before && cause === 'mismatch');
