@@ -8,7 +8,7 @@
  * COLO_BENCH_BRIDGE=1 puts the guest on a bridge of this host in place of the switch, so that Linux's own TCP with its
  * time stamps and selective acknowledgments is the client; run it as root under
  * `unshare -n sh -c 'ip link set lo up; …'`. COLO_BENCH_SCALE=0.1 makes it shorter, COLO_BENCH_SHOW=10
- * prints that many requests of each load one by one.
+ * prints that many requests of each load one by one, COLO_BENCH_DUMP=DIR keeps what each copy heard and said.
  */
 import { execFile } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -47,6 +47,7 @@ const run = promisify(execFile);
 const MIB = 1024 * 1024;
 const SCALE = Number(process.env['COLO_BENCH_SCALE'] ?? 1);
 const SHOW = Number(process.env['COLO_BENCH_SHOW'] ?? 0);
+const DUMP = process.env['COLO_BENCH_DUMP'];
 const DELAY_MS = 20_000;
 const MEMORY_MIB = 128;
 const SERVICES = { http: 80, discard: 9, session: 7001 } as const;
@@ -261,7 +262,9 @@ async function start(
   args: readonly string[],
   onStderr: (chunk: string) => void = () => undefined,
 ): Promise<VmProcess> {
-  const vm = await VmProcess.start(name, host, folder, args, onStderr);
+  const dump =
+    DUMP === undefined ? [] : ['-object', `filter-dump,id=dump,netdev=hn0,file=${DUMP}/${name}.pcap`];
+  const vm = await VmProcess.start(name, host, folder, [...args, ...dump], onStderr);
   vms.push(vm);
   return vm;
 }
