@@ -8,7 +8,8 @@
  * COLO_BENCH_BRIDGE=1 puts the guest on a bridge of this host in place of the switch, so that Linux's own TCP with its
  * time stamps and selective acknowledgments is the client; run it as root under
  * `unshare -n sh -c 'ip link set lo up; …'`. COLO_BENCH_SCALE=0.1 makes it shorter, COLO_BENCH_SHOW=10
- * prints that many requests of each load one by one, COLO_BENCH_DUMP=DIR keeps what each copy heard and said.
+ * prints that many requests of each load one by one, COLO_BENCH_DUMP=DIR keeps
+ * what each copy heard and said, COLO_BENCH_SHARE=N sets x-mismatch-run-share.
  */
 import { execFile } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -47,6 +48,7 @@ const run = promisify(execFile);
 const MIB = 1024 * 1024;
 const SCALE = Number(process.env['COLO_BENCH_SCALE'] ?? 1);
 const SHOW = Number(process.env['COLO_BENCH_SHOW'] ?? 0);
+const SHARE = process.env['COLO_BENCH_SHARE'];
 const DUMP = process.env['COLO_BENCH_DUMP'];
 const DELAY_MS = 20_000;
 const MEMORY_MIB = 128;
@@ -189,7 +191,8 @@ try {
   await protect(primary, secondary, at, false, quietTeller);
   isProtected = true;
   for (const name of names) {
-    await primary.qmp.execute('migrate-set-parameters', { 'x-checkpoint-delay': DELAY_MS });
+    const share = SHARE === undefined ? {} : { 'x-mismatch-run-share': Number(SHARE) };
+    await primary.qmp.execute('migrate-set-parameters', { 'x-checkpoint-delay': DELAY_MS, ...share });
     await checkpointTaken(primary);
     await report(primary, name, alone.get(name)!);
   }
