@@ -14,9 +14,9 @@ export interface ProtectedGuest {
   pause(): Promise<void>;
   /**
    * Lets a frozen guest run and the waiting frames in, whether it ran before `pause` or not. Emits RESUME. Nothing for a
-   * guest that was not frozen, or that has ended.
+   * guest that was not frozen, or that has ended. `lateMs`: its clock goes on from that much later.
    */
-  resume(): Promise<void>;
+  resume(lateMs?: number): Promise<void>;
   /** Taken at the start of protection: the disks' replication nodes. */
   disks(): readonly CheckpointParticipant[];
   /** Taken at every checkpoint: filters may be added and deleted meanwhile. */

@@ -16,6 +16,7 @@ import type { CheckpointParticipant } from '../base/participant.ts';
 import type { CheckpointChannel } from './channel.ts';
 import type { CheckpointCause, CheckpointRecord, ColoExitReason, ProtectedGuest } from './guest.ts';
 import { COLO_MESSAGE } from './messages.ts';
+import { MismatchFloor } from './mismatch-floor.ts';
 
 export interface PrimaryHooks {
   /** Emitted once, when the loop ends. */
@@ -23,6 +24,13 @@ export interface PrimaryHooks {
   onCheckpoint?(record: CheckpointRecord): void;
   /** False: from now on nothing of the guest's may leave; what it says waits until true. */
   onHeard?(isHeard: boolean): void;
+}
+
+export interface PrimaryOptions {
+  /** x-mismatch-run-share, in percent (mismatch-floor.ts). */
+  readonly mismatchRunShare?: number;
+  /** Monotonic milliseconds, by which the share is measured. */
+  readonly now?: () => number;
 }
 
 /** How often this process looks whether it stood still, and from how long on it counts. */
@@ -39,7 +47,9 @@ export class ColoPrimary {
   #disks: readonly CheckpointParticipant[] = [];
   #delayMs: number;
   #timer: NodeJS.Timeout | null = null;
-  /** Requests coalesce into one, as in QEMU. */
+  readonly #floor: MismatchFloor;
+  readonly #now: () => number;
+  /** Requests coalesce into one, as in QEMU. One for a difference may have to wait, and gives way to any other. */
   #wanted: CheckpointCause | null = null;
   #wake: Deferred<void> | null = null;
   #watch: NodeJS.Timeout | null = null;
@@ -52,7 +62,15 @@ export class ColoPrimary {
   readonly #ended = new Deferred<void>();
 
   /** `delayMs`: x-checkpoint-delay, the longest time between two checkpoints. */
-  constructor(guest: ProtectedGuest, channel: CheckpointChannel, delayMs: number, hooks: PrimaryHooks) {
+  constructor(
+    guest: ProtectedGuest,
+    channel: CheckpointChannel,
+    delayMs: number,
+    hooks: PrimaryHooks,
+    options: PrimaryOptions = {},
+  ) {
+    this.#floor = new MismatchFloor(options.mismatchRunShare);
+    this.#now = options.now ?? (() => performance.now());
     this.#guest = guest;
     this.#channel = channel;
     this.#delayMs = delayMs;
@@ -73,9 +91,16 @@ export class ColoPrimary {
     this.request('parameter');
   }
 
+  /** From now on; a difference that waits is looked at anew. */
+  setMismatchRunShare(percent: number): void {
+    this.#floor.share = percent;
+    this.#wake?.resolve();
+  }
+
   /** Asks for a checkpoint. Cheap; may be called for every packet. */
   request(cause: CheckpointCause): void {
-    if (this.#wanted !== null || this.#hasEnded) return;
+    if (this.#hasEnded) return;
+    if (this.#wanted !== null && (this.#wanted !== 'mismatch' || cause === 'mismatch')) return;
     this.#wanted = cause;
     this.#armTimer();
     this.#wake?.resolve();
@@ -163,9 +188,13 @@ export class ColoPrimary {
   }
 
   async #nextCause(): Promise<CheckpointCause> {
-    while (this.#wanted === null && !this.#channel.failure && !this.#isFailover) {
+    for (;;) {
+      const waitMs = this.#waitMs();
+      if (waitMs === 0 || this.#channel.failure || this.#isFailover) break;
       const wake = (this.#wake = new Deferred<void>());
+      const timer = waitMs === null ? undefined : setTimeout(() => wake.resolve(), Math.ceil(waitMs));
       await wake.promise;
+      clearTimeout(timer);
     }
     this.#wake = null;
     this.#checkFailover();
@@ -173,10 +202,17 @@ export class ColoPrimary {
     return this.#wanted ?? 'timer';
   }
 
+  /** Until the next checkpoint may begin, or null: none is wanted. */
+  #waitMs(): number | null {
+    if (this.#wanted === null) return null;
+    return this.#wanted === 'mismatch' ? this.#floor.waitMs(this.#now()) : 0;
+  }
+
   async #checkpoint(cause: CheckpointCause): Promise<void> {
     const channel = this.#channel;
     const guest = this.#guest;
     const asked = performance.now();
+    const began = this.#now();
 
     const standstills = this.#standstills;
     await channel.send(COLO_MESSAGE.CHECKPOINT_REQUEST);
@@ -219,6 +255,7 @@ export class ColoPrimary {
     for (const net of networks) await net.commit('primary');
     const received = performance.now();
     await channel.expect(COLO_MESSAGE.VMSTATE_LOADED);
+    this.#floor.taken(began, this.#now());
     // Only now: the secondary's overlays are empty, so a forwarded write cannot be seen by the secondary's guest.
     for (const disk of this.#disks) await disk.commit('primary');
 

@@ -2,6 +2,12 @@
  * The secondary's side of COLO: answers the primary's dialogue (see primary.ts). Rule: the previous state stays until
  * all of the new one has arrived and its checksums are right; from then on the new one is loaded whatever happens to
  * the primary, because the primary may have released output that depends on it.
+ *
+ * The clocks. The primary's guest runs again as soon as its state has been captured, this one when it has been loaded.
+ * VMSTATE_SEND leaves at that moment, so the time since it arrived is what this guest's clock is behind; it skips that.
+ * Then both copies of a guest that answers with the time answer the same, but for the latency of the path, with which
+ * this one gets its input anyway. And after a takeover no time stamp lies before one that a client has seen (RFC 7323,
+ * 5.3: it would be discarded).
  */
 import { ClosedError, ColoError, ProtocolError } from '../base/errors.ts';
 import { Deferred } from '../base/async.ts';
@@ -20,6 +26,7 @@ export class ColoSecondary {
   readonly #guest: ProtectedGuest;
   readonly #channel: CheckpointChannel;
   readonly #hooks: SecondaryHooks;
+  readonly #now: () => number;
   #disks: readonly CheckpointParticipant[] = [];
   #sequence = 0;
   #failover = false;
@@ -30,7 +37,14 @@ export class ColoSecondary {
   #torn: Error | 'starting' | 'loading' | null = 'starting';
   readonly #ended = new Deferred<void>();
 
-  constructor(guest: ProtectedGuest, channel: CheckpointChannel, hooks: SecondaryHooks) {
+  /** `now`: monotonic milliseconds. */
+  constructor(
+    guest: ProtectedGuest,
+    channel: CheckpointChannel,
+    hooks: SecondaryHooks,
+    now = (): number => performance.now(),
+  ) {
+    this.#now = now;
     this.#guest = guest;
     this.#channel = channel;
     this.#hooks = hooks;
@@ -109,6 +123,7 @@ export class ColoSecondary {
     await channel.sendMarks(marks);
 
     await channel.expect(COLO_MESSAGE.VMSTATE_SEND);
+    const peerRuns = this.#now();
     const snapshot = await channel.receiveState(guest.engine.ramBytes);
     const bytes = snapshot.ram.byteLength + snapshot.device.byteLength;
     const peerMarks = await channel.receiveMarks();
@@ -138,7 +153,7 @@ export class ColoSecondary {
       await channel.sendFailure(this.#torn.message).catch(() => undefined);
       throw this.#torn;
     }
-    if (!this.#failover) await this.#resume();
+    if (!this.#failover) await this.#resume(this.#now() - peerRuns);
     this.#hooks.onLoaded?.({
       sequence: ++this.#sequence,
       loadMs: performance.now() - received,
@@ -149,8 +164,8 @@ export class ColoSecondary {
     await channel.send(COLO_MESSAGE.VMSTATE_LOADED);
   }
 
-  async #resume(): Promise<void> {
-    await this.#guest.resume();
+  async #resume(lateMs = 0): Promise<void> {
+    await this.#guest.resume(lateMs);
     for (const net of this.#guest.networks()) net.resumed?.('secondary');
   }
 }

@@ -15,6 +15,7 @@ export async function waitForGuest(
   timeoutMs: number,
   tell: Teller,
   signal?: AbortSignal,
+  host = '127.0.0.1',
 ): Promise<void> {
   const bar = tell.progress('boot');
   const began = performance.now();
@@ -22,7 +23,7 @@ export async function waitForGuest(
   for (;;) {
     signal?.throwIfAborted();
     try {
-      const connection = await LineConnection.open('127.0.0.1', sessionPort, 2000);
+      const connection = await LineConnection.open(host, sessionPort, 2000);
       try {
         await connection.request('hello', 2000);
         break;

@@ -39,12 +39,16 @@ export class VmProcess {
     this.#stderr = stderr;
   }
 
-  /** Starts the process and waits for its monitor. Throws ColoError with its last words when it ends first. */
+  /**
+   * Starts the process and waits for its monitor. Throws ColoError with its last words when it ends first. `onStderr`
+   * hears the logs; without it they are this process's when it has them on.
+   */
   static async start(
     name: string,
     host: string,
     folder: string,
     args: readonly string[],
+    onStderr?: (chunk: string) => void,
   ): Promise<VmProcess> {
     const socket = path.join(folder, `${name}.qmp`);
     const { command, args: all } = coloCommand(
@@ -59,7 +63,8 @@ export class VmProcess {
     let text = '';
     child.stderr.setEncoding('utf8');
     // Whoever asks for logs wants those of the VMs too.
-    if (process.env['COLO_LOG'] !== undefined) child.stderr.pipe(process.stderr);
+    if (onStderr) child.stderr.on('data', onStderr);
+    else if (process.env['COLO_LOG'] !== undefined) child.stderr.pipe(process.stderr);
     child.stderr.on('data', (chunk: string) => {
       text = (text + chunk).slice(-KEPT_STDERR_CHARS);
     });

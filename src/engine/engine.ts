@@ -72,7 +72,8 @@ export interface Engine extends EngineEvents {
   start(): Promise<void>;
   /** When it ends no vCPU runs and no disk request is in flight. Idempotent. */
   pause(): Promise<void>;
-  resume(): Promise<void>;
+  /** `lateMs`: the guest's clock goes on from that much later than where it stood. */
+  resume(lateMs?: number): Promise<void>;
   /** Reset button: the guest reboots. */
   reset(): Promise<void>;
   /** State since the baseline, which it becomes. Paused, unless `ramOnly`. The buffers belong to the caller. */

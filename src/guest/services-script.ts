@@ -1,6 +1,6 @@
 /**
- * The guest's services, one Perl program with one select loop: HTTP (80), echo (7, TCP and UDP), ledger (7000) and
- * session (7001).
+ * The guest's services, one Perl program with one select loop: HTTP (80), echo (7, TCP and UDP), discard (9), ledger
+ * (7000) and session (7001).
  *
  * It is data for the guest, never run on the host. It uses Perl's core alone (no Socket.pm, no POSIX.pm): on an
  * emulated CPU compiling those modules takes longer than everything else the guest does after its kernel.
@@ -12,7 +12,7 @@ export const SERVICES = String.raw`use strict;
 my ($AF_INET, $SOCK_STREAM, $SOCK_DGRAM) = (2, 1, 2);
 my ($SOL_SOCKET, $SO_REUSEADDR, $IPPROTO_TCP, $TCP_NODELAY) = (1, 2, 6, 1);
 my ($F_SETFL, $O_NONBLOCK, $EINTR, $EAGAIN) = (4, 2048, 4, 11);
-my ($SYS_FSYNC, $SYS_SYNC) = (118, 36);
+my ($SYS_FSYNC, $SYS_SYNC, $SYS_CLOCK_GETTIME) = (118, 36, 265);
 
 my $MAX_CLIENTS = 256;
 my $MAX_LINE = 4096;
@@ -31,7 +31,8 @@ my ($ledger, $ledger_size, $ledger_lines);
 
 $SIG{PIPE} = 'IGNORE';
 $listener{fileno $_->[0]} = $_ for (
-    [listen_on(80), \&http], [listen_on(7), \&echo], [listen_on(7000), \&ledger], [listen_on(7001), \&session]);
+    [listen_on(80), \&http], [listen_on(7), \&echo], [listen_on(9), \&discard],
+    [listen_on(7000), \&ledger], [listen_on(7001), \&session]);
 my $udp = bound($SOCK_DGRAM, 7);
 vec($rbits, fileno $udp, 1) = 1;
 my $power = open_power_button();
@@ -169,6 +170,10 @@ sub echo {
     $c->{in} = '';
 }
 
+sub discard {
+    $_[0]{in} = '';
+}
+
 sub session {
     my ($c) = @_;
     $c->{id} = $boot . '-' . ++$sessions unless $c->{id};
@@ -208,6 +213,9 @@ sub answer {
             "<!doctype html><title>colo guest</title><h1>colo guest</h1>\n"
             . "<p>uptime <b id=uptime>$up</b> s</p>\n<p>hits <b id=hits>$hits</b></p>\n");
     }
+    # What two copies of a guest say alike, as long as they draw alike; and what they cannot: its clock in nanoseconds.
+    return reply($c, '200 OK', 'text/plain', read_first('/proc/sys/kernel/random/uuid')) if $path eq '/random';
+    return reply($c, '200 OK', 'text/plain', join('.', clock()) . "\n") if $path eq '/clock';
     if ($path =~ m{\A/bytes/(\d{1,9})\z} && $1 <= $MAX_BODY) {
         reply($c, '200 OK', 'application/octet-stream', '', $1);
         $c->{body} = $c->{head} ? 0 : $1;
@@ -363,6 +371,12 @@ sub power_event {
 
 sub uptime {
     return int read_first('/proc/uptime');
+}
+
+sub clock {
+    my $time = pack 'l l', 0, 0;
+    syscall $SYS_CLOCK_GETTIME, 1, $time;
+    return unpack 'l l', $time;
 }
 
 sub read_first {

@@ -17,7 +17,9 @@ import type {
 } from '../checkpoint/guest.ts';
 import type { Hello } from '../checkpoint/messages.ts';
 import { HandoverError, receiveMachine, sendMachine } from '../checkpoint/migration.ts';
+import { DEFAULT_RUN_SHARE } from '../checkpoint/mismatch-floor.ts';
 import { ColoPrimary } from '../checkpoint/primary.ts';
+import type { PrimaryHooks } from '../checkpoint/primary.ts';
 import { ColoSecondary } from '../checkpoint/secondary.ts';
 import { connectOptions, formatAddress, parseMigrationUri } from './address.ts';
 import type { MigrationAddress } from './address.ts';
@@ -84,6 +86,7 @@ export class VmMigration {
   #lastMode: ColoMode = 'none';
   #failover: 'none' | 'active' | 'completed' = 'none';
   #checkpointDelayMs = 20_000;
+  #mismatchRunShare = DEFAULT_RUN_SHARE;
   #primary: ColoPrimary | null = null;
   #secondary: ColoSecondary | null = null;
   #listener: net.Server | null = null;
@@ -108,6 +111,16 @@ export class VmMigration {
   set checkpointDelayMs(ms: number) {
     this.#checkpointDelayMs = ms;
     this.#primary?.setDelay(ms);
+  }
+
+  get mismatchRunShare(): number {
+    return this.#mismatchRunShare;
+  }
+
+  /** Percent, at most MAX_RUN_SHARE. */
+  set mismatchRunShare(percent: number) {
+    this.#mismatchRunShare = percent;
+    this.#primary?.setMismatchRunShare(percent);
   }
 
   setCapabilities(wanted: readonly { capability: Capability; state: boolean }[]): void {
@@ -290,10 +303,13 @@ export class VmMigration {
     }
     this.#mode = 'primary';
     this.#failover = 'none';
-    const primary = (this.#primary = new ColoPrimary(guest, channel, this.#checkpointDelayMs, {
+    const hooks: PrimaryHooks = {
       onExit: (reason, error) => this.#onExit('primary', reason, error),
       onCheckpoint: (record) => this.#record(record),
       onHeard: (isHeard) => run.setHeard(isHeard),
+    };
+    const primary = (this.#primary = new ColoPrimary(guest, channel, this.#checkpointDelayMs, hooks, {
+      mismatchRunShare: this.#mismatchRunShare,
     }));
     this.#setStatus('colo');
     await primary.run();

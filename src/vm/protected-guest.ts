@@ -23,8 +23,8 @@ export class VmGuest implements ProtectedGuest {
     return this.#run.freeze();
   }
 
-  resume(): Promise<void> {
-    return this.#run.thaw();
+  resume(lateMs = 0): Promise<void> {
+    return this.#run.thaw(lateMs);
   }
 
   disks(): readonly CheckpointParticipant[] {

@@ -89,10 +89,13 @@ export class RunControl {
     });
   }
 
-  /** Lets a frozen guest run, or one that has just come. One that the user stopped meanwhile stays stopped. */
-  async thaw(): Promise<void> {
+  /**
+   * Lets a frozen guest run, or one that has just come, its clock `lateMs` ahead. One that the user stopped meanwhile
+   * stays stopped.
+   */
+  async thaw(lateMs = 0): Promise<void> {
     await this.#mutex.run(async () => {
-      if (this.#state === 'colo' || this.#state === 'inmigrate') await this.#go();
+      if (this.#state === 'colo' || this.#state === 'inmigrate') await this.#go(lateMs);
     });
   }
 
@@ -145,9 +148,9 @@ export class RunControl {
     this.#listener.onStop();
   }
 
-  async #go(): Promise<void> {
+  async #go(lateMs = 0): Promise<void> {
     if (this.#state === 'running') return;
-    await this.#engine?.resume();
+    await this.#engine?.resume(lateMs);
     this.#state = 'running';
     this.#listener.onResume();
     for (const netdev of this.#netdevs.values()) netdev.release();

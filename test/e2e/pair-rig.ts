@@ -77,6 +77,8 @@ export class PairRig {
   readonly folder: string;
   readonly network: RunningSwitch;
   readonly troubles: string[] = [];
+  /** The guest's HTTP service, on this machine. */
+  readonly httpPort: number;
   primary!: Member;
   secondary: Member | null = null;
   workload!: Workload;
@@ -89,8 +91,9 @@ export class PairRig {
   /** The primary was a secondary once: it has a rewriter. */
   #isPromoted = false;
 
-  private constructor(folder: string, network: RunningSwitch, sizeBytes: number) {
+  private constructor(folder: string, network: RunningSwitch, httpPort: number, sizeBytes: number) {
     this.folder = folder;
+    this.httpPort = httpPort;
     this.network = network;
     this.lengthBytes = sizeBytes;
   }
@@ -98,16 +101,20 @@ export class PairRig {
   /** A guest that serves, and a client with a session and a ledger. */
   static async boot(): Promise<PairRig> {
     const folder = await mkdtemp(path.join(os.tmpdir(), 'colo-pair-'));
-    const [session, ledger] = (await freePorts(2, ['127.0.0.1'])) as [number, number];
+    const [session, ledger, http] = (await freePorts(3, ['127.0.0.1'])) as [number, number, number];
     const disk = path.join(folder, 'primary.qcow2');
     await run('qemu-img', ['convert', '-O', 'qcow2', guestImage!, disk]);
     const network = await startSwitch({
       listen: [`unix:${path.join(folder, 'switch.sock')}`],
       nat: {
-        hostForwards: [`tcp:127.0.0.1:${session}-10.0.2.15:7001`, `tcp:127.0.0.1:${ledger}-10.0.2.15:7000`],
+        hostForwards: [
+          `tcp:127.0.0.1:${session}-10.0.2.15:7001`,
+          `tcp:127.0.0.1:${ledger}-10.0.2.15:7000`,
+          `tcp:127.0.0.1:${http}-10.0.2.15:80`,
+        ],
       },
     });
-    const rig = new PairRig(folder, network, await imageSize(disk));
+    const rig = new PairRig(folder, network, http, await imageSize(disk));
     try {
       rig.primary = await rig.#start('primary', HOSTS[0], disk, (machine) =>
         firstPrimaryArguments(machine, disk),

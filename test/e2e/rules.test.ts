@@ -5,6 +5,8 @@
  */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
+import { DIFFERENT_BODY, httpKeepAlive, httpNew } from '../../bench/loads.ts';
+import { BURST_MS, DEFAULT_RUN_SHARE } from '../../src/checkpoint/mismatch-floor.ts';
 import { freePorts } from '../../src/demo/free-ports.ts';
 import { HOSTS } from '../../src/demo/pair.ts';
 import type { PairAddresses } from '../../src/ha/procedure.ts';
@@ -23,6 +25,12 @@ async function mergedBy(qmp: QmpClient): Promise<void> {
     const jobs = (await qmp.execute('query-block-jobs')) as { type: string }[];
     return jobs.every(({ type }) => type !== 'commit');
   });
+}
+
+interface Checkpoints {
+  readonly count: number;
+  readonly 'by-cause': { readonly mismatch: number };
+  readonly records: readonly { sequence: number; cause: string; heldMs: number }[];
 }
 
 interface Watched {
@@ -164,6 +172,35 @@ describe('the rules', { skip: skipWithoutGuest, timeout: 600_000 }, () => {
     assert.deepEqual(violations, []);
     assert.ok(twins > 20, `${twins} twins`);
     assert.ok(watched.channel.received > 5, `${watched.channel.received} checkpoints`);
+  });
+
+  it('takes few checkpoints for equal answers, and leaves time between those for different ones', async (t) => {
+    const { qmp } = rig.primary.vm;
+    const http = { host: '127.0.0.1', port: rig.httpPort };
+    const taken = async (): Promise<Checkpoints> =>
+      (await qmp.execute('query-colo-checkpoints')) as Checkpoints;
+    await qmp.execute('migrate-set-parameters', { 'x-checkpoint-delay': 3_600_000 });
+    const mismatches: number[] = [];
+    for (const load of [() => httpKeepAlive(http, 100, 2), () => httpNew(http, 50)]) {
+      const before = (await taken())['by-cause'].mismatch;
+      await load();
+      mismatches.push((await taken())['by-cause'].mismatch - before);
+    }
+    t.diagnostic(`${mismatches.join(' and ')} checkpoints for 100 requests and 50 connections`);
+    for (const count of mismatches) assert.ok(count <= 20, `${count} checkpoints for equal answers`);
+
+    await qmp.execute('migrate-set-parameters', { 'x-mismatch-run-share': 90 });
+    const { count: before } = await taken();
+    const began = performance.now();
+    await httpKeepAlive(http, 6, 1, DIFFERENT_BODY);
+    const { records } = await taken();
+    const elapsed = performance.now() - began;
+    const forDifferences = records.filter(({ sequence, cause }) => sequence > before && cause === 'mismatch');
+    assert.ok(forDifferences.length >= 2, `${forDifferences.length} checkpoints for 6 different answers`);
+    // All but the last have been paid for before the next one, up to the burst.
+    const paid = forDifferences.slice(0, -1).reduce((sum, { heldMs }) => sum + 9 * heldMs, 0);
+    assert.ok(paid <= elapsed + BURST_MS, `${paid} ms of running are due in ${elapsed} ms`);
+    await qmp.execute('migrate-set-parameters', { 'x-mismatch-run-share': DEFAULT_RUN_SHARE });
   });
 
   it('a checkpoint cut in its middle is discarded, and the secondary takes over from what it had (rules 2, 3)', async () => {

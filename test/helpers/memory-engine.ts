@@ -17,6 +17,8 @@ export class MemoryEngine implements Engine {
   state: EngineState = 'paused';
   readonly ram: Uint8Array;
   device = 0;
+  /** How much later than where it stood the clock went on, at each resume. */
+  readonly lateMs: number[] = [];
   #baseline: Uint8Array | null = null;
   /** Throw this from the next load after the check, as a broken engine would. */
   loadError: Error | null = null;
@@ -35,8 +37,9 @@ export class MemoryEngine implements Engine {
     return Promise.resolve();
   }
 
-  resume(): Promise<void> {
+  resume(lateMs = 0): Promise<void> {
     this.state = 'running';
+    this.lateMs.push(lateMs);
     return Promise.resolve();
   }
 

@@ -92,12 +92,12 @@ export class V86Engine implements Engine {
     this.#become('running', 'paused');
   }
 
-  async resume(): Promise<void> {
+  async resume(lateMs = 0): Promise<void> {
     if (this.#state === 'running') return;
     this.#mustBe('resume', 'paused');
     // Before the answer: a power-off that follows at once must find the state it ends.
     this.#state = 'running';
-    await this.#command({ kind: 'resume' });
+    await this.#command({ kind: 'resume', lateMs });
   }
 
   async reset(): Promise<void> {

@@ -131,6 +131,13 @@ export interface V86Cpu extends V86Stateful {
   set_tsc(low: number, high: number): void;
   store_current_tsc(): void;
   reboot_internal: () => void;
+  /** A new buffer takes its place when it grows. */
+  readonly wasm_memory: { readonly buffer: ArrayBuffer };
+  /** Where the two interrupt controllers' registers are in it. */
+  get_pic_addr_master(): number;
+  get_pic_addr_slave(): number;
+  device_raise_irq: (irq: number) => void;
+  device_lower_irq: (irq: number) => void;
 }
 
 /** What is used of WebAssembly: Node has it, the type library of plain ECMAScript does not. */

@@ -13,6 +13,7 @@ import type { DiskRequests } from './disk-bridge.ts';
 import { GuestClock } from './guest-clock.ts';
 import { GuestRandom } from './guest-random.ts';
 import { patchIde } from './ide-patch.ts';
+import { PicPatch } from './pic-patch.ts';
 import { wasmApi } from './internals.ts';
 import type {
   V86ConstructorOptions,
@@ -62,6 +63,7 @@ export class Machine {
   readonly netPorts: readonly NetPort[];
   readonly serial: SerialPort;
   readonly requests: DiskRequests;
+  readonly pic: PicPatch;
   readonly #emulator: V86Emulator;
   readonly #events: MachineEvents;
   readonly #reboot: () => void;
@@ -77,6 +79,7 @@ export class Machine {
     this.#events = events;
     this.requests = parts.requests;
     this.cpu = emulator.v86.cpu;
+    this.pic = new PicPatch(this.cpu);
     this.clock = own.clock;
     this.random = own.random;
     this.nics = createNics(this.cpu, parts.shape);
@@ -158,9 +161,11 @@ export class Machine {
     return new Uint8Array(mem8.buffer, mem8.byteOffset, memory_size[0]);
   }
 
-  run(): void {
+  /** `lateMs`: the clock goes on from that much later. */
+  run(lateMs = 0): void {
     if (this.#isRunning || this.isHalted) return;
     this.#isRunning = true;
+    this.clock.set(this.clock.now() + lateMs);
     this.clock.start();
     for (const port of this.netPorts) port.isOpen = true;
     const { v86 } = this.#emulator;
@@ -231,6 +236,7 @@ export class Machine {
       v86.idle = false;
       let sleepMs: number;
       try {
+        this.pic.look();
         this.#pump();
         sleepMs = this.cpu.main_loop();
       } catch (error) {

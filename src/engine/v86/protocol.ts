@@ -35,7 +35,7 @@ export interface WireSnapshot {
 
 export type Command =
   | { readonly kind: 'pause' }
-  | { readonly kind: 'resume' }
+  | { readonly kind: 'resume'; readonly lateMs: number }
   | { readonly kind: 'reset' }
   | { readonly kind: 'capture'; readonly full: boolean; readonly ramOnly: boolean }
   | { readonly kind: 'load'; readonly snapshots: readonly WireSnapshot[] };

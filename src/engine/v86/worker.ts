@@ -79,7 +79,7 @@ async function carryOut(command: Command, on: Machine): Promise<Reply> {
       await requests.idle();
       return {};
     case 'resume':
-      on.run();
+      on.run(command.lateMs);
       return {};
     case 'reset':
       on.reset();

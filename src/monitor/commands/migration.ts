@@ -1,10 +1,12 @@
 /** Migration and COLO (QEMU qapi/migration.json). */
 import { z } from 'zod';
 import { ParameterError } from '../../base/errors.ts';
+import { MAX_RUN_SHARE } from '../../checkpoint/mismatch-floor.ts';
 import { CAPABILITIES, requireCapability } from '../../vm/migration.ts';
 import { command, noArguments, uint32 } from '../registry.ts';
 
-const parameters = z.looseObject({ 'x-checkpoint-delay': uint32.optional() });
+const RUN_SHARE = 'x-mismatch-run-share';
+const parameters = z.looseObject({ 'x-checkpoint-delay': uint32.optional(), [RUN_SHARE]: uint32.optional() });
 
 /** QEMU's other parameters (7.2): known by name, so that their refusal is not taken for a typing error. */
 const FOREIGN_PARAMETERS = new Set(
@@ -61,18 +63,26 @@ export const migrationCommands = [
   ),
   command('migrate-set-parameters', parameters, (vm, args) => {
     for (const name of Object.keys(args)) {
-      if (name === 'x-checkpoint-delay') continue;
+      if (name === 'x-checkpoint-delay' || name === RUN_SHARE) continue;
       throw new ParameterError(
         FOREIGN_PARAMETERS.has(name)
-          ? `Parameter '${name}' is not supported; x-checkpoint-delay is`
+          ? `Parameter '${name}' is not supported; x-checkpoint-delay and ${RUN_SHARE} are`
           : `Parameter '${name}' is unexpected`,
       );
     }
+    const share = args[RUN_SHARE];
+    if (share !== undefined && share > MAX_RUN_SHARE) {
+      throw new ParameterError(
+        `Parameter '${RUN_SHARE}' expects an integer in the range of 0 to ${MAX_RUN_SHARE}`,
+      );
+    }
+    if (share !== undefined) vm.migration.mismatchRunShare = share;
     const delayMs = args['x-checkpoint-delay'];
     if (delayMs !== undefined) vm.migration.checkpointDelayMs = delayMs;
   }),
   command('query-migrate-parameters', noArguments, (vm) => ({
     'x-checkpoint-delay': vm.migration.checkpointDelayMs,
+    [RUN_SHARE]: vm.migration.mismatchRunShare,
   })),
   command(
     'migrate',

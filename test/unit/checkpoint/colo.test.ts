@@ -25,6 +25,22 @@ describe('COLO frame', () => {
     await Promise.all([pair.primary.ended, pair.secondary.ended]);
   });
 
+  it('lets the secondary’s clock skip what its load took, as the primary’s guest ran meanwhile', async () => {
+    let now = 0;
+    const pair = await protect(await socketPair(), { now: () => now });
+    const load = pair.s.engine.load.bind(pair.s.engine);
+    pair.s.engine.load = (snapshots) => {
+      now += 250;
+      return load(snapshots);
+    };
+    await pair.checkpoint();
+    await pair.checkpoint();
+    assert.deepEqual(pair.s.engine.lateMs, [0, 250, 250]);
+    assert.deepEqual(pair.p.engine.lateMs, [0, 0, 0]);
+    pair.close();
+    await Promise.all([pair.primary.ended, pair.secondary.ended]);
+  });
+
   it('opens forwarded writes only after the secondary has emptied its overlays', async () => {
     const pair = await protect(await socketPair());
     pair.lines.length = 0;

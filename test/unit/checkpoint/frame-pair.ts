@@ -10,6 +10,7 @@ import type { CheckpointRecord, ProtectedGuest } from '../../../src/checkpoint/g
 import type { Hello } from '../../../src/checkpoint/messages.ts';
 import { receiveMachine, sendMachine } from '../../../src/checkpoint/migration.ts';
 import { ColoPrimary } from '../../../src/checkpoint/primary.ts';
+import type { PrimaryHooks, PrimaryOptions } from '../../../src/checkpoint/primary.ts';
 import { ColoSecondary } from '../../../src/checkpoint/secondary.ts';
 import { MemoryEngine } from '../../helpers/memory-engine.ts';
 
@@ -60,7 +61,7 @@ export function side(lines: string[], pages = 16): Side {
   const guest: ProtectedGuest = {
     engine,
     pause: () => engine.pause(),
-    resume: () => engine.resume(),
+    resume: (lateMs) => engine.resume(lateMs),
     disks: () => [disk],
     networks: () => [net],
   };
@@ -100,6 +101,9 @@ export interface Pair {
 export interface PairOptions {
   readonly patienceMs?: number;
   readonly delayMs?: number;
+  readonly primary?: PrimaryOptions;
+  /** The secondary's clock. */
+  readonly now?: () => number;
   /** Called when both sides are made and nothing has been sent. */
   readonly prepare?: (p: Side, s: Side) => void;
   /** Called when the loops begin. */
@@ -134,7 +138,7 @@ export async function protect(sockets: Sockets, options: PairOptions = {}): Prom
   const heard: boolean[] = [];
   let onHeard = new Deferred<void>();
   let waiters: { count: number; done: Deferred<void> }[] = [];
-  const primary = new ColoPrimary(p.guest, pc, delayMs, {
+  const hooks: PrimaryHooks = {
     onExit: (reason, error) => {
       exits.push(`primary ${reason}`);
       errors.push(error);
@@ -148,10 +152,16 @@ export async function protect(sockets: Sockets, options: PairOptions = {}): Prom
       for (const waiter of waiters) if (--waiter.count === 0) waiter.done.resolve();
       waiters = waiters.filter(({ count }) => count > 0);
     },
-  });
-  const secondary = new ColoSecondary(s.guest, sc, {
-    onExit: (reason) => exits.push(`secondary ${reason}`),
-  });
+  };
+  const primary = new ColoPrimary(p.guest, pc, delayMs, hooks, options.primary);
+  const secondary = new ColoSecondary(
+    s.guest,
+    sc,
+    {
+      onExit: (reason) => exits.push(`secondary ${reason}`),
+    },
+    options.now,
+  );
   const running = new Deferred<void>();
   const resume = p.guest.resume.bind(p.guest);
   p.guest.resume = async () => {

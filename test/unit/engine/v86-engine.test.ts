@@ -367,10 +367,13 @@ void describe('V86Engine snapshots', { skip: skipReason }, () => {
     const there = clockOf((await b.engine.capture({ full: true })).device);
     assert.equal(there.clockMs, first.clockMs);
     assert.equal(there.epochBaseMs, first.epochBaseMs);
-    await b.engine.resume();
+    const hour = 3_600_000;
+    await b.engine.resume(hour);
     await b.console.counter();
     await b.engine.pause();
-    assert.ok(clockOf((await b.engine.capture({ full: true })).device).clockMs > first.clockMs);
+    const { clockMs } = clockOf((await b.engine.capture({ full: true })).device);
+    assert.ok(clockMs > first.clockMs + hour, 'a late machine goes on later');
+    assert.ok(clockMs < first.clockMs + 2 * hour);
   });
 });
 

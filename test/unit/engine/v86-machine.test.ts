@@ -67,6 +67,35 @@ void describe('A machine’s state', { skip: skipReason }, () => {
     }
   });
 
+  it('survives an interrupt of the second controller’s that goes away untaken', async () => {
+    const { cpu, pic } = await machine();
+    const { master, slave } = pic.registers;
+    const [mask, inService, requested, levels] = [0, 2, 3, 10];
+    master[mask] = slave[mask] = 0xff; // all are enabled
+    slave[levels] = 1 << 2;
+    cpu.device_raise_irq(10);
+    assert.equal(master[requested], 1 << 2);
+    cpu.device_lower_irq(10);
+    assert.equal(master[requested], 0, 'nobody asks any more');
+
+    // One that is still there stays, and so does one of another device.
+    cpu.device_raise_irq(14);
+    cpu.device_raise_irq(10);
+    cpu.device_lower_irq(10);
+    assert.equal(master[requested], 1 << 2);
+
+    // Taken all the same, and nobody to end it: seen twice, it is ended. One that is being served is not.
+    master[inService] = 1 << 2;
+    slave[inService] = 1 << 6;
+    for (let at = 0; at < 3; at++) pic.look();
+    assert.equal(master[inService], 1 << 2);
+    slave[inService] = 0;
+    pic.look();
+    assert.equal(master[inService], 1 << 2, 'the guest may be between its two ends of interrupt');
+    pic.look();
+    assert.equal(master[inService], 0);
+  });
+
   it('carries the UART’s input and the ACPI timer', async () => {
     const [a, b] = [await machine(), await machine()];
     a.cpu.devices.uart0.input = [1, 2, 3];

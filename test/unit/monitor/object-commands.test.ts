@@ -206,14 +206,27 @@ test('migration settings', async (t) => {
     [{ nope: 1 }, "GenericError: Parameter 'nope' is unexpected"],
     [
       { 'max-bandwidth': 1 },
-      "GenericError: Parameter 'max-bandwidth' is not supported; x-checkpoint-delay is",
+      "GenericError: Parameter 'max-bandwidth' is not supported; x-checkpoint-delay and x-mismatch-run-share are",
     ],
     // All or nothing.
     [{ 'x-checkpoint-delay': 5, nope: 1 }, "GenericError: Parameter 'nope' is unexpected"],
   ]);
-  assert.deepEqual(await bare.execute('query-migrate-parameters'), { 'x-checkpoint-delay': 20000 });
+  assert.deepEqual(await bare.execute('query-migrate-parameters'), {
+    'x-checkpoint-delay': 20000,
+    'x-mismatch-run-share': 50,
+  });
   await bare.execute('migrate-set-parameters', { 'x-checkpoint-delay': 0 });
-  assert.deepEqual(await bare.execute('query-migrate-parameters'), { 'x-checkpoint-delay': 0 });
+  await refusals(bare, 'migrate-set-parameters', [
+    [
+      { 'x-mismatch-run-share': 91 },
+      "GenericError: Parameter 'x-mismatch-run-share' expects an integer in the range of 0 to 90",
+    ],
+  ]);
+  await bare.execute('migrate-set-parameters', { 'x-mismatch-run-share': 0 });
+  assert.deepEqual(await bare.execute('query-migrate-parameters'), {
+    'x-checkpoint-delay': 0,
+    'x-mismatch-run-share': 0,
+  });
   await refusals(bare, 'migrate', [
     [{}, "GenericError: Parameter 'uri' is missing"],
     [{ uri: 5 }, "GenericError: Invalid parameter type for 'uri', expected: string"],
