@@ -26,7 +26,9 @@ export interface LoadResult {
   readonly latencyUs?: { readonly p50: number; readonly p99: number; readonly max: number };
 }
 
-export type LoadReply = { readonly results: readonly LoadResult[] } | { readonly error: string };
+/** Sent when a run begins, and at the end. */
+export type LoadReply =
+  { readonly begins: number } | { readonly results: readonly LoadResult[] } | { readonly error: string };
 
 const WINDOW_FRAMES = 800;
 const RING_FRAMES = 1_000;
@@ -275,6 +277,7 @@ process.once('message', (request: LoadRequest) => {
     await load.connect(request.folder);
     const results: LoadResult[] = [];
     for (const { seconds = Infinity, frames = Infinity, rate } of request.runs) {
+      process.send?.({ begins: results.length } satisfies LoadReply);
       results.push(
         rate === undefined ? await load.saturate(seconds, frames) : await load.paced(seconds, rate),
       );
