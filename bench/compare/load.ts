@@ -80,11 +80,14 @@ class Load {
     // comes, then let the rest of the answers pass.
     const question = arp(1);
     const last = arp(2);
+    const say = (frame: Buffer): void => {
+      for (const side of [this.#primary, this.#secondary]) side.write(frame);
+    };
     let seen = Buffer.alloc(0);
     let isAsked = false;
     let isSettled = false;
     const settled = new Promise<void>((resolve) => {
-      const ask = setInterval(() => this.#primary.write(question), 20);
+      const ask = setInterval(() => say(question), 20);
       const out = net.connect({
         path: `${folder}/o`,
         onread: {
@@ -93,7 +96,7 @@ class Load {
             if (isSettled) this.#take(count);
             else {
               seen = Buffer.concat([seen, this.#memory.subarray(0, count)]);
-              if (!isAsked) this.#primary.write(last);
+              if (!isAsked) say(last);
               isAsked = true;
               clearInterval(ask);
               isSettled = seen.subarray(-last.length).equals(last);
@@ -105,7 +108,11 @@ class Load {
       });
       out.on('close', () => this.#fail('the device has closed its outdev'));
     });
+    const patience = setTimeout(() => {
+      throw new Error('the device says nothing');
+    }, STALL_MS);
     await settled;
+    clearTimeout(patience);
   }
 
   /** As fast as it goes, for a time or for a number of frames. */
