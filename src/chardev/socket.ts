@@ -17,6 +17,7 @@ import { ClosedError, messageOf } from '../base/errors.ts';
 import { loggerFor } from '../base/logger.ts';
 import { pauseAtOnce, readIntoOwnMemory } from '../base/own-memory-socket.ts';
 import type { ReceivingMemory } from '../base/own-memory-socket.ts';
+import { takePacketMemory } from '../base/packet-memory.ts';
 import { connectionName, formatAddress, formatHostPort, normaliseHost } from './address.ts';
 import type { SocketAddress } from './address.ts';
 import { BoundedSender } from './bounded-sender.ts';
@@ -32,7 +33,7 @@ const WAITING_CLIENTS_LIMIT = 4;
 const CONNECT_DEADLINE_MS = 10_000;
 
 /** What all sockets read into: it is used up within the callback of the read (ChardevFrontend.onData). */
-const SLAB = Buffer.allocUnsafeSlow(64 * 1024);
+const SLAB = takePacketMemory(64 * 1024);
 /** The view of the latest read, which the next one mostly has use for. */
 let received = SLAB;
 
