@@ -14,6 +14,8 @@ import { markAsUntransferable } from 'node:worker_threads';
 export const PACKET_MEMORY_BYTES = 32 * 1024 * 1024;
 /** Pieces begin on a cache line. */
 const ALIGNMENT_BYTES = 64;
+/** Below it Node cuts buffers out of larger ones. */
+const CUT_BYTES = 2048;
 /** Below this a loop is quicker than a native call. */
 const SHORT_BYTES = 96;
 
@@ -47,7 +49,9 @@ class PacketMemory {
     const rounded = Math.ceil(bytes / ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
     let at = this.#free.get(rounded)?.pop();
     if (at === undefined) {
-      if (this.#end + rounded > this.#block.byteLength) return Buffer.allocUnsafeSlow(bytes);
+      if (this.#end + rounded > this.#block.byteLength) {
+        return bytes < CUT_BYTES ? Buffer.allocUnsafe(bytes) : Buffer.allocUnsafeSlow(bytes);
+      }
       at = this.#end;
       this.#end += rounded;
     }
