@@ -20,7 +20,7 @@ const PIECE_BYTES = 64 * 1024;
 /** A piece below that bound and the largest framed packet (69632 bytes and an 8 byte header). */
 const SLAB_BYTES = PIECE_BYTES + 72 * 1024;
 /** Slabs that are kept for later. What a long stall takes beyond them is left to the garbage collector. */
-const KEPT_SLABS = 8;
+const KEPT_SLABS = 16;
 
 const EMPTY = new Uint8Array(0);
 

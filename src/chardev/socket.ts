@@ -34,8 +34,6 @@ const CONNECT_DEADLINE_MS = 10_000;
 
 /** What all sockets read into: it is used up within the callback of the read (ChardevFrontend.onData). */
 const SLAB = takePacketMemory(64 * 1024);
-/** The view of the latest read, which the next one mostly has use for. */
-let received = SLAB;
 
 export interface SocketChardevConfig {
   readonly backend: 'socket';
@@ -65,7 +63,7 @@ export class SocketChardev implements Chardev {
   readonly #port: FrontendPort;
   readonly #closing = new AbortController();
   readonly #memory: ReceivingMemory = {
-    nextBuffer: () => SLAB,
+    buffer: SLAB,
     received: (count) => this.#received(count),
   };
   readonly #waitingClients: net.Socket[] = [];
@@ -215,7 +213,7 @@ export class SocketChardev implements Chardev {
     const link = this.#link;
     if (link === null) return;
     link.bytesIn += count;
-    this.#port.data(received.length === count ? received : (received = SLAB.subarray(0, count)));
+    this.#port.data(SLAB, count);
   }
 
   #accept(socket: net.Socket): void {
