@@ -5,7 +5,7 @@
  * each one's own, the time from writing the later twin to reading the released frame; the same for a process that only
  * passes bytes on, so that what comparing adds can be seen. `npm run build` first; then
  *
- *   node --import tsx bench/compare.ts [--seconds S] [--rounds N] [--sizes 64,1500] [--flows 1,1000] [--profile DIR]
+ *   node --import tsx bench/compare.ts [--seconds S] [--rounds N] [--sizes 64,1500] [--flows 1,1000] [--only ours] [--profile DIR]
  *   node --import tsx bench/compare.ts --frames 10000000      # ours alone, in this process: heap and collections
  *
  * Wants two free cores: one for the generator, one for what is measured.

@@ -17,7 +17,7 @@ import { ClosedError, messageOf } from '../base/errors.ts';
 import { loggerFor } from '../base/logger.ts';
 import { pauseAtOnce, readIntoOwnMemory } from '../base/own-memory-socket.ts';
 import type { ReceivingMemory } from '../base/own-memory-socket.ts';
-import { takePacketMemory } from '../base/packet-memory.ts';
+import { RECEIVE_SLAB } from '../base/packet-memory.ts';
 import { connectionName, formatAddress, formatHostPort, normaliseHost } from './address.ts';
 import type { SocketAddress } from './address.ts';
 import { BoundedSender } from './bounded-sender.ts';
@@ -31,9 +31,6 @@ const log = loggerFor('chardev');
 const WAITING_CLIENTS_LIMIT = 4;
 
 const CONNECT_DEADLINE_MS = 10_000;
-
-/** What all sockets read into: it is used up within the callback of the read (ChardevFrontend.onData). */
-const SLAB = takePacketMemory(64 * 1024);
 
 export interface SocketChardevConfig {
   readonly backend: 'socket';
@@ -63,7 +60,7 @@ export class SocketChardev implements Chardev {
   readonly #port: FrontendPort;
   readonly #closing = new AbortController();
   readonly #memory: ReceivingMemory = {
-    buffer: SLAB,
+    buffer: RECEIVE_SLAB,
     received: (count) => this.#received(count),
   };
   readonly #waitingClients: net.Socket[] = [];
@@ -213,7 +210,7 @@ export class SocketChardev implements Chardev {
     const link = this.#link;
     if (link === null) return;
     link.bytesIn += count;
-    this.#port.data(SLAB, count);
+    this.#port.data(RECEIVE_SLAB, count);
   }
 
   #accept(socket: net.Socket): void {
