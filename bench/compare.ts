@@ -1,7 +1,7 @@
 /**
  * colo-compare against QEMU's in one run: both are `-machine none` with three unix sockets and the same options, and
- * get the same TCP segments from the same generator (compare/load.ts), which checks that all of them come out, in order
- * and unchanged. Prints released frames a second at saturation, then, at half of the slower one's rate and at half of
+ * get the same TCP segments from the same generator (compare/load.ts), which checks that each of them comes out once and
+ * unchanged, and counts how often it is not the next one. Prints released frames a second at saturation, then, at half of the slower one's rate and at half of
  * each one's own, the time from writing the later twin to reading the released frame; the same for a process that only
  * passes bytes on, so that what comparing adds can be seen. `npm run build` first; then
  *
