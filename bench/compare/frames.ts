@@ -36,7 +36,7 @@ export function numberFrame(ring: Buffer, at: number, frameBytes: number, round:
   ring.writeUInt32BE((1_000 + round * payloadBytes) >>> 0, at + SEQUENCE_AT);
 }
 
-/** A frame that no comparer holds. */
+/** A frame that is the same on both sides; QEMU's comparer lets the primary's pass. */
 export function arp(kind: number): Buffer {
   const framed = Buffer.alloc(LENGTH_BYTES + 60, kind);
   framed.writeUInt32BE(60, 0);

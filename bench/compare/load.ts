@@ -26,7 +26,9 @@ export interface LoadResult {
   readonly latencyUs?: { readonly p50: number; readonly p99: number; readonly max: number };
 }
 
-export type LoadReply = { readonly results: readonly LoadResult[] } | { readonly error: string };
+/** Sent when a run begins, and at the end. */
+export type LoadReply =
+  { readonly begins: number } | { readonly results: readonly LoadResult[] } | { readonly error: string };
 
 const WINDOW_FRAMES = 800;
 const RING_FRAMES = 1_000;
@@ -78,11 +80,14 @@ class Load {
     // comes, then let the rest of the answers pass.
     const question = arp(1);
     const last = arp(2);
+    const say = (frame: Buffer): void => {
+      for (const side of [this.#primary, this.#secondary]) side.write(frame);
+    };
     let seen = Buffer.alloc(0);
     let isAsked = false;
     let isSettled = false;
     const settled = new Promise<void>((resolve) => {
-      const ask = setInterval(() => this.#primary.write(question), 20);
+      const ask = setInterval(() => say(question), 20);
       const out = net.connect({
         path: `${folder}/o`,
         onread: {
@@ -91,7 +96,7 @@ class Load {
             if (isSettled) this.#take(count);
             else {
               seen = Buffer.concat([seen, this.#memory.subarray(0, count)]);
-              if (!isAsked) this.#primary.write(last);
+              if (!isAsked) say(last);
               isAsked = true;
               clearInterval(ask);
               isSettled = seen.subarray(-last.length).equals(last);
@@ -103,7 +108,11 @@ class Load {
       });
       out.on('close', () => this.#fail('the device has closed its outdev'));
     });
+    const patience = setTimeout(() => {
+      throw new Error('the device says nothing');
+    }, STALL_MS);
     await settled;
+    clearTimeout(patience);
   }
 
   /** As fast as it goes, for a time or for a number of frames. */
@@ -275,6 +284,7 @@ process.once('message', (request: LoadRequest) => {
     await load.connect(request.folder);
     const results: LoadResult[] = [];
     for (const { seconds = Infinity, frames = Infinity, rate } of request.runs) {
+      process.send?.({ begins: results.length } satisfies LoadReply);
       results.push(
         rate === undefined ? await load.saturate(seconds, frames) : await load.paced(seconds, rate),
       );

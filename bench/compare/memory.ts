@@ -1,8 +1,9 @@
 /**
  * What a frame costs in memory: the comparer of the built program in this process, the load outside. Prints the growth
- * of the heap over the frames (after a full collection on both ends), and what was allocated meanwhile: the rises of
- * the used heap, looked at often, so that a collection hides little; and the collections themselves.
+ * of the heap over the frames (after a full collection on both ends) and the collections meanwhile; then, over further
+ * frames, what V8's allocation sampling counts a frame, and where (reads, writes and ticks have their share in it).
  */
+import { Session } from 'node:inspector/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { PerformanceObserver, constants } from 'node:perf_hooks';
@@ -17,14 +18,16 @@ const { ColoCompare } = (await import(dist('net/compare/compare.js'))) as { Colo
 const { SocketChardev } = (await import(dist('chardev/socket.js'))) as { SocketChardev: typeof Socket };
 
 const MIB = 1024 * 1024;
-const LOOK_MS = 2;
+const WARM_UP_FRAMES = 500_000;
+const SAMPLED_FRAMES = 500_000;
+const SAMPLING_BYTES = 16_384;
 
 export async function measureMemory(
   folder: string,
   frameBytes: number,
   flows: number,
   frames: number,
-  load: (request: LoadRequest) => Promise<readonly LoadResult[]>,
+  load: (request: LoadRequest, onRun: (index: number) => void) => Promise<readonly LoadResult[]>,
 ): Promise<void> {
   setFlagsFromString('--expose-gc');
   const collect = runInNewContext('gc') as () => void;
@@ -54,39 +57,76 @@ export async function measureMemory(
       gcs.pauseMs += duration;
     }
   });
-  let allocated = 0;
-  let used = 0;
-  const look = (): void => {
-    const now = process.memoryUsage().heapUsed;
-    if (now > used) allocated += now - used;
-    used = now;
+  const runs = [{ frames: Math.min(frames, WARM_UP_FRAMES) }, { frames }, { frames: SAMPLED_FRAMES }];
+  const snapshots: NodeJS.MemoryUsage[] = [];
+  const sampling = new AllocationSampling();
+  // One connection for all runs: on another one the same bytes would be repetitions, which are judged more cheaply.
+  const onRun = (index: number): void => {
+    if (index === 0) return;
+    if (index === 2) observer.disconnect();
+    collect();
+    snapshots.push(process.memoryUsage());
+    if (index === 1) observer.observe({ entryTypes: ['gc'] });
+    else sampling.start();
   };
   try {
-    const common = { folder, frameBytes, flows };
-    await load({ ...common, runs: [{ frames: Math.min(frames, 500_000) }] });
-    collect();
-    const before = process.memoryUsage();
-    used = before.heapUsed;
-    observer.observe({ entryTypes: ['gc'] });
-    const timer = setInterval(look, LOOK_MS);
-    const [result] = (await load({ ...common, runs: [{ frames }] })) as [LoadResult];
-    clearInterval(timer);
-    look();
-    await new Promise((resolve) => setImmediate(resolve));
-    observer.disconnect();
-    collect();
-    const after = process.memoryUsage();
+    const [, result] = (await load({ folder, frameBytes, flows, runs }, onRun)) as [LoadResult, LoadResult];
+    const { bytes, places } = await sampling.stop();
+    const [before, after] = snapshots as [NodeJS.MemoryUsage, NodeJS.MemoryUsage];
     const grown = (key: 'heapUsed' | 'external' | 'arrayBuffers' | 'rss'): string =>
       `${((after[key] - before[key]) / MIB).toFixed(1)} MiB`;
     console.log(
       `→ ${frameBytes} B, ${flows} flows, ${result.frames} frames in ${result.seconds.toFixed(1)} s ` +
         `(${(result.frames / result.seconds / 1000).toFixed(0)} k/s): heap grew by ${grown('heapUsed')}, ` +
-        `buffers by ${grown('arrayBuffers')}, resident ${grown('rss')}; allocated about ` +
-        `${(allocated / result.frames).toFixed(1)} B of heap a frame; ${gcs.minor} minor and ${gcs.major} major ` +
+        `buffers by ${grown('arrayBuffers')}, resident ${grown('rss')}; ${gcs.minor} minor and ${gcs.major} major ` +
         `collections, ${gcs.pauseMs.toFixed(0)} ms`,
     );
+    const each = (count: number): string => (count / SAMPLED_FRAMES).toFixed(1);
+    console.log(`    allocated: ${each(bytes)} B a frame`);
+    for (const [place, count] of places.slice(0, 5)) console.log(`      ${each(count).padStart(6)} ${place}`);
   } finally {
     compare.close();
     for (const chardev of chardevs) await chardev.close();
   }
+}
+
+interface ProfileNode {
+  readonly callFrame: { readonly functionName: string; readonly url: string; readonly lineNumber: number };
+  readonly selfSize: number;
+  readonly children: readonly ProfileNode[];
+}
+
+/** Counts what is allocated, whether it is collected again or not. */
+class AllocationSampling {
+  readonly #session = new Session();
+
+  start(): void {
+    this.#session.connect();
+    void this.#session.post('HeapProfiler.startSampling', {
+      samplingInterval: SAMPLING_BYTES,
+      includeObjectsCollectedByMajorGC: true,
+      includeObjectsCollectedByMinorGC: true,
+    });
+  }
+
+  /** Bytes, and the places, largest first. */
+  async stop(): Promise<{ bytes: number; places: [string, number][] }> {
+    const reply = await this.#session.post('HeapProfiler.stopSampling');
+    this.#session.disconnect();
+    return tally((reply as { profile: { head: ProfileNode } }).profile.head);
+  }
+}
+
+function tally(head: ProfileNode): { bytes: number; places: [string, number][] } {
+  const places = new Map<string, number>();
+  let bytes = 0;
+  const visit = ({ callFrame, selfSize, children }: ProfileNode, caller: string): void => {
+    const file = callFrame.url.split('/').slice(-2).join('/');
+    const place = `${callFrame.functionName || '(top)'} ${file}:${callFrame.lineNumber + 1}, called by ${caller}`;
+    places.set(place, (places.get(place) ?? 0) + selfSize);
+    bytes += selfSize;
+    for (const child of children) visit(child, callFrame.functionName);
+  };
+  visit(head, 'nobody');
+  return { bytes, places: [...places].sort((a, b) => b[1] - a[1]) };
 }

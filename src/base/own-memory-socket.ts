@@ -6,16 +6,17 @@
 import { Socket } from 'node:net';
 import type { OnReadOpts, SocketConstructorOpts } from 'node:net';
 
-/** Where bytes go: `nextBuffer` is asked before each read, `received` told after it. Neither may throw. */
+/** Where bytes go. `received` is told after each read, and may not throw. */
 export interface ReceivingMemory {
-  nextBuffer(): Uint8Array;
+  /** Always the same memory, or what is asked for before each read; that may not throw either. */
+  readonly buffer: Uint8Array | (() => Uint8Array);
   received(count: number): void;
 }
 
 /** The option of a socket that is going to connect. */
 export function intoMemory(memory: ReceivingMemory): SocketConstructorOpts & { readonly onread: OnReadOpts } {
   const onread = {
-    buffer: () => memory.nextBuffer(),
+    buffer: memory.buffer,
     callback: (count: number) => {
       memory.received(count);
       return true;

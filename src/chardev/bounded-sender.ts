@@ -10,6 +10,7 @@
  * full slab is used again when the stream has emptied.
  */
 import type { Writable } from 'node:stream';
+import { copyPacketBytes, takePacketMemory } from '../base/packet-memory.ts';
 
 /** Unsent bytes at which a chardev refuses more (the contract's bound, chardev.ts). */
 export const UNSENT_LIMIT_BYTES = 4 * 1024 * 1024;
@@ -18,10 +19,8 @@ export const UNSENT_LIMIT_BYTES = 4 * 1024 * 1024;
 const PIECE_BYTES = 64 * 1024;
 /** A piece below that bound and the largest framed packet (69632 bytes and an 8 byte header). */
 const SLAB_BYTES = PIECE_BYTES + 72 * 1024;
-/** Slabs that are kept for later; after a long stall the others are left to the garbage collector. */
-const SPARE_LIMIT = 8;
-/** Below this a loop is quicker than a view and a native call. */
-const SHORT_BYTES = 96;
+/** Slabs that are kept for later. What a long stall takes beyond them is left to the garbage collector. */
+const KEPT_SLABS = 16;
 
 const EMPTY = new Uint8Array(0);
 
@@ -35,7 +34,11 @@ export class BoundedSender {
   /** What the stream had unsent when the present piece was begun. */
   #waiting = 0;
   #isFlushDue = false;
-  /** Full slabs that the stream still reads, and those that it does not. */
+  /** Pieces that the stream has not done with. */
+  #underWay = 0;
+  #isKept = false;
+  #kept = 0;
+  /** Kept slabs that are full and that the stream still reads, and those that it does not. */
   #busy: Buffer[] = [];
   #spare: Buffer[] = [];
   /** Bytes accepted so far. */
@@ -60,8 +63,8 @@ export class BoundedSender {
     if (length === 0) return true;
     const slab = this.#roomFor(length);
     const at = this.#end;
-    copyInto(slab, at, head, 0, head.length);
-    copyInto(slab, at + head.length, body, from, to);
+    copyPacketBytes(head, 0, head.length, slab, at);
+    copyPacketBytes(body, from, to, slab, at + head.length);
     this.#end = at + length;
     this.bytesSent += length;
     if (this.#end - this.#start >= PIECE_BYTES) this.flush();
@@ -78,12 +81,19 @@ export class BoundedSender {
     if (start === this.#end || this.#slab === null) return;
     this.#start = this.#end;
     // A stream that has ended meanwhile takes its bytes along.
-    if (this.#stream.writable) this.#stream.write(this.#slab.subarray(start, this.#end));
+    if (!this.#stream.writable) return;
+    this.#underWay++;
+    this.#stream.write(this.#slab.subarray(start, this.#end), this.#written);
   }
 
   readonly #flushDue = (): void => {
     this.#isFlushDue = false;
     this.flush();
+  };
+
+  /** A stream that has this holds us, so that our slabs are nobody else's meanwhile (base/packet-memory.ts). */
+  readonly #written = (): void => {
+    this.#underWay--;
   };
 
   /** The slab with `length` bytes free at `#end`. */
@@ -94,13 +104,20 @@ export class BoundedSender {
       if (this.#end + length <= slab.length) return slab;
       this.flush();
       this.#waiting = this.#stream.writableLength;
-      if (slab.length === SLAB_BYTES && this.#busy.length + this.#spare.length < SPARE_LIMIT)
-        this.#busy.push(slab);
+      if (this.#isKept) this.#busy.push(slab);
     }
-    const spare = length <= SLAB_BYTES ? this.#spare.pop() : undefined;
-    this.#slab = spare ?? Buffer.allocUnsafeSlow(Math.max(SLAB_BYTES, length));
     this.#start = this.#end = 0;
+    this.#slab = this.#nextSlab(length);
     return this.#slab;
+  }
+
+  #nextSlab(length: number): Buffer {
+    const spare = length <= SLAB_BYTES ? this.#spare.pop() : undefined;
+    this.#isKept = spare !== undefined || (length <= SLAB_BYTES && this.#kept < KEPT_SLABS);
+    if (!this.#isKept) return Buffer.allocUnsafeSlow(Math.max(SLAB_BYTES, length));
+    if (spare) return spare;
+    this.#kept++;
+    return takePacketMemory(SLAB_BYTES);
   }
 
   /** The stream reads none of the slabs any more. */
@@ -108,13 +125,5 @@ export class BoundedSender {
     this.#start = this.#end = 0;
     for (const slab of this.#busy) this.#spare.push(slab);
     this.#busy.length = 0;
-  }
-}
-
-function copyInto(slab: Buffer, at: number, bytes: Uint8Array, from: number, to: number): void {
-  if (to - from <= SHORT_BYTES) {
-    for (let index = from; index < to; index++) slab[at + index - from] = bytes[index]!;
-  } else {
-    slab.set(from === 0 && to === bytes.length ? bytes : bytes.subarray(from, to), at);
   }
 }

@@ -8,6 +8,8 @@ import { ColoError } from '../base/errors.ts';
 export interface ChardevFrontend {
   /** Bytes from the peer. The view is valid during the call only; keep a copy if you must. */
   onData(chunk: Uint8Array): void;
+  /** Called instead of `onData` where it is there: the first `length` bytes of `memory`. It saves a view for each read. */
+  onRead?(memory: Uint8Array, length: number): void;
   /** A peer is there (again). Reader state of an earlier connection must be dropped here. */
   onOpen?(): void;
   /** The peer went away; a client chardev with `reconnect` goes on trying. */

@@ -73,11 +73,13 @@ export class FrontendPort {
     this.#owner.readingChanged();
   }
 
-  data(chunk: Uint8Array): void {
+  /** The first `length` bytes of `memory` have come. */
+  data(memory: Uint8Array, length = memory.length): void {
     const frontend = this.#frontend;
     if (!frontend) return;
     try {
-      frontend.onData(chunk);
+      if (frontend.onRead) frontend.onRead(memory, length);
+      else frontend.onData(memory.subarray(0, length));
     } catch (error) {
       this.#report(error);
     }

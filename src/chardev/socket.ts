@@ -17,6 +17,7 @@ import { ClosedError, messageOf } from '../base/errors.ts';
 import { loggerFor } from '../base/logger.ts';
 import { pauseAtOnce, readIntoOwnMemory } from '../base/own-memory-socket.ts';
 import type { ReceivingMemory } from '../base/own-memory-socket.ts';
+import { RECEIVE_SLAB } from '../base/packet-memory.ts';
 import { connectionName, formatAddress, formatHostPort, normaliseHost } from './address.ts';
 import type { SocketAddress } from './address.ts';
 import { BoundedSender } from './bounded-sender.ts';
@@ -30,11 +31,6 @@ const log = loggerFor('chardev');
 const WAITING_CLIENTS_LIMIT = 4;
 
 const CONNECT_DEADLINE_MS = 10_000;
-
-/** What all sockets read into: it is used up within the callback of the read (ChardevFrontend.onData). */
-const SLAB = Buffer.allocUnsafeSlow(64 * 1024);
-/** The view of the latest read, which the next one mostly has use for. */
-let received = SLAB;
 
 export interface SocketChardevConfig {
   readonly backend: 'socket';
@@ -64,7 +60,7 @@ export class SocketChardev implements Chardev {
   readonly #port: FrontendPort;
   readonly #closing = new AbortController();
   readonly #memory: ReceivingMemory = {
-    nextBuffer: () => SLAB,
+    buffer: RECEIVE_SLAB,
     received: (count) => this.#received(count),
   };
   readonly #waitingClients: net.Socket[] = [];
@@ -214,7 +210,7 @@ export class SocketChardev implements Chardev {
     const link = this.#link;
     if (link === null) return;
     link.bytesIn += count;
-    this.#port.data(received.length === count ? received : (received = SLAB.subarray(0, count)));
+    this.#port.data(RECEIVE_SLAB, count);
   }
 
   #accept(socket: net.Socket): void {

@@ -69,7 +69,10 @@ export class NbdServerSession {
     this.#log = log;
     const flow = { pause: () => void this.#socket.pause(), resume: () => void this.#socket.resume() };
     this.#reader = new ByteReader(flow, NBD_READ_AHEAD, pool);
-    const socket = readIntoOwnMemory(accepted, this.#reader);
+    const socket = readIntoOwnMemory(accepted, {
+      buffer: () => this.#reader.nextBuffer(),
+      received: (count) => this.#reader.received(count),
+    });
     this.#socket = socket;
     this.#out = socket;
     socket.setNoDelay(true);

@@ -79,7 +79,11 @@ export class FrameInput implements ChardevFrontend {
   }
 
   onData(chunk: Uint8Array): void {
-    this.#decoder.push(chunk);
+    this.onRead(chunk, chunk.length);
+  }
+
+  onRead(memory: Uint8Array, length: number): void {
+    this.#decoder.push(memory, length);
     this.#options.onIdle?.();
   }
 

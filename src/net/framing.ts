@@ -7,6 +7,7 @@
  * leaves closing that connection after a bad length to its owner.
  */
 import { ProtocolError } from '../base/errors.ts';
+import { copyPacketBytes, takePacketMemory } from '../base/packet-memory.ts';
 
 /** Largest frame QEMU accepts, inclusive (NET_BUFSIZE). */
 export const MAX_FRAME_BYTES = 69_632;
@@ -107,60 +108,54 @@ export class FrameDecoder {
     this.#generation++;
   }
 
-  push(chunk: Uint8Array): void {
+  /** The first `end` bytes of `chunk` have come. */
+  push(chunk: Uint8Array, end = chunk.length): void {
     const generation = this.#generation;
-    const header = this.#header;
+    const headerBytes = this.#header.length;
     let at = 0;
-    while (at < chunk.length && !this.#dead && this.#generation === generation) {
-      if (this.#headerFill === 0) {
+    while (at < end && !this.#dead && this.#generation === generation) {
+      if (this.#headerFill === 0 && end - at > headerBytes) {
         // The usual case: a frame that lies whole in the chunk.
-        const from = at + header.length;
-        const to = from <= chunk.length ? from + u32At(chunk, at) : Infinity;
-        if (to <= chunk.length && to > from && to - from <= MAX_FRAME_BYTES) {
-          this.#vnetHdrLen = header.length > LENGTH_BYTES ? u32At(chunk, at + LENGTH_BYTES) : 0;
-          this.#deliver(chunk, from, to);
-          at = to;
+        const from = at + headerBytes;
+        const frameBytes = u32At(chunk, at);
+        if (frameBytes > 0 && frameBytes <= MAX_FRAME_BYTES && frameBytes <= end - from) {
+          this.#vnetHdrLen = headerBytes > LENGTH_BYTES ? u32At(chunk, at + LENGTH_BYTES) : 0;
+          at = from + frameBytes;
+          this.#deliver(chunk, from, at);
           continue;
         }
       }
-      if (this.#headerFill < header.length) {
-        at = this.#takeHeader(chunk, at);
-        if (this.#headerFill < header.length) return;
-        if (this.#frameBytes > MAX_FRAME_BYTES) {
-          this.#fail();
-          return;
-        }
-        if (this.#frameBytes === 0) {
-          this.zeroLengthFrames++;
-          this.#consumed += header.length;
-          this.#headerFill = 0;
-        }
-        continue;
-      }
-      const wanted = this.#frameBytes - this.#frameFill;
-      if (this.#frameFill === 0 && chunk.length - at >= wanted) {
-        this.#deliver(chunk, at, at + wanted);
-        at += wanted;
-        continue;
-      }
-      const scratch = (this.#scratch ??= new Uint8Array(MAX_FRAME_BYTES));
-      const take = Math.min(wanted, chunk.length - at);
-      scratch.set(chunk.subarray(at, at + take), this.#frameFill);
-      this.#frameFill += take;
-      at += take;
-      if (take === wanted) this.#deliver(scratch, 0, this.#frameBytes);
+      at = this.#takePart(chunk, at, end);
     }
   }
 
-  /** Copies header bytes and, once it is whole, reads it. Returns the new position in `chunk`. */
-  #takeHeader(chunk: Uint8Array, at: number): number {
+  /** Takes what is there of a header or of a frame that came in pieces, and returns where it ends. */
+  #takePart(chunk: Uint8Array, from: number, end: number): number {
     const header = this.#header;
-    while (this.#headerFill < header.length && at < chunk.length) header[this.#headerFill++] = chunk[at++]!;
-    if (this.#headerFill === header.length) {
-      this.#frameBytes = u32At(header, 0);
-      this.#vnetHdrLen = header.length > LENGTH_BYTES ? u32At(header, LENGTH_BYTES) : 0;
+    let at = from;
+    if (this.#headerFill < header.length) {
+      while (this.#headerFill < header.length && at < end) header[this.#headerFill++] = chunk[at++]!;
+      if (this.#headerFill === header.length) this.#takeHeader(header);
+      return at;
     }
-    return at;
+    const scratch = (this.#scratch ??= takePacketMemory(MAX_FRAME_BYTES));
+    const take = Math.min(this.#frameBytes - this.#frameFill, end - at);
+    copyPacketBytes(chunk, at, at + take, scratch, this.#frameFill);
+    this.#frameFill += take;
+    if (this.#frameFill === this.#frameBytes) this.#deliver(scratch, 0, this.#frameBytes);
+    return at + take;
+  }
+
+  #takeHeader(header: Uint8Array): void {
+    this.#frameBytes = u32At(header, 0);
+    this.#vnetHdrLen = header.length > LENGTH_BYTES ? u32At(header, LENGTH_BYTES) : 0;
+    if (this.#frameBytes > MAX_FRAME_BYTES) {
+      this.#fail();
+    } else if (this.#frameBytes === 0) {
+      this.zeroLengthFrames++;
+      this.#consumed += header.length;
+      this.#headerFill = 0;
+    }
   }
 
   /** State is made ready for the next frame first: `onFrame` may call reset. */

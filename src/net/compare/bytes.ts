@@ -1,11 +1,9 @@
 /**
- * Comparing and copying ranges of bytes without a view for each. Which way is quicker was measured: below SHORT_BYTES a
- * loop, above it one native call. To copy, a view is needed, so there the loop pays up to LOOP_COPY_BYTES: the length of
- * an acknowledgment.
+ * Comparing ranges of bytes without a view for each. Which way is quicker was measured: below SHORT_BYTES a loop, above
+ * it one native call.
  */
 
 const SHORT_BYTES = 48;
-const LOOP_COPY_BYTES = 96;
 
 /** Works on every Uint8Array, whether it is a Buffer or not. */
 // eslint-disable-next-line @typescript-eslint/unbound-method -- only used with `call`
@@ -44,13 +42,4 @@ export function agreeingBytes(
   let at = 0;
   while (at < count && a[aFrom + at] === b[bFrom + at]) at++;
   return at;
-}
-
-/** Copies `source[from, to)` to the front of `target`. A long one costs a view: nothing else copies from the middle. */
-export function copyBytes(source: Uint8Array, from: number, to: number, target: Uint8Array): void {
-  if (to - from > LOOP_COPY_BYTES) {
-    target.set(source.subarray(from, to));
-    return;
-  }
-  for (let at = from; at < to; at++) target[at - from] = source[at]!;
 }

@@ -3,7 +3,7 @@
  * garbage. Buffers come in classes by size. What lies here unused is bounded; beyond that they are left to the garbage
  * collector. One pool for each comparer.
  */
-import { copyBytes } from './bytes.ts';
+import { copyPacketBytes, takePacketMemory } from '../../base/packet-memory.ts';
 import { HeldPacket, PACKET_OVERHEAD_BYTES } from './held-packet.ts';
 
 /** The last one holds the largest frame. */
@@ -12,8 +12,6 @@ const CLASS_BYTES = [128, 512, 1024, 2048, 8192, 73_728] as const;
 export const MAX_POOLED_BYTES = 2 * 1024 * 1024;
 /** Unused records. */
 export const MAX_POOLED_RECORDS = 4096;
-/** Below it Node.js cuts buffers out of larger ones. */
-const SLAB_LIMIT_BYTES = 2048;
 
 /** Unused buffers of one size. A place above `count` is empty or out of date. */
 class SizeClass {
@@ -33,9 +31,7 @@ class SizeClass {
 
   take(): Buffer {
     if (this.#count > 0) return this.#unused[--this.#count]!;
-    return this.#bytes < SLAB_LIMIT_BYTES
-      ? Buffer.allocUnsafe(this.#bytes)
-      : Buffer.allocUnsafeSlow(this.#bytes);
+    return takePacketMemory(this.#bytes);
   }
 
   give(buffer: Buffer): void {
@@ -88,7 +84,7 @@ export class PacketPool {
   /** A buffer of at least `bytes`, filled with `source[from, to)`. */
   copy(source: Uint8Array, from: number, to: number): Buffer {
     const buffer = this.#buffer(to - from);
-    copyBytes(source, from, to, buffer);
+    copyPacketBytes(source, from, to, buffer, 0);
     return buffer;
   }
 

@@ -7,6 +7,9 @@
 import net from 'node:net';
 import { ClosedError, messageOf } from '../../base/errors.ts';
 import { loggerFor } from '../../base/logger.ts';
+import { intoMemory, readIntoOwnMemory } from '../../base/own-memory-socket.ts';
+import type { ReceivingMemory } from '../../base/own-memory-socket.ts';
+import { RECEIVE_SLAB } from '../../base/packet-memory.ts';
 import type { SocketAddress } from '../../chardev/address.ts';
 import { BoundedSender } from '../../chardev/bounded-sender.ts';
 import { connectSocket, listenSocket } from '../../chardev/dial.ts';
@@ -50,6 +53,12 @@ export class StreamBackend implements NetdevBackend {
   readonly #emit: EmitEvent;
   readonly #header = new Uint8Array(4);
   readonly #decoder: FrameDecoder;
+  readonly #memory: ReceivingMemory = {
+    buffer: RECEIVE_SLAB,
+    received: (count) => {
+      if (this.#socket) this.#decoder.push(RECEIVE_SLAB, count);
+    },
+  };
   readonly #closing = new AbortController();
   #server: net.Server | null = null;
   #waiting: net.Socket[] = [];
@@ -87,7 +96,7 @@ export class StreamBackend implements NetdevBackend {
   async open(): Promise<void> {
     const { address, server, reconnectMs } = this.#config;
     if (address.type === 'fd') {
-      this.#establish(new net.Socket({ fd: address.fd }));
+      this.#establish(new net.Socket({ fd: address.fd, ...intoMemory(this.#memory) }));
     } else if (server) {
       const listener = net.createServer({ pauseOnConnect: true, noDelay: true });
       listener.on('connection', (socket) => this.#accept(socket));
@@ -134,7 +143,7 @@ export class StreamBackend implements NetdevBackend {
       return;
     }
     if (this.#socket === null) {
-      this.#establish(socket);
+      this.#establish(readIntoOwnMemory(socket, this.#memory));
       return;
     }
     for (const older of this.#waiting.splice(0)) older.destroy();
@@ -146,7 +155,12 @@ export class StreamBackend implements NetdevBackend {
 
   async #dial(address: SocketAddress): Promise<void> {
     const signal = this.#closing.signal;
-    const socket = await connectSocket(address, { noDelay: true, deadlineMs: CONNECT_DEADLINE_MS, signal });
+    const socket = await connectSocket(address, {
+      noDelay: true,
+      deadlineMs: CONNECT_DEADLINE_MS,
+      signal,
+      memory: this.#memory,
+    });
     if (signal.aborted) {
       socket.destroy();
       throw new ClosedError(`netdev '${this.#netdev.id}' was closed`);
@@ -178,9 +192,6 @@ export class StreamBackend implements NetdevBackend {
     this.#socket = socket;
     this.#sender = new BoundedSender(socket);
     socket.on('error', (error) => log.debug(`netdev '${this.#netdev.id}': ${error.message}`));
-    socket.on('data', (chunk: Buffer) => {
-      if (this.#socket === socket) this.#decoder.push(chunk);
-    });
     socket.on('end', () => socket.destroy());
     socket.on('close', () => this.#drop(socket));
     if (this.#config.hasEvents) {
@@ -198,7 +209,7 @@ export class StreamBackend implements NetdevBackend {
     this.#sender = null;
     if (this.#config.hasEvents) this.#emit('NETDEV_STREAM_DISCONNECTED', { 'netdev-id': this.#netdev.id });
     const next = this.#waiting.shift();
-    if (next && !this.#closing.signal.aborted) this.#establish(next);
+    if (next && !this.#closing.signal.aborted) this.#establish(readIntoOwnMemory(next, this.#memory));
     else this.#dialLater();
   }
 
