@@ -9,6 +9,9 @@ import { FrameDecoder } from '../../../src/net/framing.ts';
 import { MemoryChardev, framed } from './memory-chardev.ts';
 import type { WireFrame } from './property-frames.ts';
 
+// Warnings belong to much of what is played here.
+process.env['COLO_LOG'] ??= 'silent';
+
 const POISON = 0xee;
 const SECONDARY_STREAM = 'red1:1>compare1:2';
 

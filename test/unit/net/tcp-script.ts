@@ -184,7 +184,7 @@ export function segmentsOf(
 }
 
 export function frameOf(
-  plan: Plan,
+  plan: Pick<Plan, 'flow' | 'initial' | 'secondaryInitial' | 'ackInitial'>,
   side: 'primary' | 'secondary',
   spec: Spec & { readonly seed: number },
   hasVnet: boolean,

@@ -1,0 +1,148 @@
+/**
+ * Checkpoints and failover as properties: whenever they come, with packets of both guests on their way, late, cut in
+ * pieces or lost with their connection, each packet of the primary's that reaches the comparer leaves exactly once, in
+ * its flow's order, not before the secondary has said the same in this epoch or holds the checkpoint that ends it.
+ * COLO_FUZZ=N makes it N times as long.
+ */
+import { test } from 'node:test';
+import type { TestContext } from 'node:test';
+import fc from 'fast-check';
+import { PairWorld } from './pair-world.ts';
+import type { Utterance, WorldFlow } from './pair-world.ts';
+import { plan } from './tcp-script.ts';
+
+const FUZZ = Math.max(1, Number(process.env['COLO_FUZZ'] ?? 1) || 1);
+
+type Step =
+  | { readonly kind: 'primary' | 'secondary' | 'both'; readonly what: Utterance }
+  | { readonly kind: 'read-primary' | 'read-secondary'; readonly bytes: number }
+  | { readonly kind: 'advance' | 'deadline' | 'scan' | 'break-primary' | 'break-secondary' };
+
+const utterance: fc.Arbitrary<Utterance> = fc.record({
+  flow: fc.nat(20),
+  length: fc.oneof(fc.nat(8), fc.nat(100)),
+  back: fc.oneof({ weight: 3, arbitrary: fc.constant(0) }, { weight: 1, arbitrary: fc.nat(40) }),
+  ack: fc.nat(5),
+  isWrong: fc.oneof(
+    { weight: 14, arbitrary: fc.constant(false) },
+    { weight: 1, arbitrary: fc.constant(true) },
+  ),
+  catchesUp: fc.boolean(),
+  letter: fc.nat(2),
+});
+
+const speaks = (kind: 'primary' | 'secondary' | 'both'): fc.Arbitrary<Step> =>
+  utterance.map((what) => ({ kind, what }));
+const reads = (kind: 'read-primary' | 'read-secondary'): fc.Arbitrary<Step> =>
+  fc.oneof(fc.nat(30), fc.nat(400), fc.constant(100_000)).map((bytes) => ({ kind, bytes }));
+const happens = (kind: 'advance' | 'deadline' | 'scan' | 'break-primary' | 'break-secondary') =>
+  fc.constant<Step>({ kind });
+
+const steps = fc.array(
+  fc.oneof(
+    { weight: 9, arbitrary: speaks('both') },
+    { weight: 3, arbitrary: speaks('primary') },
+    { weight: 3, arbitrary: speaks('secondary') },
+    { weight: 5, arbitrary: reads('read-primary') },
+    { weight: 6, arbitrary: reads('read-secondary') },
+    { weight: 4, arbitrary: happens('advance') },
+    { weight: 1, arbitrary: happens('scan') },
+    { weight: 1, arbitrary: happens('deadline') },
+    { weight: 1, arbitrary: happens('break-primary') },
+    { weight: 1, arbitrary: happens('break-secondary') },
+  ),
+  { minLength: 1, maxLength: 90, size: 'max' },
+);
+
+const flows: fc.Arbitrary<WorldFlow[]> = fc
+  .array(plan, { minLength: 2, maxLength: 3 })
+  .map((drawn) =>
+    drawn.map((one, index) => ({ ...one, flow: { ...one.flow, number: index * 7 + (one.flow.number % 7) } })),
+  );
+
+async function play(world: PairWorld, script: readonly Step[], tick: (ms: number) => void): Promise<void> {
+  for (const step of script) {
+    switch (step.kind) {
+      case 'primary':
+        world.primarySays(step.what);
+        break;
+      case 'both':
+        world.primarySays(step.what);
+        world.secondarySays(step.what);
+        break;
+      case 'secondary':
+        world.secondarySays(step.what);
+        break;
+      case 'read-primary':
+        world.deliverPrimary(step.bytes);
+        break;
+      case 'read-secondary':
+        world.deliverSecondary(step.bytes);
+        break;
+      case 'advance':
+        await world.advance();
+        break;
+      case 'deadline':
+        world.passDeadline(tick);
+        break;
+      case 'scan':
+        world.scan();
+        break;
+      case 'break-primary':
+        world.breakPrimary();
+        break;
+      case 'break-secondary':
+        world.breakSecondary();
+        break;
+    }
+    await world.check();
+  }
+}
+
+/** The deadline of a commit is the test's to end. */
+function mockTimers(t: TestContext): (ms: number) => void {
+  t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] });
+  return (ms) => t.mock.timers.tick(ms);
+}
+
+test('checkpoints whenever they come: each packet leaves once, in order, compared or covered', async (t) => {
+  const tick = mockTimers(t);
+  const property = fc.asyncProperty(
+    flows,
+    steps,
+    fc.boolean(),
+    fc.nat(),
+    async (drawn, script, hasVnet, seed) => {
+      const world = new PairWorld(drawn, hasVnet, seed);
+      try {
+        await play(world, script, tick);
+        await world.settle();
+      } finally {
+        world.rig.compare.close();
+      }
+    },
+  );
+  await fc.assert(property, { numRuns: 400 * FUZZ, includeErrorInReport: true });
+});
+
+test('failover whenever it comes: what waits leaves in order, and then everything passes', async (t) => {
+  const tick = mockTimers(t);
+  const property = fc.asyncProperty(
+    flows,
+    steps,
+    fc.array(speaks('primary'), { maxLength: 5 }),
+    fc.boolean(),
+    fc.nat(),
+    async (drawn, script, after, hasVnet, seed) => {
+      const world = new PairWorld(drawn, hasVnet, seed);
+      try {
+        await play(world, script, tick);
+        await world.failOver();
+        await play(world, [...after, { kind: 'read-primary', bytes: 1_000_000 }], tick);
+      } finally {
+        world.rig.compare.close();
+      }
+    },
+  );
+  await fc.assert(property, { numRuns: 200 * FUZZ, includeErrorInReport: true });
+});

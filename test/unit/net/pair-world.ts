@@ -1,0 +1,423 @@
+/**
+ * A pair of guests around one comparer, for the property tests of checkpoints. Both guests are honest simulations: what
+ * they say travels over connections that hold bytes back, at a checkpoint the secondary becomes what the primary was,
+ * and the marks are the senders' own counts of bytes. What must leave is told by the models, flow by flow, from what the
+ * guests said and when; they never see a mark. Connections may break; bytes in flight are lost then.
+ */
+import assert from 'node:assert/strict';
+import { PROTOCOL, PacketView } from '../../../src/net/packet.ts';
+import { DatagramModel } from './datagram-model.ts';
+import type { Datagram } from './datagram-model.ts';
+import { Noise, datagramFrame, udpBody } from './property-frames.ts';
+import type { WireFrame } from './property-frames.ts';
+import { makePropertyRig, wireBytes } from './property-rig.ts';
+import type { PropertyRig, UnkindChardev } from './property-rig.ts';
+import { TcpModel } from './tcp-model.ts';
+import type { Spec } from './tcp-model.ts';
+import type { HeldFrame } from '../../../src/base/participant.ts';
+import { frameOf } from './tcp-script.ts';
+import type { Plan } from './tcp-script.ts';
+
+/** Something said, with the checkpoint that its speaker lives on. */
+interface Word extends Spec, Datagram {
+  readonly frame: WireFrame;
+  readonly epoch: number;
+  readonly flow: number;
+}
+
+/** Where a guest stands on one flow. */
+interface Progress {
+  isOpen: boolean;
+  /** Number of the SYN that it sent is its own. */
+  isOwnSyn: boolean;
+  at: number;
+  ack: number;
+}
+
+/** Bytes of one connection that have been written and not been read. */
+class Link {
+  readonly chardev: UnkindChardev;
+  #words: { word: Word; end: number }[] = [];
+  #bytes: Uint8Array[] = [];
+  written = 0;
+  read = 0;
+
+  constructor(chardev: UnkindChardev) {
+    this.chardev = chardev;
+  }
+
+  get inFlight(): number {
+    return this.written - this.read;
+  }
+
+  write(word: Word): void {
+    const bytes = wireBytes(word.frame);
+    this.written += bytes.length;
+    this.#words.push({ word, end: this.written });
+    this.#bytes.push(bytes);
+  }
+
+  /** Lets the other end read so many bytes; returns what has become whole. */
+  deliver(count: number): Word[] {
+    const all = Buffer.concat(this.#bytes);
+    const chunk = all.subarray(0, count);
+    this.#bytes = [all.subarray(chunk.length)];
+    if (chunk.length === 0) return [];
+    this.chardev.give(chunk);
+    this.read += chunk.length;
+    const whole = this.#words.filter(({ end }) => end <= this.read);
+    this.#words.splice(0, whole.length);
+    return whole.map(({ word }) => word);
+  }
+
+  has(isWanted: (word: Word) => boolean): boolean {
+    return this.#words.some(({ word }) => isWanted(word));
+  }
+
+  break(name: string): void {
+    this.#words = [];
+    this.#bytes = [];
+    this.written = this.read = 0;
+    this.chardev.disconnect();
+    this.chardev.reconnect(name);
+  }
+}
+
+export type WorldFlow = Pick<
+  Plan,
+  'flow' | 'initial' | 'secondaryInitial' | 'ackInitial' | 'opening' | 'seed'
+>;
+
+export interface Utterance {
+  readonly flow: number;
+  readonly length: number;
+  readonly back: number;
+  readonly ack: number;
+  /** Only for the secondary: it says something else. */
+  readonly isWrong: boolean;
+  /** Only for the secondary: it says and acknowledges as much as the primary has. */
+  readonly catchesUp: boolean;
+  readonly letter: number;
+}
+
+export class PairWorld {
+  readonly rig: PropertyRig;
+  readonly #hasVnet: boolean;
+  readonly #flows: readonly WorldFlow[];
+  readonly #models: (TcpModel<Word> | DatagramModel<Word>)[];
+  readonly #primaryLink: Link;
+  readonly #secondaryLink: Link;
+  readonly #noise: Noise;
+  readonly #view = new PacketView();
+  #primary: Progress[];
+  #secondary: Progress[];
+  #captured: Progress[];
+  /** Checkpoints that were begun; what the primary says belongs to the next. */
+  #stops = 0;
+  /** The state that the secondary runs from; it is silent while it is none of the primary's latest. */
+  #secondaryEpoch = 0;
+  #isSecondaryRunning = true;
+  #mark: { stream: string; bytes: number } | null = null;
+  /** The mark names a connection that is no more: the comparer cannot tell epochs apart until the commit. */
+  #isDeaf = false;
+  #phase: 'running' | 'secondary-stopped' | 'closing' | 'committing' | 'passing' = 'running';
+  #isCommitted = false;
+  /** How many waits for the last packets may still be ended by time. */
+  #deadlines = 0;
+  #failure: Error | null = null;
+  #connections = 0;
+  #expected: Word[][];
+  /** Requests that had been made when the last was answered, and at the last scan, which may ask again. */
+  #answered = 0;
+  #scanned = 0;
+  #requestsBefore = 0;
+  readonly #hasHeldOutput: boolean;
+  heldOutputs = 0;
+  said = 0;
+  left = 0;
+
+  /** The last flow is one of datagrams. */
+  constructor(flows: readonly WorldFlow[], hasVnet: boolean, seed: number) {
+    this.#flows = flows;
+    this.#hasVnet = hasVnet;
+    this.#noise = new Noise(seed);
+    this.#hasHeldOutput = seed % 2 === 0;
+    this.rig = makePropertyRig(hasVnet, { hasSender: true, findOutputNetdev: () => 'net0' });
+    this.#primaryLink = new Link(this.rig.primary);
+    this.#secondaryLink = new Link(this.rig.secondary);
+    const start = (): Progress[] => flows.map(() => ({ isOpen: false, isOwnSyn: true, at: 0, ack: 0 }));
+    this.#primary = start();
+    this.#secondary = start();
+    this.#captured = start();
+    this.#models = flows.map((_, index) =>
+      index === flows.length - 1 ? new DatagramModel<Word>() : new TcpModel<Word>(),
+    );
+    this.#expected = flows.map(() => []);
+  }
+
+  primarySays(utterance: Utterance): void {
+    const word = this.#word('primary', this.#primary, utterance, this.#stops);
+    this.#primaryLink.write(word);
+    this.rig.sender.bytesOut = this.#primaryLink.written;
+    this.said++;
+  }
+
+  secondarySays(utterance: Utterance): void {
+    if (!this.#isSecondaryRunning) return;
+    const index = utterance.flow % this.#flows.length;
+    const [ahead, behind] = [this.#primary[index]!, this.#secondary[index]!];
+    if (utterance.catchesUp && behind.isOpen) {
+      const length = Math.max(0, ahead.at - behind.at);
+      utterance = { ...utterance, back: 0, length, ack: Math.max(0, ahead.ack - behind.ack) };
+    }
+    this.#secondaryLink.write(this.#word('secondary', this.#secondary, utterance, this.#secondaryEpoch));
+  }
+
+  deliverPrimary(count: number): void {
+    for (const word of this.#primaryLink.deliver(count)) {
+      if (this.#phase === 'passing') this.#expected[word.flow]!.push(word);
+      else this.#expect(word.flow, this.#models[word.flow]!.primary(word, word.epoch < this.#stops));
+    }
+  }
+
+  deliverSecondary(count: number): void {
+    for (const word of this.#secondaryLink.deliver(count)) {
+      if (this.#phase === 'passing' || word.epoch < this.#stops || this.#isDeaf) continue;
+      this.#expect(word.flow, this.#models[word.flow]!.secondary(word));
+    }
+  }
+
+  breakPrimary(): void {
+    // Without its SYN a connection is another to the comparer, until the next checkpoint.
+    if (this.#primaryLink.has(({ isSyn }) => isSyn === true)) return;
+    this.said -= this.#lostWords(this.#primaryLink);
+    this.#primaryLink.break(`compare0-${++this.#connections}`);
+    this.rig.sender.bytesOut = 0;
+  }
+
+  breakSecondary(): void {
+    this.#secondaryLink.break(`red1-${++this.#connections}`);
+  }
+
+  /** The next thing that happens in a checkpoint. */
+  async advance(): Promise<void> {
+    const { compare } = this.rig;
+    if (this.#phase === 'running') {
+      this.#isSecondaryRunning = false;
+      this.#mark = { stream: this.#secondaryStream, bytes: this.#secondaryLink.written };
+      this.#phase = 'secondary-stopped';
+    } else if (this.#phase === 'secondary-stopped') {
+      compare.stopped('primary');
+      this.#stops++;
+      this.#captured = this.#primary.map((progress) => ({ ...progress, isOwnSyn: false }));
+      for (const model of this.#models) model.stop();
+      const mark = this.#mark!;
+      await compare.peerMarks('primary', [mark]);
+      this.#isDeaf = mark.stream !== this.#secondaryStream;
+      compare.resumed('primary');
+      this.#phase = 'closing';
+    } else if (this.#phase === 'closing') {
+      this.#phase = 'committing';
+      this.#isCommitted = false;
+      this.#deadlines = this.#hasHeldOutput ? 2 : 1;
+      this.#commit().catch((cause: unknown) => {
+        this.#failure = cause instanceof Error ? cause : new Error(String(cause));
+      });
+    }
+    // It may speak before the comparer knows that the checkpoint is held.
+    else if (this.#phase === 'committing') this.#load();
+  }
+
+  /** Lets one second pass: the comparer waits no longer for what has not come. */
+  passDeadline(tick: (ms: number) => void): void {
+    tick(1_000);
+    if (this.#phase === 'committing') this.#deadlines--;
+  }
+
+  scan(): void {
+    this.rig.compare.scan();
+    this.#scanned = this.rig.requests.length;
+  }
+
+  /** After each step: what should have left has left, and nothing else. */
+  async check(): Promise<void> {
+    if (this.#phase === 'committing') {
+      await new Promise((resolve) => setImmediate(resolve));
+      if (this.#failure !== null) throw this.#failure;
+      const isDrained = !this.#primaryLink.has(({ epoch }) => epoch < this.#stops);
+      assert.equal(
+        this.#isCommitted,
+        isDrained || this.#deadlines <= 0,
+        'the commit waits for the last packet only',
+      );
+      if (this.#isCommitted) {
+        this.#phase = 'running';
+        this.#isDeaf = false;
+        this.#answered = this.#scanned = this.#requestsBefore;
+        for (const [flow, model] of this.#models.entries()) this.#expect(flow, model.commit());
+        if (!this.#isSecondaryRunning) this.#load();
+      }
+    }
+    this.#assertReleased();
+    this.#assertRequests();
+  }
+
+  /** All that waits leaves, in its order, and then everything passes. */
+  async failOver(): Promise<void> {
+    await this.rig.compare.stop('primary', true);
+    if (this.#phase === 'committing') await new Promise((resolve) => setImmediate(resolve));
+    this.#phase = 'passing';
+    for (const [flow, model] of this.#models.entries()) this.#expect(flow, [...model.closed, ...model.queue]);
+    this.#assertReleased();
+  }
+
+  /** Brings a checkpoint to its end, and takes another: nothing is left. */
+  async settle(): Promise<void> {
+    for (let round = 0; round < 8; round++) {
+      this.deliverPrimary(Infinity);
+      this.deliverSecondary(Infinity);
+      await this.check();
+      await this.advance();
+      await this.check();
+    }
+    while (this.#phase !== 'running') {
+      await this.advance();
+      await this.check();
+    }
+    assert.equal(this.left, this.said, 'each packet that came has left');
+    assert.equal(this.rig.compare.heldPackets, 0);
+  }
+
+  get #secondaryStream(): string {
+    return this.rig.secondary.connection?.incoming ?? '';
+  }
+
+  async #commit(): Promise<void> {
+    if (this.#hasHeldOutput) this.#checkHeldOutput(await this.rig.compare.heldOutput());
+    await this.rig.compare.commit('primary');
+    this.#isCommitted = true;
+  }
+
+  /** All of the closed epoch that has come. */
+  #checkHeldOutput(frames: readonly HeldFrame[]): void {
+    if (this.#phase !== 'committing') return;
+    for (const { netdev } of frames) assert.equal(netdev, 'net0');
+    const owed = this.#models.flatMap(({ closed }) => closed.map(({ frame }) => frame.bytes));
+    assert.deepEqual(
+      sorted(frames.map(({ frame }) => frame)),
+      sorted(owed),
+      'what travels with the checkpoint is what waits',
+    );
+    this.heldOutputs++;
+  }
+
+  #load(): void {
+    if (this.#isSecondaryRunning) return;
+    this.#secondary = this.#captured.map((progress) => ({ ...progress }));
+    this.#secondaryEpoch = this.#stops;
+    this.#isSecondaryRunning = true;
+  }
+
+  #word(side: 'primary' | 'secondary', states: Progress[], what: Utterance, epoch: number): Word {
+    const index = what.flow % this.#flows.length;
+    const plan = this.#flows[index]!;
+    const state = states[index]!;
+    const seed = this.#noise.next();
+    if (index === this.#flows.length - 1) {
+      const payload = Uint8Array.of(what.letter ^ (side === 'secondary' && what.isWrong ? 0x80 : 0));
+      const frame = datagramFrame(
+        plan.flow,
+        PROTOCOL.UDP,
+        udpBody(plan.flow, payload),
+        0,
+        seed,
+        this.#hasVnet,
+      );
+      return { at: 0, ack: null, payload, content: String(payload[0]), frame, epoch, flow: index };
+    }
+    const isFirst = !state.isOpen;
+    const isSyn = plan.opening !== 'middle' && (isFirst || (state.at === 0 && what.back > 30));
+    state.isOpen = true;
+    // A connection that is first seen in its middle begins with its lowest byte.
+    const from = isSyn ? 0 : Math.max(0, state.at - what.back);
+    const payload = isSyn ? new Uint8Array(0) : this.#stream(plan.seed, from, from + what.length);
+    if (what.isWrong && side === 'secondary' && payload.length > 0) payload[payload.length - 1]! ^= 0x55;
+    state.ack += isSyn ? 0 : what.ack;
+    state.at = Math.max(state.at, from + payload.length);
+    const spec: Spec = {
+      at: from,
+      ack: isSyn && plan.opening === 'active' ? null : state.ack,
+      payload,
+      isSyn,
+    };
+    const isOwnSyn = side === 'secondary' && state.isOwnSyn;
+    const frame = frameOf(
+      { ...plan, secondaryInitial: isOwnSyn ? plan.secondaryInitial : plan.initial },
+      side,
+      { ...spec, seed },
+      this.#hasVnet,
+    );
+    return { ...spec, content: '', frame, epoch, flow: index };
+  }
+
+  #stream(seed: number, from: number, to: number): Uint8Array {
+    return Uint8Array.from({ length: to - from }, (_, index) => {
+      const at = from + index;
+      return (Math.imul(at ^ seed, 0x9e3779b1) >>> 24) & 0xff;
+    });
+  }
+
+  #lostWords(link: Link): number {
+    let count = 0;
+    link.has(() => {
+      count++;
+      return false;
+    });
+    return count;
+  }
+
+  #expect(flow: number, words: readonly Word[]): void {
+    this.#expected[flow]!.push(...words);
+  }
+
+  #assertReleased(): void {
+    const left = this.#flows.map((): WireFrame[] => []);
+    for (const frame of this.rig.released()) {
+      this.#view.parse(frame.bytes, frame.vnetHdrLen ?? 0);
+      const port = this.#view.destinationPort;
+      const flow = this.#flows.findIndex(
+        ({ flow: { number } }, index) =>
+          port === number + (index === this.#flows.length - 1 ? 5_000 : 40_000) &&
+          this.#view.protocol === (index === this.#flows.length - 1 ? PROTOCOL.UDP : PROTOCOL.TCP),
+      );
+      assert.ok(flow >= 0, 'a frame that nobody said');
+      left[flow]!.push(frame);
+      this.left++;
+    }
+    for (const [flow, words] of this.#expected.entries()) {
+      const owed = words.map(({ frame }) => frame);
+      assert.deepEqual(left[flow], owed, `flow ${flow} (${this.#phase}, checkpoint ${this.#stops})`);
+      words.length = 0;
+    }
+  }
+
+  #assertRequests(): void {
+    const asked = this.rig.requests.length - this.#answered;
+    assert.ok(this.rig.requests.length - this.#scanned <= 1, 'one request until it is answered');
+    this.#requestsBefore = this.rig.requests.length;
+    if (this.#phase === 'passing') return;
+    if (this.#models.some((model) => model instanceof TcpModel && model.isRequestDue)) {
+      assert.ok(asked >= 1, 'a difference asks for a checkpoint');
+    }
+    if (asked > 0 && this.#phase === 'running') {
+      assert.ok(
+        this.#models.some((model) => model.hasConflict) || this.rig.requests.at(-1)?.cause !== 'payload',
+        'nobody differs',
+      );
+    }
+  }
+}
+
+function sorted(frames: readonly Uint8Array[]): string[] {
+  return frames.map((frame) => Buffer.from(frame).toString('hex')).sort();
+}
