@@ -159,7 +159,10 @@ function firstDifference(a: Uint8Array, b: Uint8Array): number {
 
 /** As a CheckpointReason names it. */
 function flowName({ flow }: Plan): string {
-  return flow.network === 'ipv4'
-    ? `tcp/10.0.2.15:80>10.0.3.${flow.number}:${40_000 + flow.number}`
-    : `tcp/[fd00::f]:80>[fd00::${flow.number.toString(16)}]:${40_000 + flow.number}`;
+  const port = 40_000 + flow.number;
+  const ends =
+    flow.network === 'ipv4'
+      ? `10.0.2.15:80>10.0.3.${flow.number}:${port}`
+      : `[fd00::f]:80>[fd00::${flow.number === 0 ? '' : flow.number.toString(16)}]:${port}`;
+  return `tcp/${ends}${flow.vlans.map((id) => ` vlan ${id}`).join('')}`;
 }

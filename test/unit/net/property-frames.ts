@@ -31,6 +31,7 @@ export interface TcpSegment {
 }
 
 const ETHERNET_BYTES = 14;
+const UDP_CHECKSUM_AT = 6;
 
 /** A small generator of pseudo-random numbers (xorshift32): the same seed, the same frame. */
 export class Noise {
@@ -75,10 +76,13 @@ export function tcpFrame(flow: FlowShape, segment: TcpSegment, seed: number, has
     (segment.acknowledgment === null ? 0 : TCP_FLAG.ACK) |
     (segment.payload.length > 0 && noise.below(2) ? TCP_FLAG.PSH : 0);
   body.set(segment.payload, headerBytes);
-  return wire(flow, PROTOCOL.TCP, body, 0, noise, hasVnet);
+  return wire(flow, PROTOCOL.TCP, body, 0, noise, noise, hasVnet);
 }
 
-/** Everything behind the IP header. `fragment`: the field of the IPv4 header, or of an IPv6 fragment header. */
+/**
+ * `body` is everything behind the IP header; IPv6 extension headers are drawn from it, since of a datagram they count.
+ * `fragment`: the field of the IPv4 header, or of an IPv6 fragment header.
+ */
 export function datagramFrame(
   flow: FlowShape,
   protocol: number,
@@ -87,7 +91,11 @@ export function datagramFrame(
   seed: number,
   hasVnet: boolean,
 ): WireFrame {
-  return wire(flow, protocol, body, fragment, new Noise(seed), hasVnet);
+  const noise = new Noise(seed);
+  const own = Uint8Array.from(body);
+  if (protocol === PROTOCOL.UDP && fragment === 0) noise.fill(own, UDP_CHECKSUM_AT, UDP_CHECKSUM_AT + 2);
+  const extensions = new Noise(body.reduce((sum, byte) => sum + byte, 0));
+  return wire(flow, protocol, own, fragment, noise, extensions, hasVnet);
 }
 
 /** The body of a UDP datagram of this flow. */
@@ -106,13 +114,14 @@ function wire(
   body: Uint8Array,
   fragment: number,
   noise: Noise,
+  extensions: Noise,
   hasVnet: boolean,
 ): WireFrame {
   const vnetBytes = hasVnet ? noise.below(MAX_VNET_HEADER_BYTES + 1) : 0;
   const packet =
     flow.network === 'ipv4'
       ? ipv4(flow, protocol, body, fragment, noise)
-      : ipv6(flow, protocol, body, fragment, noise);
+      : ipv6(flow, protocol, body, fragment, noise, extensions);
   const packetAt = vnetBytes + ETHERNET_BYTES + 4 * flow.vlans.length;
   const padding = noise.below(4) === 0 ? noise.below(20) : 0;
   const bytes = new Uint8Array(packetAt + packet.length + padding);
@@ -162,16 +171,17 @@ function ipv6(
   body: Uint8Array,
   fragment: number,
   noise: Noise,
+  drawn: Noise,
 ): Uint8Array {
   const extensions: { kind: number; bytes: Uint8Array }[] = [];
-  if (noise.below(5) === 0) extensions.push({ kind: HOP_BY_HOP, bytes: paddingOptions(noise.below(3)) });
+  if (drawn.below(5) === 0) extensions.push({ kind: HOP_BY_HOP, bytes: paddingOptions(drawn.below(3)) });
   if (fragment !== 0) {
     const bytes = new Uint8Array(8);
     putU16(bytes, 2, fragment);
     putU32(bytes, 4, noise.next());
     extensions.push({ kind: FRAGMENT, bytes });
-  } else if (noise.below(5) === 0) {
-    extensions.push({ kind: DESTINATION, bytes: paddingOptions(noise.below(3)) });
+  } else if (drawn.below(5) === 0) {
+    extensions.push({ kind: DESTINATION, bytes: paddingOptions(drawn.below(3)) });
   }
   const extensionBytes = extensions.reduce((sum, { bytes }) => sum + bytes.length, 0);
   const packet = new Uint8Array(40 + extensionBytes + body.length);

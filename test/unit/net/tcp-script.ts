@@ -70,8 +70,8 @@ const sequenceNumber = fc.oneof(
   fc.integer({ min: 0, max: 0xffffffff }),
 );
 
-export const NETWORKS: readonly FlowShape['network'][] = ['ipv4'];
-const VLANS: readonly (readonly number[])[] = [[]];
+export const NETWORKS: readonly FlowShape['network'][] = ['ipv4', 'ipv6'];
+export const VLANS: readonly (readonly number[])[] = [[], [], [5], [6], [5, 6]];
 
 export const flowShape: fc.Arbitrary<FlowShape> = fc.record({
   network: fc.constantFrom(...NETWORKS),
