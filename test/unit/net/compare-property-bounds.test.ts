@@ -19,7 +19,7 @@ const ONE_PACKET_BYTES = 4_096;
 
 interface Shot {
   readonly isPrimary: boolean;
-  readonly kind: 'tcp' | 'tcp' | 'udp' | 'icmp' | 'piece' | 'arp' | 'neighbour' | 'garbage' | 'torn';
+  readonly kind: 'tcp' | 'udp' | 'icmp' | 'piece' | 'arp' | 'neighbour' | 'garbage' | 'torn';
   readonly network: FlowShape['network'];
   readonly number: number;
   readonly at: number;

@@ -13,10 +13,12 @@ import { plan } from './tcp-script.ts';
 
 const FUZZ = Math.max(1, Number(process.env['COLO_FUZZ'] ?? 1) || 1);
 
+type Happening = 'advance' | 'deadline' | 'scan' | 'break-primary' | 'break-secondary' | 'block' | 'unblock';
+
 type Step =
   | { readonly kind: 'primary' | 'secondary' | 'both'; readonly what: Utterance }
   | { readonly kind: 'read-primary' | 'read-secondary'; readonly bytes: number }
-  | { readonly kind: 'advance' | 'deadline' | 'scan' | 'break-primary' | 'break-secondary' };
+  | { readonly kind: Happening };
 
 const utterance: fc.Arbitrary<Utterance> = fc.record({
   flow: fc.nat(20),
@@ -35,8 +37,7 @@ const speaks = (kind: 'primary' | 'secondary' | 'both'): fc.Arbitrary<Step> =>
   utterance.map((what) => ({ kind, what }));
 const reads = (kind: 'read-primary' | 'read-secondary'): fc.Arbitrary<Step> =>
   fc.oneof(fc.nat(30), fc.nat(400), fc.constant(100_000)).map((bytes) => ({ kind, bytes }));
-const happens = (kind: 'advance' | 'deadline' | 'scan' | 'break-primary' | 'break-secondary') =>
-  fc.constant<Step>({ kind });
+const happens = (kind: Happening) => fc.constant<Step>({ kind });
 
 const steps = fc.array(
   fc.oneof(
@@ -50,6 +51,8 @@ const steps = fc.array(
     { weight: 1, arbitrary: happens('deadline') },
     { weight: 1, arbitrary: happens('break-primary') },
     { weight: 1, arbitrary: happens('break-secondary') },
+    { weight: 1, arbitrary: happens('block') },
+    { weight: 2, arbitrary: happens('unblock') },
   ),
   { minLength: 1, maxLength: 90, size: 'max' },
 );
@@ -88,6 +91,10 @@ async function play(world: PairWorld, script: readonly Step[], tick: (ms: number
       case 'scan':
         world.scan();
         break;
+      case 'block':
+      case 'unblock':
+        world.setBlocked(step.kind === 'block', tick);
+        break;
       case 'break-primary':
         world.breakPrimary();
         break;
@@ -115,7 +122,7 @@ test('checkpoints whenever they come: each packet leaves once, in order, compare
     async (drawn, script, hasVnet, seed) => {
       const world = new PairWorld(drawn, hasVnet, seed);
       try {
-        await play(world, script, tick);
+        await play(world, [...script, { kind: 'unblock' }], tick);
         await world.settle();
       } finally {
         world.rig.compare.close();
@@ -138,7 +145,7 @@ test('failover whenever it comes: what waits leaves in order, and then everythin
       try {
         await play(world, script, tick);
         await world.failOver();
-        await play(world, [...after, { kind: 'read-primary', bytes: 1_000_000 }], tick);
+        await play(world, [{ kind: 'unblock' }, ...after, { kind: 'read-primary', bytes: 1_000_000 }], tick);
       } finally {
         world.rig.compare.close();
       }

@@ -16,7 +16,7 @@ import type { FlowShape, WireFrame } from './property-frames.ts';
 import { makePropertyRig, wholeCheckpoint } from './property-rig.ts';
 import { TcpModel } from './tcp-model.ts';
 import { NETWORKS, VLANS, chunks, flowShape, plan, segmentsOf, streamOf } from './tcp-script.ts';
-import type { Chunk, Plan, Said } from './tcp-script.ts';
+import type { Plan, Said } from './tcp-script.ts';
 
 const FUZZ = Math.max(1, Number(process.env['COLO_FUZZ'] ?? 1) || 1);
 

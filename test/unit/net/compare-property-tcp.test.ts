@@ -7,6 +7,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import type { CheckpointReason } from '../../../src/net/compare/options.ts';
 import { Feed, assertReleased, turns } from './conversation.ts';
 import { makePropertyRig, wholeCheckpoint } from './property-rig.ts';
 import { TcpModel } from './tcp-model.ts';
@@ -135,7 +136,7 @@ async function oneDiffers(
     if (rig.requests.length === 0) rig.compare.scan();
     assert.equal(rig.requests.length, 1, 'a difference that is silence is seen in time');
     assert.equal(rig.requests[0]?.flow, flowName(plan));
-    if (what.kind === 'changed') assert.equal(rig.requests[0].cause, 'payload');
+    if (what.kind === 'changed') assertNamed(rig.requests[0], first, sent, stream, otherStream);
     await wholeCheckpoint(rig);
     assert.equal(left + rig.released().length, sent.length, 'a checkpoint lets the rest go');
     assert.equal(rig.requests.length, 1);
@@ -150,6 +151,29 @@ test('TCP: two guests that differ in one thing say nothing behind it, and one ch
     includeErrorInReport: true,
   });
 });
+
+/** The request says where the first differing byte is, in one of the primary's packets, and what both have said. */
+function assertNamed(
+  { cause, difference }: CheckpointReason,
+  first: number,
+  sent: readonly Said[],
+  stream: Uint8Array,
+  otherStream: Uint8Array,
+): void {
+  assert.equal(cause, 'payload');
+  assert.equal(difference?.primaryByte, stream[first]);
+  assert.equal(difference?.secondaryByte, otherStream[first]);
+  const { payloadOffset = -1, packetOffset = -1 } = difference ?? {};
+  const holders = sent.filter(({ at, payload }) => at <= first && first < at + payload.length);
+  assert.ok(
+    holders.some(({ at, payload, frame: { bytes, vnetHdrLen } }) => {
+      const offset = (vnetHdrLen ?? 0) + packetOffset - payloadOffset;
+      const isPayload = Buffer.compare(bytes.subarray(offset, offset + payload.length), payload) === 0;
+      return at + payloadOffset === first && isPayload;
+    }),
+    `no packet of the primary's holds it at ${payloadOffset}, ${packetOffset}`,
+  );
+}
 
 function firstDifference(a: Uint8Array, b: Uint8Array): number {
   let at = 0;
