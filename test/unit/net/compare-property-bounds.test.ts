@@ -10,7 +10,8 @@ import { PROTOCOL, TCP_FLAG, putU16 } from '../../../src/net/packet.ts';
 import { Noise, datagramFrame, tcpFrame, udpBody } from './property-frames.ts';
 import type { FlowShape, WireFrame } from './property-frames.ts';
 import { makePropertyRig, secondaryMark, wholeCheckpoint, wireBytes } from './property-rig.ts';
-import { NETWORKS } from './tcp-script.ts';
+import { Feed, turns } from './conversation.ts';
+import { NETWORKS, chunks, plan, segmentsOf, streamOf } from './tcp-script.ts';
 
 const FUZZ = Math.max(1, Number(process.env['COLO_FUZZ'] ?? 1) || 1);
 
@@ -204,4 +205,57 @@ test('whatever is sent, what is held has bounds and every packet is accounted fo
     storm,
   );
   await fc.assert(property, { numRuns: 300 * FUZZ, includeErrorInReport: true });
+});
+
+test('what was dropped for want of room is not taken for said when it is repeated', async () => {
+  const property = fc.asyncProperty(
+    plan,
+    fc.record({ dropped: fc.integer({ min: 1, max: 20 }), unsaid: fc.nat(999) }),
+    chunks,
+    fc.boolean(),
+    async (drawn, { dropped, unsaid }, pieces, hasVnet) => {
+      const stream = streamOf(drawn);
+      const from = Math.floor((unsaid * stream.length) / 1_000) + 1;
+      const rig = makePropertyRig(hasVnet, { maxFlows: 1 });
+      try {
+        const other = { ...drawn.flow, number: 250 };
+        const said = tcpFrame(
+          other,
+          { sequence: 1, acknowledgment: null, flags: 0, payload: Uint8Array.of(1) },
+          1,
+          hasVnet,
+        );
+        // It has the only place.
+        rig.primary.give(wireBytes(said));
+        const sent = segmentsOf(drawn, 'primary', stream, hasVnet);
+        for (const { frame } of sent.slice(0, dropped)) rig.primary.give(wireBytes(frame));
+        assert.ok(rig.requests.length > 0);
+        rig.secondary.give(wireBytes(said));
+        assert.equal(rig.released().length, 1);
+        // The secondary says all but the first bytes, or says others.
+        const primary = new Feed([...sent.slice(dropped), ...sent]);
+        const secondary = new Feed(
+          segmentsOf(drawn, 'secondary', stream, hasVnet).filter(
+            ({ at, payload }) => payload.length === 0 || at >= from,
+          ),
+        );
+        for (const { isPrimary, bytes } of turns(pieces, primary, secondary)) {
+          if (isPrimary) primary.give(bytes, rig.primary);
+          else secondary.give(bytes, rig.secondary);
+          for (const frame of rig.released()) {
+            const segment = sent.find((one) => nameOf(one.frame) === nameOf(frame));
+            assert.ok(
+              segment && (segment.payload.length === 0 || segment.at >= from),
+              'left though nobody said it',
+            );
+          }
+        }
+        await wholeCheckpoint(rig);
+        assert.equal(rig.compare.heldPackets, 0);
+      } finally {
+        rig.compare.close();
+      }
+    },
+  );
+  await fc.assert(property, { numRuns: 150 * FUZZ, includeErrorInReport: true });
 });
