@@ -156,20 +156,24 @@ test('checkpoints whenever they come: each packet leaves once, in order, compare
   await fc.assert(property, { numRuns: 400 * FUZZ, includeErrorInReport: true });
 });
 
-test('failover whenever it comes: what waits leaves in order, and then everything passes', async (t) => {
+test('failover whenever it comes: all that waits leaves in order, everything passes, and a new pair may begin', async (t) => {
   const tick = mockTimers(t);
   const property = fc.asyncProperty(
     flows,
     script(14),
     fc.array(speaks('primary', 1), { maxLength: 5 }),
+    script(14),
     fc.boolean(),
     fc.nat(),
-    async (drawn, steps, after, hasVnet, seed) => {
+    async (drawn, steps, after, again, hasVnet, seed) => {
       const world = new PairWorld(drawn, hasVnet, seed);
       try {
         await play(world, steps, tick);
         await world.failOver();
-        await play(world, [{ kind: 'unblock' }, ...after, { kind: 'read-primary', bytes: 1_000_000 }], tick);
+        await play(world, [{ kind: 'unblock' }, ...after], tick);
+        await world.restart();
+        await play(world, [...again, { kind: 'unblock' }], tick);
+        await world.settle();
       } finally {
         world.rig.compare.close();
       }

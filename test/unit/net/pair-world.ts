@@ -54,7 +54,7 @@ export class PairWorld {
   readonly rig: PropertyRig;
   readonly #hasVnet: boolean;
   readonly #flows: readonly WorldFlow[];
-  readonly #models: (TcpModel<Word> | DatagramModel<Word>)[];
+  #models: (TcpModel<Word> | DatagramModel<Word>)[];
   readonly #primaryLink: Link;
   readonly #secondaryLink: Link;
   readonly #noise: Noise;
@@ -114,9 +114,7 @@ export class PairWorld {
     this.#primary = start();
     this.#secondary = start();
     this.#captured = start();
-    this.#models = flows.map((_, index) =>
-      index === flows.length - 1 ? new DatagramModel<Word>() : new TcpModel<Word>(),
-    );
+    this.#models = this.#newModels();
     this.#expected = flows.map(() => []);
   }
 
@@ -244,10 +242,31 @@ export class PairWorld {
   /** All that waits leaves, in its order, and then everything passes. */
   async failOver(): Promise<void> {
     await this.rig.compare.stop('primary', true);
-    if (this.#phase === 'committing') await new Promise((resolve) => setImmediate(resolve));
     this.#phase = 'passing';
+    // A commit that waited ends now, without effect.
+    await new Promise((resolve) => setImmediate(resolve));
     this.#oracle.end();
     for (const [flow, model] of this.#models.entries()) this.#expect(flow, [...model.closed, ...model.queue]);
+    this.#assertReleased();
+  }
+
+  /** A new secondary: the pair begins with a checkpoint that has no marks. */
+  async restart(): Promise<void> {
+    const { compare, requests } = this.rig;
+    this.breakSecondary();
+    await compare.start('primary');
+    compare.stopped('primary');
+    compare.resumed('primary');
+    // It knows of no earlier pair, and a way out that was blocked tells it nothing.
+    this.#wasBlocked = true;
+    this.#stops++;
+    this.#captured = this.#primary.map((progress) => ({ ...progress, isOwnSyn: false }));
+    this.#models = this.#newModels();
+    for (const model of this.#models) model.stop();
+    this.#isSecondaryRunning = false;
+    this.#isDeaf = true;
+    this.#phase = 'closing';
+    this.#answered = this.#scanned = this.#requestsBefore = requests.length;
     this.#assertReleased();
   }
 
@@ -295,6 +314,12 @@ export class PairWorld {
       'what travels with the checkpoint is what waits',
     );
     this.heldOutputs++;
+  }
+
+  #newModels(): (TcpModel<Word> | DatagramModel<Word>)[] {
+    return this.#flows.map((_, index) =>
+      index === this.#flows.length - 1 ? new DatagramModel<Word>() : new TcpModel<Word>(),
+    );
   }
 
   #load(): void {

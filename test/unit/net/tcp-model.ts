@@ -8,7 +8,8 @@
  *    arrived earlier; SYN and RST keep their place and nothing overtakes them. Only the first may leave.
  *  - Bytes. It leaves when all its bytes, and its FIN, lie before `floor`, or were said by the secondary at the same
  *    offset and do not begin behind `floor` (a gap in what the primary has said is filled by a retransmission first).
- *    `floor` is how far the primary's stream has left; on a connection first seen in its middle it begins there.
+ *    `floor` is how far the primary's stream has left. On a connection first seen in its middle it begins there, and what
+ *    begins before that waits for a checkpoint.
  *  - Signals. A SYN (SYN+ACK, RST) leaves when the secondary has said its own.
  *  - Acknowledgments. None leaves ahead of the secondary's highest, or of what a checkpoint holds.
  *  - Checkpoints. `stop` ends an epoch: the secondary's words are void, nothing leaves until `commit`, which lets out
@@ -40,6 +41,8 @@ export class TcpModel<T extends Spec> {
   isRequestDue = false;
   /** Something that the two have said, in this epoch, does not fit: a request is allowed. */
   hasConflict = false;
+  /** What lies before it, nobody has seen leave. */
+  #from = 0;
   readonly #said = new Map<number, number>();
   /** The primary's words of this epoch, for `hasConflict` only. */
   readonly #sent = new Map<number, number>();
@@ -107,6 +110,7 @@ export class TcpModel<T extends Spec> {
 
   #adopt(): void {
     this.floor = this.#closedEnd;
+    this.#from = 0;
     this.#saidAck = Math.max(this.#saidAck, this.#closedAck);
   }
 
@@ -175,7 +179,8 @@ export class TcpModel<T extends Spec> {
 
   #areBytesSaid(spec: Spec): boolean {
     if (endOf(spec) === spec.at) return true;
-    this.floor ??= spec.at;
+    if (this.floor === null) this.floor = this.#from = spec.at;
+    if (spec.at < this.#from) return false;
     if (endOf(spec) <= this.floor) return true;
     if (spec.at > this.floor) return false;
     const end = spec.at + spec.payload.length;
