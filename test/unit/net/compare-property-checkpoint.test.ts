@@ -8,7 +8,7 @@ import { test } from 'node:test';
 import type { TestContext } from 'node:test';
 import fc from 'fast-check';
 import { PairWorld } from './pair-world.ts';
-import type { Utterance, WorldFlow } from './pair-world.ts';
+import type { Utterance, WorldFlow } from './pair-speech.ts';
 import { plan } from './tcp-script.ts';
 
 const FUZZ = Math.max(1, Number(process.env['COLO_FUZZ'] ?? 1) || 1);

@@ -7,58 +7,27 @@
 import assert from 'node:assert/strict';
 import type { HeldFrame } from '../../../src/base/participant.ts';
 import type { ColoCompareOptions } from '../../../src/net/compare/options.ts';
-import { PROTOCOL, PacketView } from '../../../src/net/packet.ts';
 import { DatagramModel } from './datagram-model.ts';
+import { PairDebts, RequestLedger } from './pair-debts.ts';
 import { Link } from './pair-link.ts';
 import type { Word } from './pair-link.ts';
-import { Noise, datagramFrame, udpBody } from './property-frames.ts';
-import type { WireFrame } from './property-frames.ts';
+import { PairSpeech } from './pair-speech.ts';
+import type { Progress, Utterance, WorldFlow } from './pair-speech.ts';
 import { makePropertyRig } from './property-rig.ts';
 import type { PropertyRig } from './property-rig.ts';
 import { RuleOracle } from './rule-oracle.ts';
 import { TcpModel } from './tcp-model.ts';
-import type { Spec } from './tcp-model.ts';
-import { frameOf } from './tcp-script.ts';
-import type { Plan } from './tcp-script.ts';
 
 /** More than it takes until a writer that found no room tries again. */
 const RETRY_MS = 50;
 
-/** Where a guest stands on one flow. */
-interface Progress {
-  isOpen: boolean;
-  /** Number of the SYN that it sent is its own. */
-  isOwnSyn: boolean;
-  at: number;
-  ack: number;
-}
-
-export type WorldFlow = Pick<
-  Plan,
-  'flow' | 'initial' | 'secondaryInitial' | 'ackInitial' | 'opening' | 'seed'
->;
-
-export interface Utterance {
-  readonly flow: number;
-  readonly length: number;
-  readonly back: number;
-  readonly ack: number;
-  /** Only for the secondary: it says something else. */
-  readonly isWrong: boolean;
-  /** Only for the secondary: it says and acknowledges as much as the primary has. */
-  readonly catchesUp: boolean;
-  readonly letter: number;
-}
-
 export class PairWorld {
   readonly rig: PropertyRig;
-  readonly #hasVnet: boolean;
   readonly #flows: readonly WorldFlow[];
   #models: (TcpModel<Word> | DatagramModel<Word>)[];
   readonly #primaryLink: Link;
   readonly #secondaryLink: Link;
-  readonly #noise: Noise;
-  readonly #view = new PacketView();
+  readonly #speech: PairSpeech;
   #primary: Progress[];
   #secondary: Progress[];
   #captured: Progress[];
@@ -76,11 +45,8 @@ export class PairWorld {
   #deadlines = 0;
   #failure: Error | null = null;
   #connections = 0;
-  #expected: Word[][];
-  /** Requests that had been made when the last was answered, and at the last scan, which may ask again. */
-  #answered = 0;
-  #scanned = 0;
-  #requestsBefore = 0;
+  readonly #debts: PairDebts;
+  readonly #requests: RequestLedger;
   /** Nothing is dropped for want of room, so the models know all. Else only the oracle is asked. */
   readonly #isExact: boolean;
   readonly #oracle: RuleOracle;
@@ -99,8 +65,7 @@ export class PairWorld {
   ) {
     this.#isExact = limits === null;
     this.#flows = flows;
-    this.#hasVnet = hasVnet;
-    this.#noise = new Noise(seed);
+    this.#speech = new PairSpeech(flows, hasVnet, seed);
     this.#hasHeldOutput = seed % 2 === 0;
     this.rig = makePropertyRig(hasVnet, {
       hasSender: true,
@@ -110,16 +75,16 @@ export class PairWorld {
     this.#oracle = new RuleOracle(flows.length);
     this.#primaryLink = new Link(this.rig.primary);
     this.#secondaryLink = new Link(this.rig.secondary);
-    const start = (): Progress[] => flows.map(() => ({ isOpen: false, isOwnSyn: true, at: 0, ack: 0 }));
-    this.#primary = start();
-    this.#secondary = start();
-    this.#captured = start();
+    this.#primary = this.#speech.silence();
+    this.#secondary = this.#speech.silence();
+    this.#captured = this.#speech.silence();
     this.#models = this.#newModels();
-    this.#expected = flows.map(() => []);
+    this.#debts = new PairDebts(flows);
+    this.#requests = new RequestLedger(this.rig.requests);
   }
 
   primarySays(utterance: Utterance): void {
-    const word = this.#word('primary', this.#primary, utterance, this.#stops);
+    const word = this.#speech.word('primary', this.#primary, utterance, this.#stops);
     this.#primaryLink.write(word);
     this.#oracle.primary(word);
     this.rig.sender.bytesOut = this.#primaryLink.written;
@@ -134,14 +99,14 @@ export class PairWorld {
       const length = Math.max(0, ahead.at - behind.at);
       utterance = { ...utterance, back: 0, length, ack: Math.max(0, ahead.ack - behind.ack) };
     }
-    const word = this.#word('secondary', this.#secondary, utterance, this.#secondaryEpoch);
+    const word = this.#speech.word('secondary', this.#secondary, utterance, this.#secondaryEpoch);
     this.#secondaryLink.write(word);
     if (word.epoch === this.#stops) this.#oracle.secondary(word);
   }
 
   deliverPrimary(count: number): void {
     for (const word of this.#primaryLink.deliver(count)) {
-      if (this.#phase === 'passing') this.#expected[word.flow]!.push(word);
+      if (this.#phase === 'passing') this.#expect(word.flow, [word]);
       else this.#expect(word.flow, this.#models[word.flow]!.primary(word, word.epoch < this.#stops));
     }
   }
@@ -212,7 +177,7 @@ export class PairWorld {
 
   scan(): void {
     this.rig.compare.scan();
-    this.#scanned = this.rig.requests.length;
+    this.#requests.scanned();
   }
 
   /** After each step: what should have left has left, and nothing else. */
@@ -230,7 +195,7 @@ export class PairWorld {
         this.#phase = 'running';
         this.#oracle.commit();
         this.#isDeaf = false;
-        this.#answered = this.#scanned = this.#requestsBefore;
+        this.#requests.answered();
         for (const [flow, model] of this.#models.entries()) this.#expect(flow, model.commit());
         if (!this.#isSecondaryRunning) this.#load();
       }
@@ -252,7 +217,7 @@ export class PairWorld {
 
   /** A new secondary: the pair begins with a checkpoint that has no marks. */
   async restart(): Promise<void> {
-    const { compare, requests } = this.rig;
+    const { compare } = this.rig;
     this.breakSecondary();
     await compare.start('primary');
     compare.stopped('primary');
@@ -266,7 +231,7 @@ export class PairWorld {
     this.#isSecondaryRunning = false;
     this.#isDeaf = true;
     this.#phase = 'closing';
-    this.#answered = this.#scanned = this.#requestsBefore = requests.length;
+    this.#requests.restarted();
     this.#assertReleased();
   }
 
@@ -329,55 +294,6 @@ export class PairWorld {
     this.#isSecondaryRunning = true;
   }
 
-  #word(side: 'primary' | 'secondary', states: Progress[], what: Utterance, epoch: number): Word {
-    const index = what.flow % this.#flows.length;
-    const plan = this.#flows[index]!;
-    const state = states[index]!;
-    const seed = this.#noise.next();
-    if (index === this.#flows.length - 1) {
-      const payload = Uint8Array.of(what.letter ^ (side === 'secondary' && what.isWrong ? 0x80 : 0));
-      const frame = datagramFrame(
-        plan.flow,
-        PROTOCOL.UDP,
-        udpBody(plan.flow, payload),
-        0,
-        seed,
-        this.#hasVnet,
-      );
-      return { at: 0, ack: null, payload, content: String(payload[0]), frame, epoch, flow: index };
-    }
-    const isFirst = !state.isOpen;
-    const isSyn = plan.opening !== 'middle' && (isFirst || (state.at === 0 && what.back > 30));
-    state.isOpen = true;
-    // A connection that is first seen in its middle begins with its lowest byte.
-    const from = isSyn ? 0 : Math.max(0, state.at - what.back);
-    const payload = isSyn ? new Uint8Array(0) : this.#stream(plan.seed, from, from + what.length);
-    if (what.isWrong && side === 'secondary' && payload.length > 0) payload[payload.length - 1]! ^= 0x55;
-    state.ack += isSyn ? 0 : what.ack;
-    state.at = Math.max(state.at, from + payload.length);
-    const spec: Spec = {
-      at: from,
-      ack: isSyn && plan.opening === 'active' ? null : state.ack,
-      payload,
-      isSyn,
-    };
-    const isOwnSyn = side === 'secondary' && state.isOwnSyn;
-    const frame = frameOf(
-      { ...plan, secondaryInitial: isOwnSyn ? plan.secondaryInitial : plan.initial },
-      side,
-      { ...spec, seed },
-      this.#hasVnet,
-    );
-    return { ...spec, content: '', frame, epoch, flow: index };
-  }
-
-  #stream(seed: number, from: number, to: number): Uint8Array {
-    return Uint8Array.from({ length: to - from }, (_, index) => {
-      const at = from + index;
-      return (Math.imul(at ^ seed, 0x9e3779b1) >>> 24) & 0xff;
-    });
-  }
-
   #lostWords(link: Link): number {
     let count = 0;
     link.has(() => {
@@ -388,51 +304,23 @@ export class PairWorld {
   }
 
   #expect(flow: number, words: readonly Word[]): void {
-    this.#expected[flow]!.push(...words);
+    this.#debts.owe(flow, words);
   }
 
   #assertReleased(): void {
+    const released = this.rig.released();
     if (this.rig.out.full) {
-      assert.deepEqual(this.rig.released(), []);
+      assert.deepEqual(released, []);
       return;
     }
-    const released = this.rig.released();
     this.left += released.length;
     if (!this.#wasBlocked) for (const frame of released) this.#oracle.released(frame);
-    if (!this.#isExact) return;
-    const left = this.#flows.map((): WireFrame[] => []);
-    for (const frame of released) {
-      this.#view.parse(frame.bytes, frame.vnetHdrLen ?? 0);
-      const port = this.#view.destinationPort;
-      const flow = this.#flows.findIndex(
-        ({ flow: { number } }, index) =>
-          port === number + (index === this.#flows.length - 1 ? 5_000 : 40_000) &&
-          this.#view.protocol === (index === this.#flows.length - 1 ? PROTOCOL.UDP : PROTOCOL.TCP),
-      );
-      assert.ok(flow >= 0, 'a frame that nobody said');
-      left[flow]!.push(frame);
-    }
-    for (const [flow, words] of this.#expected.entries()) {
-      const owed = words.map(({ frame }) => frame);
-      assert.deepEqual(left[flow], owed, `flow ${flow} (${this.#phase}, checkpoint ${this.#stops})`);
-      words.length = 0;
-    }
+    if (this.#isExact) this.#debts.pay(released, `${this.#phase}, checkpoint ${this.#stops}`);
   }
 
   #assertRequests(): void {
-    const asked = this.rig.requests.length - this.#answered;
-    assert.ok(this.rig.requests.length - this.#scanned <= 1, 'one request until it is answered');
-    this.#requestsBefore = this.rig.requests.length;
-    if (this.#phase === 'passing' || !this.#isExact) return;
-    if (this.#models.some((model) => model instanceof TcpModel && model.isRequestDue)) {
-      assert.ok(asked >= 1, 'a difference asks for a checkpoint');
-    }
-    if (asked > 0 && this.#phase === 'running') {
-      assert.ok(
-        this.#models.some((model) => model.hasConflict) || this.rig.requests.at(-1)?.cause !== 'payload',
-        'nobody differs',
-      );
-    }
+    const isJudged = this.#isExact && this.#phase !== 'passing';
+    this.#requests.check(isJudged ? this.#models : [], isJudged && this.#phase === 'running');
   }
 }
 
