@@ -3,6 +3,11 @@
  * pieces or lost with their connection, each packet of the primary's that reaches the comparer leaves exactly once, in
  * its flow's order, not before the secondary has said the same in this epoch or holds the checkpoint that ends it.
  * COLO_FUZZ=N makes it N times as long.
+ *
+ * Mutations that were tried, and that these caught: an epoch ends and the secondary's bytes, or its acknowledgment, stay;
+ * what was closed leaves at the stop; the cut is off by one byte, or the secondary's stream is not cut; the floor is
+ * not the checkpoint's; a commit that does not wait; a failover that loses the queue; a packet that waits for the way
+ * out overwritten; a request for each difference, answered or not.
  */
 import { test } from 'node:test';
 import type { TestContext } from 'node:test';
