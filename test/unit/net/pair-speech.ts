@@ -14,6 +14,8 @@ export interface Progress {
   isOpen: boolean;
   /** Number of the SYN that it sent is its own. */
   isOwnSyn: boolean;
+  /** The SYN is history, and not repeated. */
+  isSynOver: boolean;
   at: number;
   ack: number;
 }
@@ -49,7 +51,7 @@ export class PairSpeech {
 
   /** Before anything is said. */
   silence(): Progress[] {
-    return this.#flows.map(() => ({ isOpen: false, isOwnSyn: true, at: 0, ack: 0 }));
+    return this.#flows.map(() => ({ isOpen: false, isOwnSyn: true, isSynOver: false, at: 0, ack: 0 }));
   }
 
   word(side: 'primary' | 'secondary', states: Progress[], what: Utterance, epoch: number): Word {
@@ -70,7 +72,8 @@ export class PairSpeech {
       return { at: 0, ack: null, payload, content: String(payload[0]), frame, epoch, flow: index };
     }
     const isFirst = !state.isOpen;
-    const isSyn = plan.opening !== 'middle' && (isFirst || (state.at === 0 && what.back > 30));
+    const isSyn =
+      plan.opening !== 'middle' && (isFirst || (state.at === 0 && !state.isSynOver && what.back > 30));
     state.isOpen = true;
     // A connection that is first seen in its middle begins with its lowest byte.
     const from = isSyn ? 0 : Math.max(0, state.at - what.back);

@@ -225,6 +225,8 @@ export class PairWorld {
     // It knows of no earlier pair, and a way out that was blocked tells it nothing.
     this.#wasBlocked = true;
     this.#stops++;
+    // To the new pair a connection whose SYN it never saw is an old one; a SYN would make it another.
+    this.#primary = this.#primary.map((progress) => ({ ...progress, isSynOver: progress.isOpen }));
     this.#captured = this.#primary.map((progress) => ({ ...progress, isOwnSyn: false }));
     this.#models = this.#newModels();
     for (const model of this.#models) model.stop();
