@@ -8,8 +8,8 @@
  *    arrived earlier; SYN and RST keep their place and nothing overtakes them. Only the first may leave.
  *  - Bytes. It leaves when all its bytes, and its FIN, lie before `floor`, or were said by the secondary at the same
  *    offset and do not begin behind `floor` (a gap in what the primary has said is filled by a retransmission first).
- *    `floor` is how far the primary's stream has left. On a connection first seen in its middle it begins there, and what
- *    begins before that waits for a checkpoint.
+ *    `floor` is how far the primary's stream has left. On a connection first seen in its middle it begins with the first packet that
+ *    leaves, and what begins before that waits for a checkpoint.
  *  - Signals. A SYN (SYN+ACK, RST) leaves when the secondary has said its own.
  *  - Acknowledgments. None leaves ahead of the secondary's highest, or of what a checkpoint holds.
  *  - Checkpoints. `stop` ends an epoch: the secondary's words are void, nothing leaves until `commit`, which lets out
@@ -163,6 +163,7 @@ export class TcpModel<T extends Spec> {
       left.push(first);
       this.queue.shift();
       if (first.isReset || (endOf(first) === first.at && !first.isSyn)) continue;
+      if (this.floor === null) this.#from = first.at;
       this.floor = Math.max(this.floor ?? first.at, endOf(first));
       if (this.#saidEnd !== null && this.floor > this.#saidEnd) this.#saidEnd = null;
     }
@@ -179,12 +180,12 @@ export class TcpModel<T extends Spec> {
 
   #areBytesSaid(spec: Spec): boolean {
     if (endOf(spec) === spec.at) return true;
-    if (this.floor === null) this.floor = this.#from = spec.at;
-    if (spec.at < this.#from) return false;
-    if (endOf(spec) <= this.floor) return true;
-    if (spec.at > this.floor) return false;
+    const floor = this.floor ?? spec.at;
+    if (this.floor !== null && spec.at < this.#from) return false;
+    if (this.floor !== null && endOf(spec) <= floor) return true;
+    if (spec.at > floor) return false;
     const end = spec.at + spec.payload.length;
-    for (let at = this.floor; at < end; at++) {
+    for (let at = floor; at < end; at++) {
       if (this.#saidEnd !== null && at >= this.#saidEnd) this.isRequestDue = true;
       const said = this.#said.get(at);
       if (said !== undefined && said !== spec.payload[at - spec.at]) this.isRequestDue = true;
