@@ -5,13 +5,14 @@
  *
  * Mark: `rewriter/<netdev>/` and as many entries as fit its length; `bytes` is their number. An entry is a digit, `4` or
  * `6`, and hexadecimal words of eight digits: source and destination address (one word each, or four), ports, state,
- * offset, clock, the guest's initial sequence number. Directions are those of the guest's output.
+ * offset, clock (before the handshake is over: the stamp of the guest's SYN), the guest's initial sequence number.
+ * Directions are those of the guest's output.
  */
 import type { StreamMark } from '../../base/participant.ts';
 import { FlowKey } from '../flow-key.ts';
 import { ETHERTYPE, PROTOCOL } from '../packet.ts';
 import type { HandshakeState } from './tcp-mapping.ts';
-import { TcpMapping } from './tcp-mapping.ts';
+import { NO_STAMP, TcpMapping } from './tcp-mapping.ts';
 
 /** The longest name of a stream that a peer takes. */
 const MAX_STREAM_CHARS = 256;
@@ -19,11 +20,12 @@ const ENTRY = /^(?:4([0-9a-f]{56})|6([0-9a-f]{104}))/;
 /** A peer may drop marks past 256; the newest connections are worth most. */
 export const MAX_MAPPING_MARKS = 128;
 
-/** The word `state`: two VLAN tags as in a FlowKey, the state of the handshake, whether the guest's SYN is known. */
+/** The word `state`: two VLAN tags as in a FlowKey, the state of the handshake, whether the guest's SYN and its stamp are known. */
 const VLAN_BITS = 0x03ff_ffff;
 const STATE_SHIFT = 26;
 const STATES: readonly HandshakeState[] = ['established', 'synReceived', 'synSent'];
 const HAS_SYN = 1 << 28;
+const HAS_STAMP = 1 << 29;
 
 /** `mappings`: oldest first. */
 export function encodeMappings(netdevId: string, mappings: Iterable<TcpMapping>): StreamMark[] {
@@ -72,10 +74,22 @@ export function decodeMappings(netdevId: string, marks: readonly StreamMark[]): 
 function encode(mapping: TcpMapping): string {
   const { s0, s1, s2, s3, d0, d1, d2, d3, ports, vlan, etherType } = mapping.key;
   const isSix = etherType === ETHERTYPE.IPV6;
+  const { guestSyn, guestStamp } = mapping;
+  const hasStamp = mapping.state !== 'established' && guestStamp !== NO_STAMP;
   const state =
-    vlan | (STATES.indexOf(mapping.state) << STATE_SHIFT) | (mapping.guestSyn === null ? 0 : HAS_SYN);
+    vlan |
+    (STATES.indexOf(mapping.state) << STATE_SHIFT) |
+    (guestSyn === null ? 0 : HAS_SYN) |
+    (hasStamp ? HAS_STAMP : 0);
   const addresses = isSix ? [s0, s1, s2, s3, d0, d1, d2, d3] : [s3, d3];
-  const words = [...addresses, ports, state, mapping.offset, mapping.clock, mapping.guestSyn ?? 0];
+  const words = [
+    ...addresses,
+    ports,
+    state,
+    mapping.offset,
+    hasStamp ? guestStamp : mapping.clock,
+    guestSyn ?? 0,
+  ];
   return (isSix ? '6' : '4') + words.map((word) => (word >>> 0).toString(16).padStart(8, '0')).join('');
 }
 
@@ -99,7 +113,9 @@ function decode(isSix: boolean, digits: string): TcpMapping {
   const mapping = new TcpMapping(key);
   mapping.state = STATES[(state >>> STATE_SHIFT) & 3] ?? 'established';
   mapping.offset = word();
-  mapping.clock = word();
+  const clock = word();
+  if (state & HAS_STAMP) mapping.guestStamp = clock;
+  else mapping.clock = clock;
   const guestSyn = word();
   mapping.guestSyn = state & HAS_SYN ? guestSyn : null;
   return mapping;

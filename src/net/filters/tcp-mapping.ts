@@ -35,7 +35,7 @@ export class TcpMapping extends Flow {
   /** The guest's own initial sequence number, once it has said it. */
   guestSyn: number | null = null;
   /** The timestamp of its first SYN: of several the one that makes the primary's clock no earlier than it was. */
-  #guestStamp = NO_STAMP;
+  guestStamp = NO_STAMP;
   /** The client's first number behind its SYN, as the guest's SYN+ACK names it. */
   #clientNext: number | null = null;
   /** The latest of the primary's timestamps that the client has repeated. */
@@ -113,7 +113,7 @@ export class TcpMapping extends Flow {
     this.offset = 0;
     this.clock = 0;
     this.guestSyn = guestSyn;
-    this.#guestStamp = stamp;
+    this.guestStamp = stamp;
     this.#clientNext = null;
     this.#echo = NO_STAMP;
     this.#outFinEnd = null;
@@ -126,8 +126,9 @@ export class TcpMapping extends Flow {
   #learn(view: PacketView, echo: number): void {
     if (this.guestSyn === null || !this.#answersSyn(view)) return;
     this.offset = (this.guestSyn - (view.acknowledgment - 1)) >>> 0;
-    if (this.#guestStamp !== NO_STAMP && echo !== NO_STAMP && echo !== 0) {
-      this.clock = (this.#guestStamp - echo) >>> 0;
+    // The same number means the same connection: this SYN is a repetition of one from before a checkpoint.
+    if (this.offset !== 0 && this.guestStamp !== NO_STAMP && echo !== NO_STAMP && echo !== 0) {
+      this.clock = (this.guestStamp - echo) >>> 0;
     }
     this.state = 'established';
   }

@@ -168,15 +168,16 @@ test('mappings of every kind travel, and what is cut short is left out', () => {
       const mapping = new TcpMapping(view.key);
       mapping.state = state;
       mapping.offset = 0xffff0000 + index;
-      mapping.clock = 0x80000000 + index;
+      if (state === 'established') mapping.clock = 0x80000000;
+      if (state === 'synSent') mapping.guestStamp = 0xfedcba98;
       mapping.guestSyn = index === 0 ? null : 0xfffffffe;
       return mapping;
     });
     const marks = encodeMappings('hn0', mappings);
     assert.ok(marks.every(({ stream }) => stream.length <= 256));
     const told = (mapping: TcpMapping) => {
-      const { key, state, offset, clock, guestSyn } = mapping;
-      return { key: structuredClone(key), state, offset, clock, guestSyn };
+      const { key, state, offset, clock, guestSyn, guestStamp } = mapping;
+      return { key: structuredClone(key), state, offset, clock, guestSyn, guestStamp };
     };
     const found = decodeMappings('hn0', marks);
     const byPort = (a: TcpMapping, b: TcpMapping): number => a.key.ports - b.key.ports;
