@@ -1,7 +1,8 @@
 /**
  * filter-rewriter: makes a secondary guest's TCP sequence numbers those that the client knows from the primary, in both
  * directions, so that its packets can be compared with the primary's and its connections survive a failover. IPv4 and
- * IPv6, with and without VLAN tags; what is no whole TCP header (fragments, other protocols) passes.
+ * IPv6, with and without VLAN tags; what is no whole TCP header (fragments, other protocols) passes, but for ICMP errors
+ * about such a connection (icmp-quote.ts).
  * Facts: docs/qemu-behaviour.md 4 (QEMU net/filter-rewriter.c). Mended here: SACK blocks and timestamps are rewritten,
  * connections that the guest opens are mapped too, the end of a connection is followed in the right numbers, a full table
  * gives up one entry instead of all, checksums are updated where the TCP header really is.
@@ -10,9 +11,10 @@
  * primary's own rewriter still keeps (mapping-marks.ts). After a failover no new connection is mapped: its numbers are
  * the guest's own.
  *
- * The numbers of a connection that was open at the last checkpoint are right as they are, but not its timestamps: the
- * secondary's guest goes on from the checkpoint later than the primary's did, so its clock lags, and a client drops what
- * seems to come from the past (RFC 7323 5). So connections with timestamps are followed too, and moved by that lag.
+ * The numbers of a connection that was open at the last checkpoint are right as they are, its timestamps need not be: the
+ * secondary's guest goes on from the checkpoint later than the primary's did, and where its clock lags (an engine that
+ * does not make up for it), a client drops what seems to come from the past (RFC 7323 5). So connections with timestamps
+ * are followed too, and moved by that lag.
  */
 import type { CheckpointParticipant, Role, StreamMark } from '../../base/participant.ts';
 import type { Direction, FilterEvent, FilterHost, FilterQueue, NetFilter } from '../filter.ts';
@@ -20,6 +22,7 @@ import { FlowKey } from '../flow-key.ts';
 import { FlowTable, MAX_FLOWS } from '../flow-table.ts';
 import { MAX_FRAME_BYTES } from '../framing.ts';
 import { PacketView, TCP_FLAG, u32 } from '../packet.ts';
+import { QuotedSegment } from './icmp-quote.ts';
 import { decodeMappings, encodeMappings } from './mapping-marks.ts';
 import { NO_STAMP, TcpMapping } from './tcp-mapping.ts';
 import { isUnnumberedReset, moveAcknowledgment, moveSequence, timestampAt } from './tcp-rewrite.ts';
@@ -50,6 +53,7 @@ export class RewriterFilter implements NetFilter, CheckpointParticipant {
   readonly #closed = new Set<TcpMapping>();
   readonly #view = new PacketView();
   readonly #reversed = new FlowKey();
+  readonly #quoted = new QuotedSegment();
   #scratch: Uint8Array | null = null;
   #host: FilterHost | null = null;
   #failoverMode = false;
@@ -84,7 +88,7 @@ export class RewriterFilter implements NetFilter, CheckpointParticipant {
     if (host === null || packet.length > MAX_FRAME_BYTES) return false;
     const view = this.#view;
     view.parse(packet, this.#vnetHdrSupport ? host.vnetHeaderBytes : 0);
-    if (!view.isTcp) return false;
+    if (!view.isTcp) return direction === 'tx' && this.#receiveError(host, packet);
     const stampAt = timestampAt(packet, view);
     return direction === 'tx'
       ? this.#receiveIncoming(host, packet, stampAt)
@@ -183,6 +187,17 @@ export class RewriterFilter implements NetFilter, CheckpointParticipant {
     const copy = this.#copy(packet);
     moveSequence(copy, view, offset, stampAt, clock);
     host.passOn(this, copy, 'rx');
+    return true;
+  }
+
+  /** An ICMP error about a segment of the guest's: it knows that by its own number. */
+  #receiveError(host: FilterHost, packet: Uint8Array): boolean {
+    if (!this.#quoted.find(packet, this.#view)) return false;
+    const mapping = this.#table.find(this.#quoted.key);
+    if (mapping === null || mapping.offset === 0) return false;
+    const copy = this.#copy(packet);
+    this.#quoted.move(copy, this.#view, mapping.offset);
+    host.passOn(this, copy, 'tx');
     return true;
   }
 

@@ -14,7 +14,7 @@ const TIMESTAMPS_BYTES = 10;
 /** NOP, NOP, timestamps: how hosts begin their options. */
 const USUAL_OPTIONS = 0x0101_080a;
 /** virtio_net_hdr.flags: the checksum field holds the pseudo header's sum only, which no rewriting changes. */
-const VNET_NEEDS_CSUM = 1;
+export const VNET_NEEDS_CSUM = 1;
 
 /** Where the timestamp value stands, or NO_STAMP. The echo is four bytes behind it. */
 export function timestampAt(frame: Uint8Array, view: PacketView): number {

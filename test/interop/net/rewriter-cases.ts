@@ -4,7 +4,16 @@
  */
 import { PacketView } from '../../../src/net/packet.ts';
 import type { Carrier } from '../../unit/net/carriers.ts';
-import { carried, carriedToGuest, options, sack, stamps, summed } from '../../unit/net/carriers.ts';
+import {
+  carried,
+  carriedToGuest,
+  icmpChecksum,
+  options,
+  sack,
+  stamps,
+  summed,
+  tooLong,
+} from '../../unit/net/carriers.ts';
 import type { TcpFields } from '../../unit/net/frames.ts';
 import { arp, hasRightChecksum, icmp, ipv4, tcp, udp } from '../../unit/net/frames.ts';
 
@@ -12,7 +21,13 @@ export const P = 0xfffffff0;
 export const S = 0x12345678;
 export const C = 500_000_000;
 
-export type Step = { in: TcpFields } | { out: TcpFields } | { raw: Uint8Array } | 'checkpoint' | 'flood';
+export type Step =
+  | { in: TcpFields }
+  | { out: TcpFields }
+  | { raw: Uint8Array }
+  | { tooLong: TcpFields }
+  | 'checkpoint'
+  | 'flood';
 
 export interface Conversation {
   readonly carrier?: Carrier;
@@ -182,6 +197,9 @@ export const CONVERSATIONS: Readonly<Record<string, Conversation>> = {
       },
     ],
   },
+  'an ICMP error about a segment of the guest': {
+    steps: [...OPEN, { tooLong: { seq: P + 1, ack: C + 1, payload: 'long' } }],
+  },
   'a flood of SYNs': { steps: [...OPEN, 'flood', { out: { seq: S + 1, ack: C + 1 } }] },
 };
 
@@ -199,6 +217,7 @@ function tcpSegment(fields: TcpFields): Uint8Array {
 export function frameOf(step: Exclude<Step, string>, carrier: Carrier, port: number): Uint8Array {
   if ('out' in step) return carried(carrier, { destinationPort: port, ...step.out });
   if ('in' in step) return carriedToGuest(carrier, { sourcePort: port, ...step.in });
+  if ('tooLong' in step) return tooLong(carried(carrier, { destinationPort: port, ...step.tooLong }));
   const frame = new Uint8Array(step.raw);
   const view = new PacketView();
   view.parse(frame);
@@ -214,6 +233,12 @@ export function words(frame: Uint8Array | undefined, given: Uint8Array): string 
   const view = new PacketView();
   view.parse(frame);
   const isFragment = view.fragment !== 0 && view.protocol === 6;
+  if (view.protocol === 1 && frame[view.transportAt] === 3) {
+    const at = view.transportAt + 32;
+    const sum = icmpChecksum(frame, view.transportAt, false);
+    const isRight = sum === ((frame[view.transportAt + 2]! << 8) | frame[view.transportAt + 3]!);
+    return `quoted seq ${named(new DataView(frame.buffer, frame.byteOffset).getUint32(at))}${isRight ? '' : ', wrong checksum'}`;
+  }
   if (!view.isTcp && !isFragment) return Buffer.from(frame).equals(given) ? 'as given' : 'other bytes';
   const read = new DataView(frame.buffer, frame.byteOffset, frame.byteLength);
   const tcpAt = view.transportAt;

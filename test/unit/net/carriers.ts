@@ -1,8 +1,8 @@
 /** The same TCP segment on everything that may carry one: IPv4 and IPv6, with options, extension headers, VLAN tags. */
-import { ipv4HeaderChecksum, tcpChecksum } from '../../../src/net/checksum.ts';
+import { ipv4HeaderChecksum, onesSum, tcpChecksum } from '../../../src/net/checksum.ts';
 import { PROTOCOL, PacketView, putU16 } from '../../../src/net/packet.ts';
 import type { TcpFields } from './frames.ts';
-import { ethernet, ipv6, tcp, tcpToGuest, vlan } from './frames.ts';
+import { ethernet, ipv4, ipv6, tcp, tcpToGuest, vlan } from './frames.ts';
 
 const TCP_AT = 34;
 
@@ -47,6 +47,32 @@ export function carriedToGuest(carrier: Carrier, fields: TcpFields): Uint8Array 
     frame.set(source, view.ipAt + 24);
   }
   return summed(frame);
+}
+
+/**
+ * What a router tells the guest of its segment `about`: that it is too long. Quotes `bytes` of the packet behind its
+ * Ethernet header, and has the right checksum.
+ */
+export function tooLong(about: Uint8Array, bytes = 1000): Uint8Array {
+  const view = new PacketView();
+  view.parse(about);
+  const quote = about.subarray(view.ipAt, Math.min(view.ipEnd, view.ipAt + bytes));
+  const isSix = view.network === 'ipv6';
+  const message = Buffer.concat([Uint8Array.from([isSix ? 2 : 3, isSix ? 0 : 4, 0, 0, 0, 0, 5, 0]), quote]);
+  let frame = isSix
+    ? new Uint8Array(ipv6(PROTOCOL.ICMPV6, message))
+    : ipv4(PROTOCOL.ICMP, message, { source: 0xc0000201, destination: 0x0a00020f });
+  if (view.vlanTags === 1) frame = vlan(7, frame);
+  const at = view.vlanTags * 4 + (isSix ? 54 : 34);
+  putU16(frame, at + 2, icmpChecksum(frame, at, isSix));
+  return frame;
+}
+
+/** Taken as if its own field were zero. */
+export function icmpChecksum(frame: Uint8Array, at: number, isSix: boolean): number {
+  // The pseudo header of RFC 8200 8.1: addresses, length, next header.
+  const pseudo = isSix ? onesSum(frame, at - 32, at) + (frame.length - at) + PROTOCOL.ICMPV6 : 0;
+  return ~onesSum(frame, at + 4, frame.length, onesSum(frame, at, at + 2, pseudo)) & 0xffff;
 }
 
 /** With the right TCP checksum. */

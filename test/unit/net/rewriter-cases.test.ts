@@ -6,7 +6,15 @@ import { RewriterFilter } from '../../../src/net/filters/rewriter.ts';
 import { TcpMapping } from '../../../src/net/filters/tcp-mapping.ts';
 import { Netdev } from '../../../src/net/netdev.ts';
 import { PacketView } from '../../../src/net/packet.ts';
-import { CARRIER_NAMES, carried, carriedToGuest, options, stamps } from './carriers.ts';
+import {
+  CARRIER_NAMES,
+  carried,
+  carriedToGuest,
+  icmpChecksum,
+  options,
+  stamps,
+  tooLong,
+} from './carriers.ts';
 import { hasRightChecksum, ipv4, tcp } from './frames.ts';
 import { C, P, S, accept, optionsOf, setUp } from './rewriter-rig.ts';
 
@@ -235,6 +243,36 @@ test('behind a vnet header: a partial checksum and the bytes of a long segment s
     else assert.ok(hasRightChecksum(moved));
     assert.deepEqual(moved.subarray(view.payloadAt), long.subarray(view.payloadAt));
     assert.deepEqual([...wire.at(-1)!.subarray(0, 12)], [needsSum, 1, ...new Uint8Array(10)]);
+  }
+});
+
+test('an ICMP error quotes the number by which the guest knows its segment', () => {
+  for (const carrier of ['ipv4', 'ipv4 with options', 'ipv4 in a vlan', 'ipv6', 'ipv6 in a vlan'] as const) {
+    const side = setUp(undefined, carrier);
+    accept(side);
+    // Also no more than the ports and the number.
+    for (const bytes of [1000, carrier.startsWith('ipv6') ? 48 : carrier === 'ipv4 with options' ? 32 : 28]) {
+      const said = (base: number): Uint8Array =>
+        tooLong(carried(carrier, { seq: base + 1, ack: C + 1, payload: 'long' }), bytes);
+      const error = said(P);
+      side.netdev.receiveFromWire(error);
+      const arrived = side.guest.at(-1)!;
+      const view = new PacketView();
+      view.parse(arrived);
+      const { transportAt: at, network } = view;
+      const quotedIp = at + 8;
+      const quotedTcp = quotedIp + (network === 'ipv6' ? 40 : (arrived[quotedIp]! & 0xf) * 4);
+      const expected = new Uint8Array(error);
+      expected.set(carried('ipv4', { seq: S + 1 }).subarray(38, 42), quotedTcp + 4);
+      const sum = icmpChecksum(expected, at, network === 'ipv6');
+      expected.set([sum >>> 8, sum & 0xff], at + 2);
+      assert.deepEqual(arrived, expected, carrier);
+    }
+    // Of another connection, or cut off in front of the number.
+    const passed = side.rewriter.stats.rewritten;
+    side.netdev.receiveFromWire(tooLong(carried(carrier, { seq: P, destinationPort: 9 })));
+    side.netdev.receiveFromWire(tooLong(carried(carrier, { seq: P + 1 }), 27));
+    assert.equal(side.rewriter.stats.rewritten, passed);
   }
 });
 
