@@ -80,7 +80,7 @@ export class Session {
 
   constructor(address: string) {
     const program = `const s = require('net').connect(7001, '${address}'); s.setNoDelay(); process.stdin.pipe(s); s.pipe(process.stdout)`;
-    this.#child = start(process.execPath, ['-e', program], 'pipe');
+    this.#child = start(process.execPath, ['-e', program], 'pipe').setMaxListeners(100);
     this.#child.stdin!.on('error', () => undefined);
     this.#child.stdout!.on('data', (chunk: Buffer) => {
       const lines = (this.#text + chunk.toString()).split('\n');
@@ -109,49 +109,59 @@ export class Session {
   }
 }
 
-/** Where the guest connects to, again and again, and says `tick` on each connection until it ends. */
-export class Ticks {
+/** Where the guest connects to whenever it has no connection (`CALLING`), and repeats what it is told. */
+export class Calls {
   readonly #child: ChildProcess;
-  #seen: string[] = [];
+  readonly #seen: string[] = [];
 
   constructor() {
     const program = `
-      let count = 0;
-      const server = require('net').createServer((s) => {
+      let count = 0, last = null;
+      require('net').createServer((s) => {
         const name = ++count;
-        process.stdin.on('data', () => s.destroy());
-        s.on('data', () => console.log(name)).on('error', () => undefined);
-      }).listen(7777, '10.0.2.2');`;
-    this.#child = start(process.execPath, ['-e', program], 'pipe');
+        last = s.setNoDelay();
+        console.log('open ' + name);
+        s.on('data', () => console.log('said ' + name)).on('error', () => undefined);
+      }).listen(7777, '10.0.2.2');
+      process.stdin.on('data', (text) => String(text) === 'cut' ? last?.destroy() : last?.write(text));`;
+    this.#child = start(process.execPath, ['-e', program], 'pipe').setMaxListeners(100);
     this.#child.stdout!.on('data', (chunk: Buffer) => {
       this.#seen.push(...chunk.toString().trim().split('\n'));
-      this.#child.emit('tick');
+      this.#child.emit('line');
     });
   }
 
-  /** The number of the connection on which the next tick comes that `isIt` likes. */
-  async next(isIt: (connection: string) => boolean = () => true): Promise<string> {
+  /** Ends the connection if there is one, and resolves with the number of the next. */
+  async next(): Promise<string> {
     const from = this.#seen.length;
-    const found = (): string | undefined => this.#seen.slice(from).find(isIt);
-    const heard = async (): Promise<string> => {
-      while (found() === undefined) await once(this.#child, 'tick');
-      return found()!;
-    };
-    return withDeadline(heard(), STEP_MS, 'a tick of the guest');
+    this.#child.stdin!.write('cut');
+    return this.#line('open ', from);
   }
 
-  /** Ends the connection; the guest opens another one. */
-  cut(): void {
-    this.#child.stdin!.write('cut\n');
+  /** The number of the connection on which the guest repeats a word. */
+  async ask(): Promise<string> {
+    const from = this.#seen.length;
+    this.#child.stdin!.write('hello\n');
+    return this.#line('said ', from);
   }
 
   close(): void {
     this.#child.kill('SIGKILL');
   }
+
+  async #line(prefix: string, from: number): Promise<string> {
+    const found = (): string | undefined => this.#seen.slice(from).find((line) => line.startsWith(prefix));
+    const heard = async (): Promise<string> => {
+      while (found() === undefined) await once(this.#child, 'line');
+      return found()!.slice(prefix.length);
+    };
+    return withDeadline(heard(), STEP_MS, `'${prefix}' from the guest's connection`);
+  }
 }
 
-export const TICKING =
-  'while :; do (while :; do echo tick; usleep 200000; done) | nc 10.0.2.2 7777; usleep 200000; done >/dev/null 2>&1 &';
+/** For the guest's shell. */
+export const CALLING =
+  'mkfifo /tmp/p; while :; do nc 10.0.2.2 7777 < /tmp/p | cat > /tmp/p; usleep 100000; done >/dev/null 2>&1 &';
 
 /** The first session that the guest answers: it refuses connections, or is not there, until it has booted. */
 export async function firstSession(address: string): Promise<Session> {
