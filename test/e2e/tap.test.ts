@@ -21,6 +21,7 @@ import {
 } from '../../src/demo/hosts.ts';
 import { HOSTS, pairAddresses } from '../../src/demo/pair.ts';
 import { bootConfig } from '../../src/guest/guest-scripts.ts';
+import { ensureTool } from '../../src/guest/host-tools.ts';
 import {
   addPrimaryChardevs,
   exportSecondaryDisk,
@@ -65,14 +66,12 @@ test(
       const raw = path.join(folder, 'guest.raw');
       await copyFile(image!, raw);
       await writeFile(path.join(folder, 'syslinux.cfg'), bootConfig({ ip6: `${GUEST.IPv6}/64` }));
-      await run('mcopy', [
-        '-n',
-        '-o',
-        '-i',
-        `${raw}@@1M`,
-        path.join(folder, 'syslinux.cfg'),
-        '::/syslinux.cfg',
-      ]);
+      const mcopy = await ensureTool('mcopy');
+      await run(
+        mcopy.path,
+        ['-n', '-o', '-i', `${raw}@@1M`, path.join(folder, 'syslinux.cfg'), '::/syslinux.cfg'],
+        { env: { ...process.env, ...mcopy.env } },
+      );
       const disk = path.join(folder, 'primary.qcow2');
       await run('qemu-img', ['convert', '-O', 'qcow2', raw, disk]);
       const lengthBytes = await imageSize(disk);
