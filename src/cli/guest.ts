@@ -11,6 +11,8 @@ interface GuestOptions {
   readonly size: number;
   readonly ip?: string;
   readonly gateway?: string;
+  readonly ip6?: string;
+  readonly gateway6?: string;
   readonly cacheDir?: string;
   readonly mirror?: string;
   readonly progress: boolean;
@@ -31,6 +33,8 @@ export function registerGuest(program: Command): void {
     )
     .option('--ip <address/length>', "address of the guest's first NIC (default: 10.0.2.15/24)")
     .option('--gateway <address>', 'its gateway (default: 10.0.2.2, or none if --ip is given)')
+    .option('--ip6 <address/length>', 'its IPv6 address (default: no IPv6)')
+    .option('--gateway6 <address>', 'its IPv6 gateway (default: none)')
     .option('--cache-dir <directory>', 'where packages are kept (default: ~/.cache/colo-ft)')
     .option('--mirror <uri>', "a Debian mirror to use in place of the host's own")
     .option('--no-progress', 'show no progress bar')

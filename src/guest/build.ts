@@ -30,6 +30,9 @@ export interface BuildGuestOptions {
   /** ADDRESS/LENGTH of the guest's first NIC. */
   readonly ip?: string | undefined;
   readonly gateway?: string | undefined;
+  /** The same for IPv6, which is off without an address. */
+  readonly ip6?: string | undefined;
+  readonly gateway6?: string | undefined;
   readonly cacheDir?: string | undefined;
   /** A Debian mirror to use in place of the host's own. */
   readonly mirror?: string | undefined;

@@ -8,6 +8,9 @@
 export interface GuestNetwork {
   readonly ip?: string | undefined;
   readonly gateway?: string | undefined;
+  /** ADDRESS/LENGTH. Without it the guest has no IPv6 at all. */
+  readonly ip6?: string | undefined;
+  readonly gateway6?: string | undefined;
 }
 
 /** The label by which the guest finds the file system for its data, whatever bus the disk is on. */
@@ -24,10 +27,12 @@ const SKIPPED_INITCALLS: readonly string[] = [
   'crypto_kdf108_init',
 ];
 
+const NO_IPV6 = 'ipv6.disable=1';
+
 /**
  * Kernel options. Every one of them is here because the guest may run on an interpreter: no work whose result nobody
  * reads (KASLR, mitigations, audit, IPv6 neighbour chatter), and no clock calibration loops. IPv6 off also keeps its
- * randomly timed multicast out of the comparison of two copies' output.
+ * randomly timed multicast out of the comparison of two copies' output; it is on where an address is given for it.
  */
 const KERNEL_OPTIONS: readonly string[] = [
   'console=ttyS0,115200',
@@ -39,7 +44,7 @@ const KERNEL_OPTIONS: readonly string[] = [
   'mitigations=off',
   'audit=0',
   'apparmor=0',
-  'ipv6.disable=1',
+  NO_IPV6,
   'random.trust_cpu=on',
   'noisapnp',
   'i8042.noaux=1',
@@ -92,9 +97,13 @@ modalias /sys/bus/virtio/devices/*/modalias
 
 address=10.0.2.15/24
 gateway=10.0.2.2
+address6=
+gateway6=
 for word in $(cat /proc/cmdline); do
   case "$word" in
     colo.ip=*) address="\${word#colo.ip=}"; gateway= ;;
+    colo.ip6=*) address6="\${word#colo.ip6=}" ;;
+    colo.gw6=*) gateway6="\${word#colo.gw6=}" ;;
   esac
 done
 for word in $(cat /proc/cmdline); do
@@ -106,9 +115,18 @@ ip link set lo up
 for path in /sys/class/net/*; do
   nic="\${path##*/}"
   [ "$nic" = lo ] && continue
+  # The one address that was given: none that routers announce, no trial of it (which draws its time at random).
+  conf=/proc/sys/net/ipv6/conf/$nic
+  if [ -n "$address6" ] && [ -d $conf ]; then
+    echo 0 > $conf/accept_ra
+    echo 0 > $conf/accept_dad
+    echo 1 > $conf/addr_gen_mode
+  fi
   ip addr add "$address" broadcast + dev "$nic"
   ip link set "$nic" up
   [ -n "$gateway" ] && ip route add default via "$gateway"
+  [ -n "$address6" ] && ip -6 addr add "$address6" dev "$nic"
+  [ -n "$gateway6" ] && ip -6 route add default via "$gateway6"
   break
 done
 
@@ -131,9 +149,11 @@ umount /data
 
 /** syslinux.cfg: boots at once, no menu, no prompt. */
 export function bootConfig(network: GuestNetwork): string {
-  const options = [...KERNEL_OPTIONS];
+  const options = KERNEL_OPTIONS.filter((option) => option !== NO_IPV6 || network.ip6 === undefined);
   if (network.ip !== undefined) options.push(`colo.ip=${network.ip}`);
   if (network.gateway !== undefined) options.push(`colo.gw=${network.gateway}`);
+  if (network.ip6 !== undefined) options.push(`colo.ip6=${network.ip6}`);
+  if (network.gateway6 !== undefined) options.push(`colo.gw6=${network.gateway6}`);
   return `DEFAULT colo
 PROMPT 0
 TIMEOUT 0

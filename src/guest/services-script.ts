@@ -9,7 +9,7 @@
 export const SERVICES = String.raw`use strict;
 
 # i386 Linux numbers, spelt out so that no module has to be compiled at boot.
-my ($AF_INET, $SOCK_STREAM, $SOCK_DGRAM) = (2, 1, 2);
+my ($AF_INET, $AF_INET6, $SOCK_STREAM, $SOCK_DGRAM) = (2, 10, 1, 2);
 my ($SOL_SOCKET, $SO_REUSEADDR, $IPPROTO_TCP, $TCP_NODELAY) = (1, 2, 6, 1);
 my ($F_SETFL, $O_NONBLOCK, $EINTR, $EAGAIN) = (4, 2048, 4, 11);
 my ($SYS_FSYNC, $SYS_SYNC, $SYS_CLOCK_GETTIME) = (118, 36, 265);
@@ -68,9 +68,12 @@ while (1) {
 
 sub bound {
     my ($type, $port) = @_;
-    socket my $fh, $AF_INET, $type, 0 or die "socket: $!";
+    # Where there is IPv6, one socket serves both.
+    my $six = -e '/proc/net/if_inet6';
+    socket my $fh, $six ? $AF_INET6 : $AF_INET, $type, 0 or die "socket: $!";
     setsockopt $fh, $SOL_SOCKET, $SO_REUSEADDR, pack 'i', 1;
-    bind $fh, pack('S n a4 x8', $AF_INET, $port, "\0\0\0\0") or die "bind $port: $!";
+    my $any = $six ? pack('S n x4 x16 x4', $AF_INET6, $port) : pack('S n a4 x8', $AF_INET, $port, "\0\0\0\0");
+    bind $fh, $any or die "bind $port: $!";
     fcntl $fh, $F_SETFL, $O_NONBLOCK;
     return $fh;
 }

@@ -67,6 +67,8 @@ export interface V86Ne2k extends V86Stateful {
   /** 32 KiB: the station address PROM (each byte twice) and the packet ring. */
   readonly memory: Uint8Array;
   readonly cr: number;
+  /** Receive configuration. */
+  rxcr: number;
   readonly curpg: number;
   readonly boundary: number;
   readonly pstart: number;

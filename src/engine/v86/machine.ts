@@ -24,7 +24,7 @@ import type {
   V86Pci,
   V86VirtioNet,
 } from './internals.ts';
-import { Ne2kRing, NetPort, virtioHasRoom, virtioTakesFrames } from './net-port.ts';
+import { Ne2kRing, NetPort, ne2kReceiveMode, virtioHasRoom, virtioTakesFrames } from './net-port.ts';
 import type { V86Shape } from './options.ts';
 import { SerialPort } from './serial-port.ts';
 
@@ -299,7 +299,10 @@ export class Machine {
     const ring = new Ne2kRing(nic);
     const inject = (frame: Uint8Array): void => {
       ring.gave();
+      const { rxcr } = nic;
+      nic.rxcr = ne2kReceiveMode(nic, frame);
       bus.send(`net${at}-receive`, frame);
+      nic.rxcr = rxcr;
     };
     return new NetPort(inject, ring.hasRoom, onFrameDropped, () => ring.restored());
   }

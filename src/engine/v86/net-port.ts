@@ -45,6 +45,19 @@ export class Ne2kRing {
   }
 }
 
+/** Bits of the receive configuration register. */
+const TAKES_MULTICAST = 8;
+const TAKES_ALL = 16;
+
+/**
+ * What the receive configuration register has to be while the NIC receives `frame`. Told to take multicast, v86's NIC
+ * drops it all, and IPv6 finds no neighbour. A real one goes by a hash of the addresses that were asked for; what it
+ * takes beyond them the guest drops by itself.
+ */
+export function ne2kReceiveMode({ rxcr }: Pick<V86Ne2k, 'rxcr'>, frame: Uint8Array): number {
+  return (rxcr & TAKES_MULTICAST) !== 0 && (frame[0]! & 1) === 1 ? rxcr | TAKES_ALL : rxcr;
+}
+
 export function virtioHasRoom(nic: V86VirtioNet): HasRoom {
   return () => {
     const queue = nic.virtio.queues[0]!;

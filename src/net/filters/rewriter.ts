@@ -1,30 +1,31 @@
 /**
  * filter-rewriter: makes a secondary guest's TCP sequence numbers those that the client knows from the primary, in both
- * directions, so that its packets can be compared with the primary's and its connections survive a failover.
- * Facts: docs/qemu-behaviour.md 4 (QEMU net/filter-rewriter.c). Mended here: SACK blocks are rewritten, connections that
- * the guest opens are mapped too, the end of a connection is followed in the right numbers, a full table gives up its
- * oldest entry instead of all, checksums are updated where the TCP header really is.
+ * directions, so that its packets can be compared with the primary's and its connections survive a failover. IPv4 and
+ * IPv6, with and without VLAN tags; what is no whole TCP header (fragments, other protocols) passes, but for ICMP errors
+ * about such a connection (icmp-quote.ts).
+ * Facts: docs/qemu-behaviour.md 4 (QEMU net/filter-rewriter.c). Mended here: SACK blocks and timestamps are rewritten,
+ * connections that the guest opens are mapped too, the end of a connection is followed in the right numbers, a full table
+ * gives up one entry instead of all, checksums are updated where the TCP header really is.
  *
  * After a checkpoint the guest has the primary's numbers: every mapping is forgotten, and replaced by those that the
  * primary's own rewriter still keeps (mapping-marks.ts). After a failover no new connection is mapped: its numbers are
- * the guest's own. IPv6 and VLAN frames pass, as they pass the comparer.
+ * the guest's own.
+ *
+ * The numbers of a connection that was open at the last checkpoint are right as they are, its timestamps need not be: the
+ * secondary's guest goes on from the checkpoint later than the primary's did, and where its clock lags (an engine that
+ * does not make up for it), a client drops what seems to come from the past (RFC 7323 5). So connections with timestamps
+ * are followed too, and moved by that lag.
  */
 import type { CheckpointParticipant, Role, StreamMark } from '../../base/participant.ts';
-import { readTcpChecksum, updateChecksum, writeTcpChecksum } from '../checksum.ts';
 import type { Direction, FilterEvent, FilterHost, FilterQueue, NetFilter } from '../filter.ts';
 import { FlowKey } from '../flow-key.ts';
 import { FlowTable, MAX_FLOWS } from '../flow-table.ts';
 import { MAX_FRAME_BYTES } from '../framing.ts';
-import { PacketView, TCP_FLAG, putU32, u32 } from '../packet.ts';
+import { PacketView, TCP_FLAG, u32 } from '../packet.ts';
+import { QuotedSegment } from './icmp-quote.ts';
 import { decodeMappings, encodeMappings } from './mapping-marks.ts';
-import { TcpMapping } from './tcp-mapping.ts';
-
-const TCP_HEADER_BYTES = 20;
-const OPTION_END = 0;
-const OPTION_NOP = 1;
-const OPTION_SACK = 5;
-/** virtio_net_hdr.flags: the checksum field holds the pseudo header's sum only, which no rewriting changes. */
-const VNET_NEEDS_CSUM = 1;
+import { NO_STAMP, TcpMapping } from './tcp-mapping.ts';
+import { isUnnumberedReset, moveAcknowledgment, moveSequence, timestampAt } from './tcp-rewrite.ts';
 
 export interface RewriterOptions {
   readonly queue: FilterQueue;
@@ -48,8 +49,11 @@ export class RewriterFilter implements NetFilter, CheckpointParticipant {
   readonly #vnetHdrSupport: boolean;
   readonly #maxFlows: number;
   readonly #table = new FlowTable<TcpMapping>();
+  /** Those of the table that have ended, the first to end first. */
+  readonly #closed = new Set<TcpMapping>();
   readonly #view = new PacketView();
   readonly #reversed = new FlowKey();
+  readonly #quoted = new QuotedSegment();
   #scratch: Uint8Array | null = null;
   #host: FilterHost | null = null;
   #failoverMode = false;
@@ -84,25 +88,16 @@ export class RewriterFilter implements NetFilter, CheckpointParticipant {
     if (host === null || packet.length > MAX_FRAME_BYTES) return false;
     const view = this.#view;
     view.parse(packet, this.#vnetHdrSupport ? host.vnetHeaderBytes : 0);
-    if (!view.isComparable || !view.isTcp) return false;
-    const mapping = this.#mappingFor(view, direction);
-    if (mapping === null) return false;
-    const offset = direction === 'tx' ? mapping.incoming(view) : mapping.outgoing(view);
-    if (offset === 0) return false;
-
-    const scratch = (this.#scratch ??= new Uint8Array(MAX_FRAME_BYTES));
-    scratch.set(packet);
-    const copy = scratch.subarray(0, packet.length);
-    if (direction === 'tx') addToAcknowledgment(copy, view, offset);
-    else replaceField(copy, view, view.transportAt + 4, (view.sequence - offset) >>> 0);
-    this.stats.rewritten++;
-    host.passOn(this, copy, direction);
-    return true;
+    if (!view.isTcp) return direction === 'tx' && this.#receiveError(host, packet);
+    const stampAt = timestampAt(packet, view);
+    return direction === 'tx'
+      ? this.#receiveIncoming(host, packet, stampAt)
+      : this.#receiveOutgoing(host, packet, stampAt);
   }
 
   handleEvent(event: FilterEvent): void {
     if (event === 'failover') this.#failoverMode = true;
-    else if (!this.#isDriven) this.#table.clear();
+    else if (!this.#isDriven) this.#forget();
   }
 
   properties(): Record<string, unknown> {
@@ -115,7 +110,7 @@ export class RewriterFilter implements NetFilter, CheckpointParticipant {
   }
 
   close(): void {
-    this.#table.clear();
+    this.#forget();
     this.#pending = [];
   }
 
@@ -138,7 +133,7 @@ export class RewriterFilter implements NetFilter, CheckpointParticipant {
 
   commit(role: Role): Promise<void> {
     if (role === 'secondary') {
-      this.#table.clear();
+      this.#forget();
       for (const mapping of this.#pending) this.#add(mapping);
       this.#pending = [];
     }
@@ -159,17 +154,68 @@ export class RewriterFilter implements NetFilter, CheckpointParticipant {
     return Promise.resolve();
   }
 
+  /** Client → guest. */
+  #receiveIncoming(host: FilterHost, packet: Uint8Array, stampAt: number): boolean {
+    const view = this.#view;
+    const hasAck = (view.tcpFlags & TCP_FLAG.ACK) !== 0;
+    // Without an ACK the echo means nothing.
+    const echoAt = hasAck && stampAt !== NO_STAMP ? stampAt + 4 : NO_STAMP;
+    const mapping =
+      this.#table.find(this.#reversed.copyReversed(view.key)) ?? this.#followed(echoAt !== NO_STAMP);
+    if (mapping === null) return false;
+    mapping.incoming(view, echoAt === NO_STAMP ? NO_STAMP : u32(packet, echoAt));
+    this.#noteEnd(mapping);
+    const { offset, clock } = mapping;
+    if (!hasAck || (offset === 0 && (clock === 0 || echoAt === NO_STAMP))) return false;
+    const copy = this.#copy(packet);
+    moveAcknowledgment(copy, view, offset, echoAt, clock);
+    host.passOn(this, copy, 'tx');
+    return true;
+  }
+
+  /** Guest → client. */
+  #receiveOutgoing(host: FilterHost, packet: Uint8Array, stampAt: number): boolean {
+    const view = this.#view;
+    const mapping = this.#mappingFor(view);
+    if (mapping === null) return false;
+    const stamp = stampAt === NO_STAMP ? NO_STAMP : u32(packet, stampAt);
+    mapping.outgoing(view, stamp);
+    if (stamp !== NO_STAMP && !this.#failoverMode) mapping.followClock(stamp);
+    this.#noteEnd(mapping);
+    const { offset, clock } = mapping;
+    if ((offset === 0 && (clock === 0 || stamp === NO_STAMP)) || isUnnumberedReset(view)) return false;
+    const copy = this.#copy(packet);
+    moveSequence(copy, view, offset, stampAt, clock);
+    host.passOn(this, copy, 'rx');
+    return true;
+  }
+
+  /** An ICMP error about a segment of the guest's: it knows that by its own number. */
+  #receiveError(host: FilterHost, packet: Uint8Array): boolean {
+    if (!this.#quoted.find(packet, this.#view)) return false;
+    const mapping = this.#table.find(this.#quoted.key);
+    if (mapping === null || mapping.offset === 0) return false;
+    const copy = this.#copy(packet);
+    this.#quoted.move(copy, this.#view, mapping.offset);
+    host.passOn(this, copy, 'tx');
+    return true;
+  }
+
+  #copy(packet: Uint8Array): Uint8Array {
+    const scratch = (this.#scratch ??= new Uint8Array(MAX_FRAME_BYTES));
+    scratch.set(packet);
+    this.stats.rewritten++;
+    return scratch.subarray(0, packet.length);
+  }
+
   /** A mapping begins with the guest's SYN: a connection known without one has the client's numbers already. */
-  #mappingFor(view: PacketView, direction: Direction): TcpMapping | null {
-    if (direction === 'tx') {
-      return this.#table.find(this.#reversed.copyReversed(view.key));
-    }
+  #mappingFor(view: PacketView): TcpMapping | null {
     const found = this.#table.find(view.key);
     if (!(view.tcpFlags & TCP_FLAG.SYN)) return found;
     if (this.#failoverMode) {
       if (found === null || !found.isOtherConnection(view)) return found;
       // A new connection under an old name: its numbers are the guest's own.
-      this.#table.remove(found);
+      this.#remove(found);
       return null;
     }
     if (found !== null) return found;
@@ -178,44 +224,38 @@ export class RewriterFilter implements NetFilter, CheckpointParticipant {
     return mapping;
   }
 
+  /** A connection, known without its SYN, of which the client has just repeated a timestamp: see the top. */
+  #followed(hasEcho: boolean): TcpMapping | null {
+    if (!hasEcho || this.#failoverMode || this.#view.tcpFlags & (TCP_FLAG.SYN | TCP_FLAG.RST)) return null;
+    const mapping = new TcpMapping(this.#reversed);
+    this.#add(mapping);
+    return mapping;
+  }
+
+  #noteEnd(mapping: TcpMapping): void {
+    if (mapping.isClosed) this.#closed.add(mapping);
+    else if (this.#closed.size > 0) this.#closed.delete(mapping);
+  }
+
+  /** What a full table gives up: a connection that has ended, or the one that was not used for longest. */
   #add(mapping: TcpMapping): void {
-    while (this.#table.size >= this.#maxFlows && this.#table.oldest !== null) {
-      this.#table.remove(this.#table.oldest);
+    while (this.#table.size >= this.#maxFlows) {
+      const [ended] = this.#closed;
+      const given = ended ?? this.#table.oldest;
+      if (given === null) break;
+      this.#remove(given);
       this.stats.evicted++;
     }
     this.#table.insert(mapping);
   }
-}
 
-/** The acknowledgment number and the SACK blocks name bytes that the guest has sent (RFC 2018). */
-function addToAcknowledgment(frame: Uint8Array, view: PacketView, offset: number): void {
-  const tcp = view.transportAt;
-  replaceField(frame, view, tcp + 8, (view.acknowledgment + offset) >>> 0);
-  const end = tcp + view.tcpHeaderBytes;
-  let at = tcp + TCP_HEADER_BYTES;
-  while (at < end) {
-    const kind = frame[at]!;
-    if (kind === OPTION_END) return;
-    if (kind === OPTION_NOP) {
-      at++;
-      continue;
-    }
-    const length = at + 1 < end ? frame[at + 1]! : 0;
-    if (length < 2 || at + length > end) return;
-    if (kind === OPTION_SACK) {
-      for (let edge = at + 2; edge + 4 <= at + length; edge += 4) {
-        replaceField(frame, view, edge, (u32(frame, edge) + offset) >>> 0);
-      }
-    }
-    at += length;
+  #remove(mapping: TcpMapping): void {
+    this.#closed.delete(mapping);
+    this.#table.remove(mapping);
   }
-}
 
-/** Writes a u32 of the TCP header and brings the checksum along. */
-function replaceField(frame: Uint8Array, view: PacketView, at: number, value: number): void {
-  const before = u32(frame, at);
-  putU32(frame, at, value);
-  if (view.start > 0 && frame[0]! & VNET_NEEDS_CSUM) return;
-  const isOdd = ((at - view.transportAt) & 1) === 1;
-  writeTcpChecksum(frame, view, updateChecksum(readTcpChecksum(frame, view), before, value, isOdd));
+  #forget(): void {
+    this.#closed.clear();
+    this.#table.clear();
+  }
 }

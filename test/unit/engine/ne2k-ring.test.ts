@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { Ne2kRing } from '../../../src/engine/v86/net-port.ts';
+import { Ne2kRing, ne2kReceiveMode } from '../../../src/engine/v86/net-port.ts';
 import type { V86Ne2k } from '../../../src/engine/v86/internals.ts';
 
 /** An ne2k as Linux sets it up: reception from page 0x46 to 0x80, the boundary one page behind the current one. */
@@ -45,5 +45,14 @@ describe('ne2k receive ring', () => {
     assert.equal(ring.hasRoom(60), false);
     hardware.boundary = hardware.curpg - 1;
     assert.ok(ring.hasRoom(60));
+  });
+});
+
+describe('ne2k receive mode', () => {
+  const multicast = Uint8Array.from([0x33, 0x33, 0xff, 0, 0, 0x0f]);
+  it('takes multicast frames where the driver asked for them, and nothing else that is not for it', () => {
+    assert.equal(ne2kReceiveMode({ rxcr: 0x0c }, multicast), 0x1c);
+    assert.equal(ne2kReceiveMode({ rxcr: 0x04 }, multicast), 0x04);
+    assert.equal(ne2kReceiveMode({ rxcr: 0x0c }, Uint8Array.from([0x52, 0x54, 0, 0, 0, 1])), 0x0c);
   });
 });

@@ -39,6 +39,13 @@ describe('bootConfig', () => {
     assert.match(config, /^ {2}APPEND .* colo\.ip=192\.0\.2\.7\/24 colo\.gw=192\.0\.2\.1$/m);
   });
 
+  it('lets IPv6 be where an address is given for it', () => {
+    assert.match(bootConfig({}), / ipv6\.disable=1 /);
+    const config = bootConfig({ ip6: 'fd00::f/64', gateway6: 'fd00::2' });
+    assert.match(config, /^ {2}APPEND .* colo\.ip6=fd00::f\/64 colo\.gw6=fd00::2$/m);
+    assert.doesNotMatch(config, /ipv6\.disable/);
+  });
+
   it('stays within the 2047 characters that the kernel takes', () => {
     assert.ok(bootConfig({ ip: '255.255.255.255/32', gateway: '255.255.255.255' }).length < 2047);
   });
@@ -48,6 +55,7 @@ describe('checkNetwork', () => {
   it('accepts what is left out or right', () => {
     checkNetwork({});
     checkNetwork({ ip: '10.0.2.15/24', gateway: '10.0.2.2' });
+    checkNetwork({ ip6: 'fd00::f/64', gateway6: 'fe80::1' });
   });
 
   for (const ip of ['10.0.2.15', '10.0.2.15/33', '10.0.2/24', '10.0.2.15/24 init=/bin/sh', '::1/64', '']) {
@@ -56,7 +64,24 @@ describe('checkNetwork', () => {
     });
   }
 
-  it('refuses a gateway that is no address', () => {
+  for (const ip6 of [
+    'fd00::f',
+    'fd00::f/129',
+    '10.0.2.15/24',
+    'fe80::1%eth0/64',
+    'fd00::f/64 init=/bin/sh',
+    '',
+  ]) {
+    it(`refuses the IPv6 address "${ip6}"`, () => {
+      assert.throws(() => checkNetwork({ ip6 }), GuestBuildError);
+    });
+  }
+
+  it('refuses a gateway that is no address, or has none beside it', () => {
     assert.throws(() => checkNetwork({ gateway: 'router' }), GuestBuildError);
+    for (const gateway6 of ['10.0.2.2', 'fe80::1%eth0', '']) {
+      assert.throws(() => checkNetwork({ ip6: 'fd00::f/64', gateway6 }), GuestBuildError);
+    }
+    assert.throws(() => checkNetwork({ gateway6: 'fd00::2' }), /--ip6/);
   });
 });

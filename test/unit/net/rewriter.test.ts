@@ -1,61 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { decodeMappings } from '../../../src/net/filters/mapping-marks.ts';
-import { RewriterFilter } from '../../../src/net/filters/rewriter.ts';
-import { Netdev } from '../../../src/net/netdev.ts';
-import { PacketView, u32 } from '../../../src/net/packet.ts';
-import type { TcpFields } from './frames.ts';
-import { hasRightChecksum, tcp, tcpToGuest, udp } from './frames.ts';
-
-/** Initial sequence numbers: the primary's, the secondary's, the client's. */
-const P = 0xfffff000;
-const S = 0x00001234;
-const C = 500;
-
-function setUp(maxFlows?: number) {
-  const netdev = new Netdev({ id: 'hn0' });
-  const guest: Uint8Array[] = [];
-  const wire: Uint8Array[] = [];
-  netdev.guest = (frame) => guest.push(new Uint8Array(frame));
-  netdev.wire = (frame) => wire.push(new Uint8Array(frame));
-  const rewriter = new RewriterFilter('rew0', {
-    queue: 'all',
-    enabled: true,
-    vnetHdrSupport: false,
-    ...(maxFlows !== undefined && { maxFlows }),
-  });
-  netdev.insert(rewriter);
-  const fields = (frames: Uint8Array[]): { seq: number; ack: number } => {
-    const frame = frames.at(-1)!;
-    assert.ok(hasRightChecksum(frame));
-    const view = new PacketView();
-    view.parse(frame);
-    return { seq: view.sequence, ack: view.acknowledgment };
-  };
-  return {
-    netdev,
-    rewriter,
-    /** Guest → client; returns what leaves. */
-    out: (tcpFields: TcpFields) => {
-      netdev.sendFromGuest(tcp(tcpFields));
-      return fields(wire);
-    },
-    /** Client → guest; returns what arrives. */
-    in: (tcpFields: TcpFields) => {
-      netdev.receiveFromWire(tcpToGuest(tcpFields));
-      return fields(guest);
-    },
-    guest,
-    wire,
-  };
-}
-
-/** The client opens a connection: after it the numbers are mapped. */
-function accept(side: ReturnType<typeof setUp>): void {
-  side.in({ seq: C, flags: 'S' });
-  assert.equal(side.out({ seq: S, ack: C + 1, flags: 'S' }).seq, S, 'a SYN+ACK keeps its number');
-  assert.equal(side.in({ seq: C + 1, ack: P + 1 }).ack, S + 1);
-}
+import { CARRIER_NAMES, options, sack, stamps } from './carriers.ts';
+import { udp } from './frames.ts';
+import { C, P, S, accept, optionsOf, setUp } from './rewriter-rig.ts';
 
 test('both directions of an accepted connection are mapped, with right checksums', () => {
   const side = setUp();
@@ -71,25 +19,27 @@ test('both directions of an accepted connection are mapped, with right checksums
   assert.equal(side.rewriter.stats.rewritten, 5);
 });
 
-test('SACK blocks are mapped, at odd offsets too', () => {
-  const side = setUp();
-  accept(side);
-  for (const lead of [1, 2]) {
-    const options = Buffer.alloc(lead + 18 + ((4 - ((lead + 18) % 4)) % 4), 1);
-    options[lead] = 5;
-    options[lead + 1] = 18;
-    for (const [index, edge] of [P + 10, P + 20, P + 30, P + 40].entries()) {
-      options.writeUInt32BE(edge >>> 0, lead + 2 + index * 4);
+for (const carrier of CARRIER_NAMES) {
+  test(`over ${carrier}: numbers, SACK blocks and timestamps, at odd offsets too`, () => {
+    const side = setUp(undefined, carrier);
+    // The guest's clock is 1000 behind.
+    side.in({ seq: C, flags: 'S', options: options(...stamps(1, 0)) });
+    side.out({ seq: S, ack: C + 1, flags: 'S', options: options(...stamps(4000, 1)) });
+    side.in({ seq: C + 1, ack: P + 1, options: options(...stamps(2, 5000)) });
+    for (const lead of [[], [1], [1, 1, 1]]) {
+      const edges = [P + 10, P + 20].map((edge) => edge >>> 0);
+      const given = options(...lead, ...stamps(3, 5001), ...sack(...edges));
+      assert.deepEqual(side.in({ seq: C + 1, ack: P + 1, options: given, payload: 'odd' }), {
+        seq: C + 1,
+        ack: S + 1,
+      });
+      const expected = options(...lead, ...stamps(3, 4001), ...sack(S + 10, S + 20));
+      assert.deepEqual(optionsOf(side.guest.at(-1)!), expected);
+      side.out({ seq: S + 1, ack: C + 1, options: options(...lead, ...stamps(4002, 3)) });
+      assert.deepEqual(optionsOf(side.wire.at(-1)!), options(...lead, ...stamps(5002, 3)));
     }
-    side.in({ seq: C + 1, ack: P + 1, options });
-    const arrived = side.guest.at(-1)!;
-    const at = 14 + 20 + 20 + lead + 2;
-    assert.deepEqual(
-      [0, 4, 8, 12].map((step) => u32(arrived, at + step)),
-      [S + 10, S + 20, S + 30, S + 40],
-    );
-  }
-});
+  });
+}
 
 test('a connection that the guest opens is mapped', () => {
   const side = setUp();
@@ -175,8 +125,14 @@ test('closed connections are not handed on, and a peer cannot break the marks', 
   assert.deepEqual(side.rewriter.stopped('primary'), []);
   assert.deepEqual(decodeMappings('hn0', [{ stream: 'rewriter/hn0/zz', bytes: 1 }]), []);
   assert.deepEqual(decodeMappings('hn0', [{ stream: 'rewriter/hn0/', bytes: 1 }]), []);
-  const [mapping] = decodeMappings('hn0', [{ stream: `rewriter/hn0/${'0'.repeat(24)}ffffffff`, bytes: 1 }]);
-  assert.equal(mapping?.offset, 0xffffffff);
+  const entry = `4${'0'.repeat(32)}ffffffff${'0'.repeat(16)}`;
+  for (const tail of ['', '4', 'zz', '6' + '0'.repeat(103), entry.slice(1)]) {
+    const found = decodeMappings('hn0', [{ stream: `rewriter/hn0/${entry}${tail}`, bytes: 1 }]);
+    assert.deepEqual(
+      found.map(({ offset }) => offset),
+      [0xffffffff],
+    );
+  }
 });
 
 test('a full table gives up the mapping that was not used for longest', () => {

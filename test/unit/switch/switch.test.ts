@@ -16,12 +16,14 @@ void test('unknown, broadcast and multicast go everywhere but back; known addres
   a.port.receive(frame(mac(1), mac(2), 'unknown'));
   a.port.receive(frame(mac(1), BROADCAST, 'broadcast'));
   a.port.receive(frame(mac(1), 0x0100_5e00_0001, 'multicast'));
-  for (const port of [b, c]) assert.deepEqual(port.take(), ['unknown', 'broadcast', 'multicast']);
+  a.port.receive(frame(mac(1), 0x3333_ff00_000f, 'neighbour solicitation'));
+  const flooded = ['unknown', 'broadcast', 'multicast', 'neighbour solicitation'];
+  for (const port of [b, c]) assert.deepEqual(port.take(), flooded);
   b.port.receive(frame(mac(2), mac(1), 'answer'));
   assert.deepEqual([a.take(), b.take(), c.take()], [['answer'], [], []]);
   a.port.receive(frame(mac(1), mac(2), 'known'));
   assert.deepEqual([a.take(), b.take(), c.take()], [[], ['known'], []]);
-  assert.equal(ethernet.stats().flooded, 3);
+  assert.equal(ethernet.stats().flooded, 4);
 });
 
 void test('a frame to an address on its own port goes nowhere', (t) => {
