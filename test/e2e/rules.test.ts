@@ -192,6 +192,7 @@ describe('the rules', { skip: skipWithoutGuest, timeout: 600_000 }, () => {
     await qmp.execute('migrate-set-parameters', { 'x-mismatch-run-share': 90 });
     const { count: before } = await taken();
     const began = performance.now();
+    const asked = qmp.waitFor('COLO_COMPARE_REQUEST', ({ data }) => data?.['cause'] === 'payload', STEP_MS);
     await httpKeepAlive(http, 6, 1, DIFFERENT_BODY);
     const { records } = await taken();
     const elapsed = performance.now() - began;
@@ -201,6 +202,25 @@ describe('the rules', { skip: skipWithoutGuest, timeout: 600_000 }, () => {
     const paid = forDifferences.slice(0, -1).reduce((sum, { heldMs }) => sum + 9 * heldMs, 0);
     assert.ok(paid <= elapsed + BURST_MS, `${paid} ms of running are due in ${elapsed} ms`);
     await qmp.execute('migrate-set-parameters', { 'x-mismatch-run-share': DEFAULT_RUN_SHARE });
+
+    // The comparer tells which byte it was: behind the headers, and not the same.
+    const told = JSON.stringify((await asked).data);
+    const { flow, difference } = JSON.parse(told) as {
+      flow: { protocol: string };
+      difference: Record<string, number>;
+    };
+    assert.equal(flow.protocol, 'tcp', told);
+    assert.ok(difference['packet-offset']! >= 54, told);
+    assert.notEqual(difference['primary-byte'], difference['secondary-byte'], told);
+    const [compared] = (await qmp.execute('query-colo-compare')) as [
+      { mode: string; requests: Record<string, number>; frames: Record<string, number> },
+    ];
+    assert.equal(compared.mode, 'comparing');
+    assert.ok(compared.requests['payload']! >= forDifferences.length, JSON.stringify(compared));
+    assert.ok(
+      compared.frames['released']! > compared.frames['released-by-checkpoint']!,
+      JSON.stringify(compared),
+    );
   });
 
   it('a checkpoint cut in its middle is discarded, and the secondary takes over from what it had (rules 2, 3)', async () => {
