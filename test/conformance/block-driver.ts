@@ -81,6 +81,25 @@ export function describeBlockDriver(name: string, traits: DriverTraits): void {
         assert.deepEqual(back, whole.slice(100, 200));
       }));
 
+    it('neither keeps the source of a write nor changes it', () =>
+      using(async ({ node }) => {
+        // A Buffer, whose slice() is not a copy, of many whole clusters.
+        const source = Buffer.alloc(400_000, 5);
+        await node.write(0, source);
+        await node.write(70_000, Buffer.alloc(1000, 6));
+        assert.ok(
+          source.equals(Buffer.alloc(400_000, 5)),
+          'a later write has changed the buffer of an earlier one',
+        );
+        source.fill(9);
+        const back = Buffer.alloc(400_000);
+        await node.read(0, back);
+        assert.ok(
+          back.equals(Buffer.alloc(400_000, 5).fill(6, 70_000, 71_000)),
+          'the disk shows what became of the buffer',
+        );
+      }));
+
     it('writes zeros over data', () =>
       using(async ({ node }) => {
         await node.write(0, pattern(400_000, 1));

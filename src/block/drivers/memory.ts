@@ -55,7 +55,7 @@ export class MemoryDriver implements BlockDriver {
       const bytes = source.subarray(part.from, part.from + part.length);
       const cluster = part.length === this.clusterBytes ? undefined : await this.#materialize(part.cluster);
       if (cluster) cluster.set(bytes, part.at);
-      else this.#clusters.set(part.cluster, bytes.slice());
+      else this.#clusters.set(part.cluster, new Uint8Array(bytes)); // Not slice(): that of a Buffer copies nothing.
     }
   }
 

@@ -1,7 +1,8 @@
 /**
  * The secondary's view under faults, as a property: writes to any of the three disks fail or are torn at random, and the
  * VM still sees the last checkpoint plus its own writes (what a failed write of its own left is open); a checkpoint that
- * cannot be carried is refused and changes nothing; a failover ends with that very view, merged or not.
+ * cannot be carried is refused and changes nothing; a failover ends with that very view, merged or not, and later
+ * writes change what they write and nothing else.
  */
 import assert from 'node:assert/strict';
 import { it } from 'node:test';
@@ -23,6 +24,12 @@ const step = fc.record({
   zero: fc.boolean(),
 });
 const clusterBytes = fc.constantFrom(4 * KIB, CLUSTER, 2 * CLUSTER);
+/** Of the guest's, when the failover is over. */
+const laterWrite = fc.record({
+  at: fc.nat(LENGTH - 1),
+  length: fc.integer({ min: 1, max: 2 * CLUSTER }),
+  value: fc.nat(255),
+});
 
 it("the secondary's view survives failing and torn writes on every disk", async () => {
   let refused = 0;
@@ -32,7 +39,9 @@ it("the secondary's view survives failing and torn writes on every disk", async 
     fc.asyncProperty(
       fc.array(step, { minLength: 10, maxLength: 60 }),
       fc.record({ active: clusterBytes, hidden: clusterBytes }),
-      async (steps, clusters) => {
+      fc.boolean(),
+      fc.array(laterWrite, { minLength: 1, maxLength: 4 }),
+      async (steps, clusters, failMerge, later) => {
         const debug = new Map<Layer, Blkdebug>();
         const chain = secondaryChain(
           LENGTH,
@@ -94,6 +103,7 @@ it("the secondary's view survives failing and torn writes on every disk", async 
           await look(`step ${index}, ${what}`);
         }
 
+        if (failMerge) debug.get('secondary')?.program([{ types: ['write', 'write-zeroes'] }], []);
         await replication.stopReplication(true);
         await replication.commitJob?.ended;
         if (replication.stage === 'done') {
@@ -106,9 +116,13 @@ it("the secondary's view survives failing and torn writes on every disk", async 
         }
         await look('after the failover');
         for (const filter of debug.values()) filter.clear();
-        await top.write(100, filled(CLUSTER, 77));
-        view.fill(77, 100, 100 + CLUSTER);
-        await look('after a write');
+        for (const { at, length, value } of later) {
+          const cut = Math.min(length, LENGTH - at);
+          if (value === 0) await top.writeZeroes(at, cut);
+          else await top.write(at, filled(cut, value));
+          view.fill(value, at, at + cut);
+          await look('after a write');
+        }
         await top.close();
       },
     ),

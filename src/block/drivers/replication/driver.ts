@@ -371,14 +371,16 @@ export class ReplicationDriver implements BlockDriver {
     }
   }
 
-  #split(
+  async #split(
     offset: number,
     length: number,
     act: (node: BlockNode, offset: number, length: number) => Promise<void>,
   ): Promise<void> {
     const chain = this.#chain;
-    if (!chain) return Promise.reject(this.#refusal('written'));
-    return this.#splitWrites.run(() => chain.eachOwner(offset, length, act));
+    if (!chain) throw this.#refusal('written');
+    // Writes that began before the merge failed may still be copying clusters up.
+    await chain.requestsEnded(offset, length);
+    await this.#splitWrites.run(() => chain.eachOwner(offset, length, act));
   }
 
   #unblockTop(): void {

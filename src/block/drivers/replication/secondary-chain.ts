@@ -21,6 +21,9 @@ import type { EmitEvent } from '../../jobs/job.ts';
 import { RangeTracker } from '../../jobs/range-tracker.ts';
 import { BlockNode } from '../../node.ts';
 
+/** Most that is asked for an owner at once, since the answer is of use for one piece only. */
+const OWNER_BYTES = 1024 * 1024;
+
 export interface ChainDisks {
   readonly active: BlockNode;
   readonly hidden: BlockNode;
@@ -104,9 +107,16 @@ export class SecondaryChain {
     return statusAbove(this.disks.active, null, offset, length);
   }
 
+  /** Resolves when the requests that overlap the range and have begun by now have ended, with the clusters they copy up. */
+  requestsEnded(offset: number, length: number): Promise<void> {
+    return this.#requests.settled(offset, length);
+  }
+
   /**
    * After a failed failover: calls `act` for each piece of the range, with the node that the piece is written to.
-   * Serialised as a whole, because the answer of one piece depends on the writes before it.
+   * A write to the active disk copies whole clusters up and thereby takes over what lies beside it. So the owner is
+   * asked for again after each piece, and nobody else may write to the active disk meanwhile: the caller has these
+   * calls come one at a time, and `requestsEnded` before.
    */
   async eachOwner(
     offset: number,
@@ -114,8 +124,12 @@ export class SecondaryChain {
     act: (node: BlockNode, offset: number, length: number) => Promise<void>,
   ): Promise<void> {
     const { active, secondary } = this.disks;
-    for (const extent of await statusAbove(active, secondary, offset, length)) {
-      await act(extent.allocated ? active : this.#behindFence, extent.offset, extent.length);
+    const end = offset + length;
+    for (let at = offset; at < end;) {
+      const [first] = await statusAbove(active, secondary, at, Math.min(end - at, OWNER_BYTES));
+      if (!first) throw new IoError('EIO', `Node '${active.nodeName}' does not tell its status at ${at}`);
+      await act(first.allocated ? active : this.#behindFence, at, first.length);
+      at += first.length;
     }
   }
 
