@@ -12,8 +12,8 @@
  * mirrors meanwhile is all in that state: it is read and discarded, so that the mirror does not fill up. That is safe
  * because after its first capture the primary stands still until this side has loaded.
  *
- * At failover it turns itself off and says again what the dead primary may not have released (see replay-ring.ts). The
- * netdev's wire must be enabled before the event.
+ * At failover it turns itself off and says again what the dead primary may not have released (see replay-ring.ts), but
+ * for what opens connections. The netdev's wire must be enabled before the event.
  */
 import { loggerFor } from '../../base/logger.ts';
 import type { CheckpointParticipant, HeldFrame, Role, StreamMark } from '../../base/participant.ts';
@@ -21,6 +21,7 @@ import type { Chardev } from '../../chardev/chardev.ts';
 import type { Direction, FilterEvent, FilterHost, FilterQueue, NetFilter } from '../filter.ts';
 import { FrameInput } from '../frame-input.ts';
 import { FrameOutput, RateLimitedWarning } from '../frame-output.ts';
+import { PacketView, TCP_FLAG } from '../packet.ts';
 import { ReplayRing } from './replay-ring.ts';
 
 export interface RedirectorOptions {
@@ -126,10 +127,23 @@ export class RedirectorFilter implements NetFilter, CheckpointParticipant {
     // First what the loaded state believes to have said, then what this side has said since.
     const inherited = this.#held.filter(({ netdev }) => netdev === this.#host?.netdevId);
     this.#held = [];
-    for (const frame of [...inherited.map(({ frame }) => frame), ...this.#replay.take(this.#now())]) {
+    const own = this.#replay.take(this.#now()).filter((frame) => !this.#opensConnection(frame));
+    for (const frame of [...inherited.map(({ frame }) => frame), ...own]) {
       this.stats.replayed++;
       this.#host?.passOn(this, frame, 'rx');
     }
+  }
+
+  /**
+   * Whether it is a SYN or SYN+ACK: its number is this guest's own, for no rewriter knew another when it was said. A
+   * client that has meanwhile got the primary's would find a second beginning within its window (clocks that agree make
+   * for numbers that nearly do) and end the connection (RFC 793 3.9; RFC 5961 4 would not, but not every stack has it).
+   * One that has not got it loses no more than a packet: the guest repeats its SYN, or the client does.
+   */
+  #opensConnection(frame: Uint8Array): boolean {
+    const view = new PacketView();
+    view.parse(frame, this.#host?.vnetHeaderBytes ?? 0);
+    return view.isTcp && (view.tcpFlags & TCP_FLAG.SYN) !== 0;
   }
 
   properties(): Record<string, unknown> {

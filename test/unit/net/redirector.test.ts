@@ -3,7 +3,10 @@ import { test } from 'node:test';
 import { MirrorFilter } from '../../../src/net/filters/mirror.ts';
 import { RedirectorFilter } from '../../../src/net/filters/redirector.ts';
 import { ReplayRing } from '../../../src/net/filters/replay-ring.ts';
+import { RewriterFilter } from '../../../src/net/filters/rewriter.ts';
 import { Netdev } from '../../../src/net/netdev.ts';
+import { PacketView, TCP_FLAG } from '../../../src/net/packet.ts';
+import { payloadText, tcp, tcpToGuest } from './frames.ts';
 import { MemoryChardev, framed } from './memory-chardev.ts';
 
 const text = (frame: Uint8Array): string => Buffer.from(frame).toString();
@@ -202,6 +205,35 @@ test('at failover a secondary turns off and says again what it said since the ch
   netdev.sendFromGuest(frame('own'));
   netdev.notify('failover');
   assert.deepEqual(wire, ['young 1', 'young 2', 'own']);
+});
+
+test('at failover no connection begins a second time: the client may know it by the number of the primary', async () => {
+  const { netdev } = setUp();
+  const wire: Uint8Array[] = [];
+  netdev.wire = (bytes) => wire.push(new Uint8Array(bytes));
+  const mirrored = new MemoryChardev('red0');
+  redirector(netdev, 'tx', { indev: mirrored });
+  const filter = redirector(netdev, 'rx', { outdev: new MemoryChardev('red1') });
+  netdev.insert(new RewriterFilter('rew0', { queue: 'all', enabled: true, vnetHdrSupport: false }));
+  await filter.start('secondary');
+  netdev.wireEnabled = false;
+  // Two clocks that are 1.4 ms apart: the secondary's initial number lies in the window of the primary's connection.
+  const primary = 1_000_000;
+  const secondary = primary + 22_199;
+  mirrored.giveFrame(tcpToGuest({ seq: 500, flags: 'S' }));
+  netdev.sendFromGuest(tcp({ seq: secondary, ack: 501, flags: 'S' }));
+  mirrored.giveFrame(tcpToGuest({ seq: 501, ack: primary + 1, payload: 'question' }));
+  netdev.sendFromGuest(tcp({ seq: secondary + 1, ack: 509, payload: 'answer' }));
+  // One of its own, which the primary's guest has opened under another number.
+  netdev.sendFromGuest(tcp({ sourcePort: 81, seq: secondary, flags: 'S' }));
+  netdev.wireEnabled = true;
+  netdev.notify('failover');
+  const view = new PacketView();
+  const said = wire.map((bytes) => {
+    view.parse(bytes);
+    return [view.sequence, view.tcpFlags & TCP_FLAG.SYN, payloadText(bytes)];
+  });
+  assert.deepEqual(said, [[primary + 1, 0, 'answer']]);
 });
 
 test('a primary replays nothing', () => {
