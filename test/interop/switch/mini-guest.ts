@@ -21,6 +21,7 @@ export class MiniGuest {
   readonly ip: Buffer;
   readonly #connections = new Map<string, Connection>();
   #client: Client | null = null;
+  #lastSyn: Buffer | null = null;
   /** Payloads as they came, retransmissions too. */
   readonly segments: string[] = [];
   onSegment: (() => void) | null = null;
@@ -41,6 +42,15 @@ export class MiniGuest {
   /** An ARP request for `ip`. */
   askFor(ip: string): void {
     this.#send(this.#arp(1, Buffer.alloc(6, 0xff), Buffer.alloc(6), Buffer.from(ip.split('.').map(Number))));
+  }
+
+  /** Says the SYN+ACK of the newest connection once more, with a number that is `ahead` of the first. */
+  beginAgain(ahead: number): void {
+    const frame = this.#lastSyn;
+    if (frame === null) throw new Error('nobody has connected');
+    const tcpAt = 14 + (frame[14]! & 15) * 4;
+    const receiveNext = (frame.readUInt32BE(tcpAt + 4) + 1) >>> 0;
+    this.#sendTcp(frame, tcpAt, { sendNext: INITIAL_SEQUENCE + ahead, receiveNext }, SYN | ACK, '');
   }
 
   async #serve(client: Client): Promise<void> {
@@ -70,6 +80,7 @@ export class MiniGuest {
     if (flags & SYN) {
       const connection = { sendNext: INITIAL_SEQUENCE + 1, receiveNext: (sequence + 1) >>> 0 };
       this.#connections.set(key, connection);
+      this.#lastSyn = frame;
       this.#sendTcp(frame, tcpAt, { ...connection, sendNext: INITIAL_SEQUENCE }, SYN | ACK, '');
       return;
     }

@@ -98,6 +98,28 @@ void test('many connections at once, and after they closed', options, async (t) 
   }
 });
 
+void test(
+  'a connection bears its own beginning again, but no other number within its window',
+  options,
+  async (t) => {
+    const { running, guest, newClient } = await setUp(t, { hostForwards: ['tcp::0-:7'] });
+    guest.moveTo(await newClient());
+    const client = await TextClient.connect(portOf(running));
+    const say = async (word: string): Promise<void> => {
+      client.socket.write(word);
+      await client.until(word);
+    };
+    await say('first\n');
+    guest.beginAgain(0);
+    await say('the same\n');
+    guest.beginAgain(1_000_000);
+    await say('far away\n');
+    const closed = once(client.socket, 'close');
+    guest.beginAgain(20_000);
+    await closed;
+  },
+);
+
 void test('a connection loses nothing when the guest dies and goes on elsewhere', options, async (t) => {
   const { running, guest, newClient } = await setUp(t, { hostForwards: ['tcp::0-:7'] });
   let port = await newClient();
