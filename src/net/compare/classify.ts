@@ -5,13 +5,15 @@
  *    identification, TTL, flow label, VLAN priority, checksums, options, time stamps, windows;
  *  - IP payload, for all other IP packets: UDP, ICMP, fragments, tunnels (datagram.ts). IPv6 extension headers are
  *    payload, but for the identification in a fragment header. The UDP checksum is held against nobody: where the NIC
- *    is to fill it in it is not one yet;
+ *    is to fill it in it is not one yet; nor are xid and secs of a DHCP client's message: each copy has its own, the
+ *    rewriter gives it answers with that (dhcp-mapping.ts), and no state of an outside client's hangs on either;
  *  - ARP packet, neighbour discovery and group membership message (statement.ts), each kind in a flow of its own, so
  *    that one that waits holds up no echo reply;
  *  - frame from the Ethernet header on, for everything else, and for IP and ARP whose lengths do not fit.
  *
  * One key never carries two classes: `kind` keeps apart what has the same addresses.
  */
+import { BOOTP_OP, XID_AT, dhcpMessageAt } from '../dhcp.ts';
 import { MALFORMED_KIND } from '../flow-key.ts';
 import { ETHERTYPE, MAX_VNET_HEADER_BYTES, PROTOCOL } from '../packet.ts';
 import type { PacketView } from '../packet.ts';
@@ -28,6 +30,7 @@ export function classify(view: PacketView, packet: HeldPacket): void {
   packet.ethernetAt = view.start;
   packet.identificationAt = -1;
   packet.checksumAt = -1;
+  packet.transactionAt = -1;
   if (view.network === 'arp') classifyArp(view, packet);
   else if (view.network !== 'none' && view.lengthFits) classifyIp(view, packet);
   else classifyFrame(view, packet);
@@ -49,8 +52,10 @@ function classifyIp(view: PacketView, packet: HeldPacket): void {
     key.ports = 0;
     key.kind = KIND.PIECE;
   } else if (view.protocol === PROTOCOL.UDP) {
-    if (view.transportAt + UDP_HEADER_BYTES <= view.ipEnd)
-      packet.checksumAt = view.transportAt + UDP_CHECKSUM_AT;
+    if (view.transportAt + UDP_HEADER_BYTES > view.ipEnd) return;
+    packet.checksumAt = view.transportAt + UDP_CHECKSUM_AT;
+    const messageAt = dhcpMessageAt(packet.bytes, view, BOOTP_OP.REQUEST);
+    if (messageAt >= 0) packet.transactionAt = messageAt + XID_AT;
   } else if (view.protocol === PROTOCOL.ICMPV6) {
     const type = view.transportAt < view.ipEnd ? packet.bytes[view.transportAt]! : 0;
     if (!isStatement(type)) return;

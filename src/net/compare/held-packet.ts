@@ -28,9 +28,13 @@ export class HeldPacket {
   /** The part that counts: the TCP payload, the IP payload, or the whole frame. */
   from = 0;
   to = 0;
-  /** Two fields in that part which are held against nobody, or -1: a fragment's identification, a UDP checksum. */
+  /**
+   * Fields in that part which are held against nobody, or -1: a fragment's identification, a UDP checksum, xid and secs
+   * of a DHCP message. The last never without the one before, and in this order.
+   */
   identificationAt = -1;
   checksumAt = -1;
+  transactionAt = -1;
   flowClass: FlowClass = 'datagram';
   atMs = 0;
   sequence = 0;
@@ -92,6 +96,7 @@ export class HeldPacket {
     this.to = other.to - from;
     this.identificationAt = other.identificationAt < 0 ? -1 : other.identificationAt - from;
     this.checksumAt = other.checksumAt < 0 ? -1 : other.checksumAt - from;
+    this.transactionAt = other.transactionAt < 0 ? -1 : other.transactionAt - from;
     this.flowClass = other.flowClass;
     this.atMs = other.atMs;
     this.sequence = other.sequence;

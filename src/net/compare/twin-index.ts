@@ -4,6 +4,7 @@
  * which the bounds of the queues bound.
  */
 import { randomInt } from 'node:crypto';
+import { TRANSACTION_BYTES } from '../dhcp.ts';
 import { sameBytes } from './bytes.ts';
 import type { HeldPacket } from './held-packet.ts';
 
@@ -22,6 +23,7 @@ export function isTwin(a: HeldPacket, b: HeldPacket): boolean {
   // The same fields at the same places; else it is not the same kind of packet.
   if (offsetOf(a.identificationAt, a) !== offsetOf(b.identificationAt, b)) return false;
   if (offsetOf(a.checksumAt, a) !== offsetOf(b.checksumAt, b)) return false;
+  if (offsetOf(a.transactionAt, a) !== offsetOf(b.transactionAt, b)) return false;
   let at = a.from;
   if (a.identificationAt >= 0) {
     if (!sameBytes(a.bytes, at, b.bytes, at + skew, a.identificationAt - at)) return false;
@@ -30,6 +32,10 @@ export function isTwin(a: HeldPacket, b: HeldPacket): boolean {
   if (a.checksumAt >= 0) {
     if (!sameBytes(a.bytes, at, b.bytes, at + skew, a.checksumAt - at)) return false;
     at = a.checksumAt + CHECKSUM_BYTES;
+  }
+  if (a.transactionAt >= 0) {
+    if (!sameBytes(a.bytes, at, b.bytes, at + skew, a.transactionAt - at)) return false;
+    at = a.transactionAt + TRANSACTION_BYTES;
   }
   return sameBytes(a.bytes, at, b.bytes, at + skew, a.to - at);
 }
@@ -40,6 +46,7 @@ export function differenceBetween(a: HeldPacket, b: HeldPacket): number {
   for (let at = a.from; at < a.from + count; at++) {
     if (at === a.identificationAt) at += IDENTIFICATION_BYTES;
     if (at === a.checksumAt) at += CHECKSUM_BYTES;
+    if (at === a.transactionAt) at += TRANSACTION_BYTES;
     if (at < a.from + count && a.bytes[at] !== b.bytes[b.from + at - a.from]) return at;
   }
   return -1;
@@ -129,6 +136,10 @@ export class TwinIndex {
     if (packet.checksumAt >= 0) {
       hash = hashRange(hash, packet.bytes, at, packet.checksumAt);
       at = packet.checksumAt + CHECKSUM_BYTES;
+    }
+    if (packet.transactionAt >= 0) {
+      hash = hashRange(hash, packet.bytes, at, packet.transactionAt);
+      at = packet.transactionAt + TRANSACTION_BYTES;
     }
     hash = hashRange(hash, packet.bytes, at, packet.to);
     return hash ^ (hash >>> 16);

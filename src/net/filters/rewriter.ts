@@ -2,7 +2,7 @@
  * filter-rewriter: makes a secondary guest's TCP sequence numbers those that the client knows from the primary, in both
  * directions, so that its packets can be compared with the primary's and its connections survive a failover. IPv4 and
  * IPv6, with and without VLAN tags; what is no whole TCP header (fragments, other protocols) passes, but for ICMP errors
- * about such a connection (icmp-quote.ts).
+ * about such a connection (icmp-quote.ts) and the answers to a DHCP client (dhcp-mapping.ts).
  * Facts: docs/qemu-behaviour.md 4 (QEMU net/filter-rewriter.c). Mended here: SACK blocks and timestamps are rewritten,
  * connections that the guest opens are mapped too, the end of a connection is followed in the right numbers, a full table
  * gives up one entry instead of all, checksums are updated where the TCP header really is.
@@ -22,6 +22,7 @@ import { FlowKey } from '../flow-key.ts';
 import { FlowTable, MAX_FLOWS } from '../flow-table.ts';
 import { MAX_FRAME_BYTES } from '../framing.ts';
 import { PacketView, TCP_FLAG, u32 } from '../packet.ts';
+import { DhcpMapping, writeXid } from './dhcp-mapping.ts';
 import { QuotedSegment } from './icmp-quote.ts';
 import { decodeMappings, encodeMappings } from './mapping-marks.ts';
 import { NO_STAMP, TcpMapping } from './tcp-mapping.ts';
@@ -54,6 +55,7 @@ export class RewriterFilter implements NetFilter, CheckpointParticipant {
   readonly #view = new PacketView();
   readonly #reversed = new FlowKey();
   readonly #quoted = new QuotedSegment();
+  readonly #dhcp = new DhcpMapping();
   #scratch: Uint8Array | null = null;
   #host: FilterHost | null = null;
   #failoverMode = false;
@@ -88,7 +90,11 @@ export class RewriterFilter implements NetFilter, CheckpointParticipant {
     if (host === null || packet.length > MAX_FRAME_BYTES) return false;
     const view = this.#view;
     view.parse(packet, this.#vnetHdrSupport ? host.vnetHeaderBytes : 0);
-    if (!view.isTcp) return direction === 'tx' && this.#receiveError(host, packet);
+    if (!view.isTcp) {
+      if (direction === 'tx') return this.#receiveLease(host, packet) || this.#receiveError(host, packet);
+      this.#dhcp.outgoing(packet, view, this.#failoverMode);
+      return false;
+    }
     const stampAt = timestampAt(packet, view);
     return direction === 'tx'
       ? this.#receiveIncoming(host, packet, stampAt)
@@ -201,6 +207,16 @@ export class RewriterFilter implements NetFilter, CheckpointParticipant {
     return true;
   }
 
+  /** What a DHCP server answers the primary's guest. */
+  #receiveLease(host: FilterHost, packet: Uint8Array): boolean {
+    const xid = this.#dhcp.incoming(packet, this.#view);
+    if (xid < 0) return false;
+    const copy = this.#copy(packet);
+    writeXid(copy, this.#view, xid);
+    host.passOn(this, copy, 'tx');
+    return true;
+  }
+
   #copy(packet: Uint8Array): Uint8Array {
     const scratch = (this.#scratch ??= new Uint8Array(MAX_FRAME_BYTES));
     scratch.set(packet);
@@ -256,6 +272,7 @@ export class RewriterFilter implements NetFilter, CheckpointParticipant {
 
   #forget(): void {
     this.#closed.clear();
+    this.#dhcp.forget();
     this.#table.clear();
   }
 }

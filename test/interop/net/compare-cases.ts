@@ -4,6 +4,8 @@
  * than the primary's, as two guests' have.
  */
 import { PROTOCOL, putU16 } from '../../../src/net/packet.ts';
+import { dhcp } from '../../unit/net/dhcp-frames.ts';
+import type { DhcpFields } from '../../unit/net/dhcp-frames.ts';
 import { GUEST_MAC, bytesOf, ethernet, ipv4, ipv6, tcp, udp, vlan } from '../../unit/net/frames.ts';
 import type { Ipv4Fields, TcpFields, UdpFields } from '../../unit/net/frames.ts';
 import type { Outcome, Step } from './compare-bench.ts';
@@ -38,6 +40,11 @@ export class Peer {
 
   sUdp(payload: string | Uint8Array, fields: UdpFields = {}): Step {
     return ['secondary', udp(payload, { destination: this.destination, id: 77, ttl: 9, ...fields })];
+  }
+
+  /** A client's message to this peer as the server. */
+  dhcp(fields: DhcpFields): Uint8Array {
+    return dhcp({ destination: this.destination, ...fields });
   }
 
   ip(protocol: number, body: string | Uint8Array, fields: Ipv4Fields = {}): Uint8Array {
@@ -356,6 +363,14 @@ export const DATAGRAM_CASES: readonly CompareCase[] = [
   {
     name: 'UDP: another checksum',
     steps: (to) => [to.pUdp('a'), ['secondary', patched(to.sUdp('a')[1], TCP_AT + 6, 1, 2)]],
+  },
+  {
+    name: 'DHCP of the guest: another xid, other secs',
+    steps: (to) => both(to.dhcp({ xid: 0x1111, secs: 0 }), to.dhcp({ xid: 0x2222, secs: 3 })),
+  },
+  {
+    name: 'DHCP of the guest: another xid, another option',
+    steps: (to) => both(to.dhcp({ xid: 0x1111, type: 1 }), to.dhcp({ xid: 0x2222, type: 3 })),
   },
   {
     name: 'UDP: A and B of both, in one order',
