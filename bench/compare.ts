@@ -1,14 +1,15 @@
 /**
  * colo-compare against QEMU's in one run: both are `-machine none` with three unix sockets and the same options, and
  * get the same TCP segments from the same generator (compare/load.ts), which checks that each of them comes out once and
- * unchanged, and counts how often it is not the next one. Prints released frames a second at saturation, then, at half of the slower one's rate and at half of
- * each one's own, the time from writing the later twin to reading the released frame; the same for a process that only
- * passes bytes on, so that what comparing adds can be seen. `npm run build` first; then
+ * unchanged, and counts how often it is not the next one. Prints released frames a second at saturation, then, at half
+ * of the slower one's rate and at half of each one's own, the time from writing the later twin to reading the released
+ * frame; the same for a process that only passes bytes on, so that what comparing adds can be seen. `npm run build`
+ * first; then
  *
  *   node --import tsx bench/compare.ts [--seconds S] [--rounds N] [--sizes 64,1500] [--flows 1,1000] [--only ours] [--profile DIR]
  *   node --import tsx bench/compare.ts --frames 10000000      # ours alone, in this process: heap and collections
  *
- * Wants two free cores: one for the generator, one for what is measured.
+ * Wants two free cores, the first for the generator and the second for what is measured (taskset pins them).
  */
 import { execFileSync, fork, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
@@ -68,7 +69,7 @@ async function start(device: Device): Promise<Running> {
     echo: [process.execPath, ['--import', 'tsx', join(import.meta.dirname, 'compare/echo.ts'), home]],
   };
   const [program, args] = commands[device];
-  const child: ChildProcess = spawn(program, args, { stdio: 'ignore' });
+  const child: ChildProcess = spawn('taskset', ['-c', '1', program, ...args], { stdio: 'ignore' });
   const exited = once(child, 'exit');
   for (const name of NAMES) {
     while ((await stat(join(home, name)).catch(() => null)) === null) {
@@ -102,6 +103,7 @@ async function load(request: LoadRequest, onRun?: (index: number) => void): Prom
     });
     child.on('exit', () => resolve({ error: 'the load has ended' }));
   });
+  execFileSync('taskset', ['-a', '-p', '-c', '0', String(child.pid)]);
   child.send(request);
   const reply = await ended;
   if ('error' in reply) throw new Error(reply.error);
