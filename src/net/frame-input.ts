@@ -8,18 +8,13 @@
 import type { StreamMark } from '../base/participant.ts';
 import type { Chardev, ChardevFrontend } from '../chardev/chardev.ts';
 import { FrameDecoder } from './framing.ts';
+import type { OnFrame } from './framing.ts';
 
 export interface FrameInputOptions {
   readonly chardev: Chardev;
   readonly vnetHdrSupport: boolean;
-  /** `position`: bytes of the connection up to and with this frame, `bytes[from, to)`, valid during the call only. */
-  readonly onFrame: (
-    bytes: Uint8Array,
-    from: number,
-    to: number,
-    vnetHdrLen: number,
-    position: number,
-  ) => void;
+  /** A frame, `bytes[from, to)`, valid during the call only. `position` counts it already. */
+  readonly onFrame: OnFrame;
   readonly onError: (error: Error) => void;
   readonly onOpen?: () => void;
   readonly onClose?: () => void;
@@ -39,7 +34,7 @@ export class FrameInput implements ChardevFrontend {
     this.chardev = options.chardev;
     this.#decoder = new FrameDecoder({
       vnetHdrSupport: options.vnetHdrSupport,
-      onFrame: (bytes, from, to, vnetHdrLen) => options.onFrame(bytes, from, to, vnetHdrLen, this.position),
+      onFrame: options.onFrame,
       onError: (error) => {
         options.onError(error);
         // A frontend that throws loses its connection (chardev/frontend-port.ts), which is what this one needs.

@@ -29,6 +29,13 @@ class Piece {
 
 const unusedPieces: Piece[] = [];
 
+/** What has come, and when. A time that is handed on by itself would be an object a packet. */
+export interface ByteSource {
+  readonly bytes: Uint8Array;
+  readonly to: number;
+  readonly atMs: number;
+}
+
 export class ByteStore {
   readonly #pool: PacketPool;
   readonly #pieces = new Ring<Piece>();
@@ -79,22 +86,15 @@ export class ByteStore {
   }
 
   /**
-   * Adds what is not there yet of `bytes[from, to)`. The bytes are borrowed until `own` is called. False: there were
-   * `maxPieces` before all of it had been added.
+   * Adds what is not there yet of the source's `bytes[from, to)`. The bytes are borrowed until `own` is called. False:
+   * there were `maxPieces` before all of it had been added.
    */
-  insert(
-    sequence: number,
-    bytes: Uint8Array,
-    from: number,
-    to: number,
-    nowMs: number,
-    maxPieces: number,
-  ): boolean {
+  insert(sequence: number, source: ByteSource, from: number, maxPieces: number): boolean {
     const pieces = this.#pieces;
     let place = this.#placeOf(sequence);
     /** Offsets are counted from `sequence`. */
     let at = 0;
-    const length = to - from;
+    const length = source.to - from;
     if (place > 0) {
       const before = pieces.get(place - 1);
       at = Math.max(0, sequenceDifference((before.sequence + before.to - before.from) | 0, sequence));
@@ -105,7 +105,7 @@ export class ByteStore {
       const upTo = Math.min(nextAt, length);
       if (upTo > at) {
         if (pieces.length >= maxPieces) return false;
-        this.#add(place, (sequence + at) | 0, bytes, from + at, from + upTo, nowMs);
+        this.#add(place, (sequence + at) | 0, source, from + at, from + upTo);
         place++;
       }
       if (next === null) return true;
@@ -200,13 +200,13 @@ export class ByteStore {
     return low;
   }
 
-  #add(place: number, sequence: number, bytes: Uint8Array, from: number, to: number, nowMs: number): void {
+  #add(place: number, sequence: number, source: ByteSource, from: number, to: number): void {
     const piece = unusedPieces.pop() ?? new Piece();
     piece.sequence = sequence;
-    piece.bytes = bytes;
+    piece.bytes = source.bytes;
     piece.from = from;
     piece.to = to;
-    piece.atMs = nowMs;
+    piece.atMs = source.atMs;
     piece.isOwned = false;
     if (place === this.#pieces.length) this.#pieces.push(piece);
     else this.#pieces.insert(place, piece);

@@ -64,8 +64,7 @@ export class ColoCompare implements CheckpointParticipant {
     this.#primary = new FrameInput({
       chardev: options.primaryIn,
       vnetHdrSupport,
-      onFrame: (bytes, from, to, vnetHdrLen, position) =>
-        this.#fromPrimary(bytes, from, to, vnetHdrLen, position),
+      onFrame: (bytes, from, to, vnetHdrLen) => this.#fromPrimary(bytes, from, to, vnetHdrLen),
       onError: (error) => this.#failed('primary_in', error),
       onOpen: () => this.#epochs.primaryConnected(),
       onClose: () => this.#epochs.checkDrained(),
@@ -77,8 +76,7 @@ export class ColoCompare implements CheckpointParticipant {
     this.#secondary = new FrameInput({
       chardev: options.secondaryIn,
       vnetHdrSupport,
-      onFrame: (bytes, from, to, vnetHdrLen, position) =>
-        this.#fromSecondary(bytes, from, to, vnetHdrLen, position),
+      onFrame: (bytes, from, to, vnetHdrLen) => this.#fromSecondary(bytes, from, to, vnetHdrLen),
       onError: (error) => this.#failed('secondary_in', error),
       onOpen: () => this.#epochs.secondaryConnected(),
       onIdle: () => {
@@ -308,7 +306,7 @@ export class ColoCompare implements CheckpointParticipant {
     this.#logger.error(`colo-compare '${this.id}': ${input}: ${error.message}`);
   }
 
-  #fromPrimary(bytes: Uint8Array, from: number, to: number, vnetHdrLen: number, position: number): void {
+  #fromPrimary(bytes: Uint8Array, from: number, to: number, vnetHdrLen: number): void {
     this.stats.primaryIn++;
     if (this.#epochs.mode === 'passing') {
       this.stats.forwarded++;
@@ -316,12 +314,12 @@ export class ColoCompare implements CheckpointParticipant {
       return;
     }
     const packet = this.#parse(bytes, from, to, vnetHdrLen);
-    this.#comparison.fromPrimary(this.#view, packet, this.#epochs.coversPrimary(position));
+    this.#comparison.fromPrimary(this.#view, packet, this.#epochs.coversPrimary());
   }
 
-  #fromSecondary(bytes: Uint8Array, from: number, to: number, vnetHdrLen: number, position: number): void {
+  #fromSecondary(bytes: Uint8Array, from: number, to: number, vnetHdrLen: number): void {
     this.stats.secondaryIn++;
-    if (this.#epochs.mode === 'passing' || this.#epochs.coversSecondary(position)) {
+    if (this.#epochs.mode === 'passing' || this.#epochs.coversSecondary()) {
       this.stats.stale++;
       return;
     }
@@ -331,7 +329,8 @@ export class ColoCompare implements CheckpointParticipant {
   #parse(bytes: Uint8Array, from: number, to: number, vnetHdrLen: number): HeldPacket {
     if (this.#chunkMs < 0) this.#chunkMs = this.#now();
     this.#view.parse(bytes, vnetHdrLen, from, to);
-    const packet = this.#packet.fill(bytes, from, to, vnetHdrLen, this.#view, this.#chunkMs);
+    const packet = this.#packet.fill(bytes, from, to, vnetHdrLen, this.#view);
+    packet.atMs = this.#chunkMs;
     classify(this.#view, packet);
     return packet;
   }

@@ -40,6 +40,8 @@ export class Comparison {
   /** Packets of the primary that wait, and what they cost. */
   heldPackets = 0;
   heldBytes = 0;
+  /** The time of what is being handled: a field, since a time that is handed on would be an object a packet. */
+  #nowMs = 0;
   /** Something of the next epoch was dropped while a checkpoint was taken: that one does not cover it. */
   #isOwed = false;
   readonly #stats: ColoCompareStats;
@@ -58,6 +60,7 @@ export class Comparison {
 
   /** A packet of the primary, on borrowed bytes. `isClosedEpoch`: it was sent before the last cut. */
   fromPrimary(view: PacketView, packet: HeldPacket, isClosedEpoch: boolean): void {
+    this.#nowMs = packet.atMs;
     const connection = this.table.connectionOf(view, packet.flowClass);
     if (connection === null) {
       this.#stats.droppedPrimary++;
@@ -78,7 +81,7 @@ export class Comparison {
       const isFirst = connection.queue.length === 0;
       if (isFirst ? this.#judge(connection, packet) : comparer.mayOvertake(packet)) {
         if (!packet.isSaid && comparer.mayOvertake(packet)) this.#stats.repeated++;
-        this.#letOut(connection, packet, packet.atMs);
+        this.#letOut(connection, packet);
         this.table.count(connection);
         return;
       }
@@ -88,6 +91,7 @@ export class Comparison {
 
   /** A packet of the secondary, on borrowed bytes. */
   fromSecondary(view: PacketView, packet: HeldPacket): void {
+    this.#nowMs = packet.atMs;
     const connection = this.table.connectionOf(view, packet.flowClass);
     const hasRoom = this.#hasRoomFor(packet.payloadBytes);
     if (connection === null || !hasRoom || !connection.comparer.addSecondary(packet, this.maxQueueSize)) {
@@ -96,26 +100,27 @@ export class Comparison {
       if (connection === null) return;
     }
     if (!connection.hasSecondarySpoken) this.#speaks(connection, false);
-    if (this.isOpen) this.compare(connection, packet.atMs);
+    if (this.isOpen) this.#compare(connection);
     connection.comparer.own();
     this.table.count(connection);
   }
 
   /** Releases from the front of the queue as far as the secondary has come. */
-  compare(connection: Connection, nowMs: number): void {
+  #compare(connection: Connection): void {
     const { queue } = connection;
     for (let packet = queue.first(); packet !== null; packet = queue.first()) {
       if (!this.#judge(connection, packet)) break;
       connection.dequeue();
-      this.#letOut(connection, packet, nowMs);
+      this.#letOut(connection, packet);
       this.#drop(packet);
     }
     this.table.count(connection);
   }
 
   compareAll(nowMs: number): void {
+    this.#nowMs = nowMs;
     for (const connection of this.table.all()) {
-      this.compare(connection, nowMs);
+      this.#compare(connection);
       if (connection.hasOtherName) this.#request('new-connection', connection, null);
     }
     if (this.#isOwed) this.#request('queue-full', null, null);
@@ -202,7 +207,7 @@ export class Comparison {
     }
     connection.enqueue(held);
     // It may have come before one that waits for it.
-    if (this.isOpen && list.length > 1 && list.first() === held) this.compare(connection, packet.atMs);
+    if (this.isOpen && list.length > 1 && list.first() === held) this.#compare(connection);
     else this.table.count(connection);
   }
 
@@ -240,9 +245,9 @@ export class Comparison {
     this.#request(connection.comparer.cause, connection, packet);
   }
 
-  #letOut(connection: Connection, packet: HeldPacket, nowMs: number): void {
+  #letOut(connection: Connection, packet: HeldPacket): void {
     this.#stats.released++;
-    this.heldUntilSaid.record(nowMs - packet.atMs);
+    this.heldUntilSaid.record(this.#nowMs - packet.atMs);
     connection.comparer.released(packet);
     this.#release(packet);
   }

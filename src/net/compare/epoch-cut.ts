@@ -8,6 +8,11 @@ import type { StreamMark } from '../../base/participant.ts';
 export class EpochCut {
   /** Bytes of the current connection that belong to closed epochs. Infinity: all that comes until `settle`. */
   #upTo = 0;
+  /**
+   * A frame behind the cut has come, so all that follow it are. It spares asking for each: a count of bytes that has grown
+   * past 2^31 is an object when it is handed on.
+   */
+  isPassed = false;
   /** Marks for connections that are not there (yet). */
   #elsewhere: readonly StreamMark[] = [];
 
@@ -16,17 +21,20 @@ export class EpochCut {
   }
 
   covers(position: number): boolean {
-    return position <= this.#upTo;
+    this.isPassed = position > this.#upTo;
+    return !this.isPassed;
   }
 
   at(bytes: number): void {
     this.#upTo = Math.max(this.#upTo === Infinity ? 0 : this.#upTo, bytes);
+    this.isPassed = false;
     this.#elsewhere = [];
   }
 
   /** The position is not known: all is of the closed epoch until `at` or `settle`. */
   open(): void {
     this.#upTo = Infinity;
+    this.isPassed = false;
     this.#elsewhere = [];
   }
 
@@ -45,6 +53,7 @@ export class EpochCut {
     const mark = this.#elsewhere.find((candidate) => candidate.stream === stream);
     if (mark) this.#upTo = mark.bytes;
     else if (this.#upTo !== Infinity) this.#upTo = 0;
+    this.isPassed = false;
     this.#elsewhere = [];
   }
 }

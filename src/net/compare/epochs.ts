@@ -65,13 +65,13 @@ export class Epochs {
     return this.#mode;
   }
 
-  /** Whether a frame of the primary's that ends at `position` is of a closed epoch. */
-  coversPrimary(position: number): boolean {
-    return this.#primaryCut.covers(position);
+  /** Whether the primary's frame that is being read is of a closed epoch. */
+  coversPrimary(): boolean {
+    return !this.#primaryCut.isPassed && this.#primaryCut.covers(this.#primary.position);
   }
 
-  coversSecondary(position: number): boolean {
-    return this.#secondaryCut.covers(position);
+  coversSecondary(): boolean {
+    return !this.#secondaryCut.isPassed && this.#secondaryCut.covers(this.#secondary.position);
   }
 
   primaryConnected(): void {

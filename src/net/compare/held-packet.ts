@@ -60,20 +60,12 @@ export class HeldPacket {
   chainBefore: HeldPacket | null = null;
   chainBehind: HeldPacket | null = null;
 
-  /** Takes what `view` has found in `bytes[from, to)`. `classify` says what of it counts. */
-  fill(
-    bytes: Uint8Array,
-    from: number,
-    to: number,
-    vnetHdrLen: number,
-    view: PacketView,
-    nowMs: number,
-  ): this {
+  /** Takes what `view` has found in `bytes[from, to)`. `classify` says what of it counts; `atMs` is the caller's. */
+  fill(bytes: Uint8Array, from: number, to: number, vnetHdrLen: number, view: PacketView): this {
     this.bytes = bytes;
     this.start = from;
     this.end = to;
     this.vnetHdrLen = vnetHdrLen;
-    this.atMs = nowMs;
     this.sequence = view.sequence | 0;
     this.acknowledgment = view.acknowledgment | 0;
     this.tcpFlags = view.isTcp ? view.tcpFlags : 0;

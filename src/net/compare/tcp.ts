@@ -126,7 +126,7 @@ export class TcpComparer implements FlowComparer {
     const bytes = packet.to - from;
     if (this.#store.pieces >= maxItems || this.#store.byteLength + bytes > MAX_SECONDARY_BYTES) return false;
     if (isFin) this.#store.setEnd(end, packet.atMs);
-    return bytes === 0 || this.#store.insert(sequence, packet.bytes, from, packet.to, packet.atMs, maxItems);
+    return bytes === 0 || this.#store.insert(sequence, packet, from, maxItems);
   }
 
   own(): void {

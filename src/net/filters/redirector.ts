@@ -83,7 +83,7 @@ export class RedirectorFilter implements NetFilter, CheckpointParticipant {
       new FrameInput({
         chardev: options.indev,
         vnetHdrSupport: options.vnetHdrSupport,
-        onFrame: (bytes, from, to, _vnetHdrLen, position) => this.#inject(bytes.subarray(from, to), position),
+        onFrame: (bytes, from, to) => this.#inject(bytes.subarray(from, to), this.#input?.position ?? 0),
         onError: (error) =>
           this.#logger.error(
             `filter-redirector '${id}': indev '${options.indev?.id ?? ''}': ${error.message}`,

@@ -18,7 +18,7 @@ import { arpFor, udp } from './frames.ts';
 function packetOf(frame: Uint8Array): HeldPacket {
   const view = new PacketView();
   view.parse(frame);
-  const packet = new HeldPacket().fill(frame, 0, frame.length, 0, view, 0);
+  const packet = new HeldPacket().fill(frame, 0, frame.length, 0, view);
   classify(view, packet);
   return packet;
 }
@@ -71,7 +71,8 @@ test('a store of bytes keeps what came first, in any order, and gives all its me
       const store = new ByteStore(new PacketPool());
       const model = new Map<number, number>();
       for (const [value, [at, length]] of all.entries()) {
-        store.insert((base + at) | 0, new Uint8Array(length + 2).fill(value), 1, length + 1, 0, 1000);
+        const bytes = new Uint8Array(length + 2).fill(value);
+        store.insert((base + at) | 0, { bytes, to: length + 1, atMs: 0 }, 1, 1000);
         for (let byte = at; byte < at + length; byte++) if (!model.has(byte)) model.set(byte, value);
         store.own();
       }
