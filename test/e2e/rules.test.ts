@@ -192,7 +192,7 @@ describe('the rules', { skip: skipWithoutGuest, timeout: 600_000 }, () => {
     await qmp.execute('migrate-set-parameters', { 'x-mismatch-run-share': 90 });
     const { count: before } = await taken();
     const began = performance.now();
-    const asked = qmp.waitFor('COLO_COMPARE_REQUEST', ({ data }) => data?.['cause'] === 'payload', STEP_MS);
+    const asked = qmp.waitFor('COLO_COMPARE_REQUEST', ({ data }) => data['cause'] === 'payload', STEP_MS);
     await httpKeepAlive(http, 6, 1, DIFFERENT_BODY);
     const { records } = await taken();
     const elapsed = performance.now() - began;
