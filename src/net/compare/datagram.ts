@@ -11,6 +11,7 @@
  * Mostly twins come in the same order, so the first of the other side is looked at; only when it is another one is the
  * TwinIndex asked, and filled with what has not been put in yet.
  */
+import { AgeList } from './age-list.ts';
 import type { CheckpointCause, FlowComparer, Verdict } from './comparer.ts';
 import type { HeldPacket } from './held-packet.ts';
 import type { PacketPool } from './packet-pool.ts';
@@ -34,12 +35,10 @@ export class DatagramComparer implements FlowComparer {
   readonly #queue: Ring<HeldPacket>;
   readonly #primaryOwner = ++owners;
   readonly #secondaryOwner = ++owners;
-  /** What the secondary has said and the primary has not: a list by age. */
-  #oldest: HeldPacket | null = null;
-  #newest: HeldPacket | null = null;
+  /** What the secondary has said and the primary has not. */
+  readonly #said = new AgeList();
   /** The first of it that the index does not have. */
   #unindexed: HeldPacket | null = null;
-  #items = 0;
   #bytes = 0;
 
   constructor(pool: PacketPool, index: TwinIndex, queue: Ring<HeldPacket>) {
@@ -53,21 +52,21 @@ export class DatagramComparer implements FlowComparer {
   }
 
   get secondaryItems(): number {
-    return this.#items;
+    return this.#said.length;
   }
 
   get secondaryOldestMs(): number | null {
-    return this.#oldest?.atMs ?? null;
+    return this.#said.oldest?.atMs ?? null;
   }
 
   get isIdle(): boolean {
-    return this.#items === 0;
+    return this.#said.length === 0;
   }
 
   notePrimary(packet: HeldPacket, isClosedEpoch: boolean): void {
     // What waits here of the secondary's is of the next epoch.
-    if (isClosedEpoch || this.#oldest === null) return;
-    const twin = isTwin(packet, this.#oldest) ? this.#oldest : this.#findSecondary(packet);
+    if (isClosedEpoch || this.#said.oldest === null) return;
+    const twin = isTwin(packet, this.#said.oldest) ? this.#said.oldest : this.#findSecondary(packet);
     if (twin === null) return;
     packet.isSaid = true;
     this.#forget(twin);
@@ -84,15 +83,10 @@ export class DatagramComparer implements FlowComparer {
       this.#index.remove(twin);
       return true;
     }
-    if (this.#items >= maxItems) return false;
+    if (this.#said.length >= maxItems) return false;
     const kept = this.#pool.keepCompared(packet);
-    kept.older = this.#newest;
-    kept.newer = null;
-    if (this.#newest === null) this.#oldest = kept;
-    else this.#newest.newer = kept;
-    this.#newest = kept;
+    this.#said.add(kept);
     this.#unindexed ??= kept;
-    this.#items++;
     this.#bytes += kept.heldBytes;
     return true;
   }
@@ -103,7 +97,7 @@ export class DatagramComparer implements FlowComparer {
 
   judge(packet: HeldPacket): Verdict {
     if (packet.isSaid) return 'release';
-    const other = this.#oldest;
+    const other = this.#said.oldest;
     if (other === null) {
       this.cause = 'timeout';
       return 'wait';
@@ -133,15 +127,15 @@ export class DatagramComparer implements FlowComparer {
 
   expire(beforeMs: number): number {
     let expired = 0;
-    while (this.#oldest !== null && this.#oldest.atMs < beforeMs) {
-      this.#forget(this.#oldest);
+    while (this.#said.oldest !== null && this.#said.oldest.atMs < beforeMs) {
+      this.#forget(this.#said.oldest);
       expired++;
     }
     return expired;
   }
 
   cut(): void {
-    while (this.#oldest !== null) this.#forget(this.#oldest);
+    while (this.#said.oldest !== null) this.#forget(this.#said.oldest);
     for (let at = 0; at < this.#queue.length; at++) this.#index.remove(this.#queue.get(at));
   }
 
@@ -156,11 +150,11 @@ export class DatagramComparer implements FlowComparer {
   }
 
   protected forgetOldest(): void {
-    if (this.#oldest !== null) this.#forget(this.#oldest);
+    if (this.#said.oldest !== null) this.#forget(this.#said.oldest);
   }
 
   #findSecondary(packet: HeldPacket): HeldPacket | null {
-    if (this.#items < 2) return null;
+    if (this.#said.length < 2) return null;
     for (let at = this.#unindexed; at !== null; at = at.newer) this.#index.add(at, this.#secondaryOwner);
     this.#unindexed = null;
     return this.#index.find(packet, this.#secondaryOwner);
@@ -185,13 +179,7 @@ export class DatagramComparer implements FlowComparer {
   #forget(packet: HeldPacket): void {
     this.#index.remove(packet);
     if (packet === this.#unindexed) this.#unindexed = packet.newer;
-    if (packet.older === null) this.#oldest = packet.newer;
-    else packet.older.newer = packet.newer;
-    if (packet.newer === null) this.#newest = packet.older;
-    else packet.newer.older = packet.older;
-    packet.older = null;
-    packet.newer = null;
-    this.#items--;
+    this.#said.remove(packet);
     this.#bytes -= packet.heldBytes;
     this.#pool.drop(packet);
   }

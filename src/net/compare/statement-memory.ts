@@ -2,6 +2,7 @@
  * The last few different statements that have left, for each flow, and a bound on all of them together: past it the
  * oldest of any flow is forgotten. Survives checkpoints: what the world has been told stays told.
  */
+import { AgeList } from './age-list.ts';
 import type { HeldPacket } from './held-packet.ts';
 import type { PacketPool } from './packet-pool.ts';
 import { isTwin } from './twin-index.ts';
@@ -19,43 +20,31 @@ const FORGOTTEN = -1;
 /** All that are remembered, by age. */
 export class StatementLog {
   readonly #pool: PacketPool;
-  #oldest: HeldPacket | null = null;
-  #newest: HeldPacket | null = null;
-  #count = 0;
+  readonly #kept = new AgeList();
 
   constructor(pool: PacketPool) {
     this.#pool = pool;
   }
 
   get count(): number {
-    return this.#count;
+    return this.#kept.length;
   }
 
   /** A copy of what is compared of `packet`. */
   add(packet: HeldPacket): HeldPacket {
-    if (this.#count === MAX_REMEMBERED_STATEMENTS && this.#oldest !== null) this.forget(this.#oldest);
+    const { oldest, length } = this.#kept;
+    if (length === MAX_REMEMBERED_STATEMENTS && oldest !== null) this.forget(oldest);
     const kept = this.#pool.keepCompared(packet);
-    kept.older = this.#newest;
-    kept.newer = null;
-    if (this.#newest === null) this.#oldest = kept;
-    else this.#newest.newer = kept;
-    this.#newest = kept;
-    this.#count++;
+    this.#kept.add(kept);
     return kept;
   }
 
   /** The record is not used again: its flow may still have it. */
   forget(kept: HeldPacket): void {
     if (kept.fragment === FORGOTTEN) return;
-    if (kept.older === null) this.#oldest = kept.newer;
-    else kept.older.newer = kept.newer;
-    if (kept.newer === null) this.#newest = kept.older;
-    else kept.newer.older = kept.older;
-    kept.older = null;
-    kept.newer = null;
+    this.#kept.remove(kept);
     kept.fragment = FORGOTTEN;
     this.#pool.dropBytes(kept.bytes);
-    this.#count--;
   }
 }
 

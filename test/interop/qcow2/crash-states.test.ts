@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { Dice } from '../../helpers/dice.ts';
 import {
-  Dice,
   afterKill,
   afterPowerFailure,
   emptyImage,

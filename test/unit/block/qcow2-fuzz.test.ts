@@ -11,7 +11,8 @@ import { readQcow2Info } from '../../../src/block/drivers/qcow2/open.ts';
 import { Qcow2Driver } from '../../../src/block/drivers/qcow2/qcow2.ts';
 import { repairRefcounts } from '../../../src/block/drivers/qcow2/repair.ts';
 import { BlockNode } from '../../../src/block/node.ts';
-import { BufferDisk, Dice, FUZZ, emptyImage, openImage } from './qcow2-recorder.ts';
+import { Dice } from '../../helpers/dice.ts';
+import { BufferDisk, FUZZ, emptyImage, openImage } from './qcow2-recorder.ts';
 import type { Layout } from './qcow2-recorder.ts';
 
 const LAYOUTS: Layout[] = [

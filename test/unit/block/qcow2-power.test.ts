@@ -5,10 +5,10 @@
  */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { Dice } from '../../helpers/dice.ts';
 import {
   afterPowerFailure,
   BufferDisk,
-  Dice,
   FUZZ,
   Model,
   emptyImage,

@@ -19,23 +19,9 @@ import { Qcow2Driver } from '../../../src/block/drivers/qcow2/qcow2.ts';
 import { BlockNode } from '../../../src/block/node.ts';
 import { OptionReader } from '../../../src/block/options.ts';
 import type { OpenContext } from '../../../src/block/registry.ts';
+import { Dice } from '../../helpers/dice.ts';
 
 export const SECTOR = 512;
-
-/** Numbers that look random and are the same each time. */
-export class Dice {
-  #state: number;
-
-  constructor(seed: number) {
-    this.#state = seed * 2654435761 + 1;
-  }
-
-  /** 0 to `below` − 1. */
-  roll(below: number): number {
-    this.#state = (Math.imul(this.#state, 1664525) + 1013904223) >>> 0;
-    return Math.floor((this.#state / 2 ** 32) * below);
-  }
-}
 
 export type LogEntry =
   | { readonly kind: 'write'; readonly offset: number; readonly bytes: Buffer }

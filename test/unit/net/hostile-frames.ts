@@ -4,36 +4,10 @@
  */
 import { PROTOCOL, putU16 } from '../../../src/net/packet.ts';
 import { arp, bytesOf, ethernet, icmp, ipv4, ipv6, tcp, udp, vlan } from './frames.ts';
+import type { Dice } from '../../helpers/dice.ts';
 
 /** What a run needs to be worth its time: COLO_FUZZ=N makes it N times as long. */
 export const FUZZ = Math.max(1, Number(process.env['COLO_FUZZ'] ?? 1) || 1);
-
-export class Dice {
-  #state: number;
-
-  constructor(seed: number) {
-    this.#state = seed * 2654435761 + 1;
-  }
-
-  /** 0 to `below` − 1. */
-  roll(below: number): number {
-    this.#state = (Math.imul(this.#state, 1664525) + 1013904223) >>> 0;
-    return Math.floor((this.#state / 2 ** 32) * below);
-  }
-
-  pick<T>(from: readonly T[]): T {
-    return from[this.roll(from.length)]!;
-  }
-
-  /** True once in `n` times. */
-  once(n: number): boolean {
-    return this.roll(n) === 0;
-  }
-
-  bytes(length: number): Uint8Array {
-    return Uint8Array.from({ length }, () => this.roll(256));
-  }
-}
 
 const FLAGS = ['', '', '', '', 'P', 'F', 'S', 'R', 'SF', 'U', 'SR'];
 /** Bytes of both guests' streams: what stands at a sequence number is the same for both, nearly always. */

@@ -6,7 +6,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { FrameDecoder, MAX_FRAME_BYTES } from '../../../src/net/framing.ts';
 import { PacketView, u32 } from '../../../src/net/packet.ts';
-import { Dice, FUZZ, hostileFrame } from './hostile-frames.ts';
+import { Dice } from '../../helpers/dice.ts';
+import { FUZZ, hostileFrame } from './hostile-frames.ts';
 
 interface Heard {
   readonly frames: string[];

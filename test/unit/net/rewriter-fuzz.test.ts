@@ -9,7 +9,8 @@ import { RewriterFilter } from '../../../src/net/filters/rewriter.ts';
 import { Netdev } from '../../../src/net/netdev.ts';
 import { ETHERTYPE, PROTOCOL, PacketView, u16 } from '../../../src/net/packet.ts';
 import { ipv6, tcp } from './frames.ts';
-import { Dice, FUZZ, hostileFrame } from './hostile-frames.ts';
+import { Dice } from '../../helpers/dice.ts';
+import { FUZZ, hostileFrame } from './hostile-frames.ts';
 
 const MAX_FLOWS = 16;
 
