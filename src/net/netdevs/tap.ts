@@ -1,8 +1,8 @@
 /**
  * `-netdev tap`: a netdev's wire through a Linux TAP device, and `-netdev bridge`'s job when a bridge is named. Options
  * of QEMU's that are understood: ifname, script and downscript (`no`, or a program that is run with the device's name;
- * QEMU's default /etc/qemu-ifup is not run unasked), vhost=off, vnet_hdr (which ends at the device: tap-device.ts), helper and br: as root no helper is needed, the device
- * is made and put on the bridge br (default br0) with ip(8). Facts: QEMU qapi/net.json (NetdevTapOptions), net/tap.c.
+ * QEMU's default /etc/qemu-ifup is not run unasked), vhost=off, vnet_hdr (which ends at the device: tap-device.ts), helper
+ * and br: as root no helper is needed, the device is made and put on the bridge br (default br0) with ip(8). Facts: QEMU qapi/net.json (NetdevTapOptions), net/tap.c.
  */
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';

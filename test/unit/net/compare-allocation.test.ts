@@ -1,6 +1,6 @@
 /**
- * In steady state a packet that is held and released leaves no garbage, and nothing stays. Measured by V8's sampling of allocations, which tells bytes, not time; buffers would show as external
- * memory that grows.
+ * In steady state a packet that is held and released leaves no garbage, and nothing stays. Measured by V8's sampling of
+ * allocations, which tells bytes, not time; buffers would show as external memory that grows.
  */
 import assert from 'node:assert/strict';
 import inspector from 'node:inspector';
