@@ -66,4 +66,21 @@ export default tseslint.config(
     },
   },
   ...layerRules,
+  {
+    // Shared by the engines, so it knows none of them.
+    files: ['src/engine/ram/*.ts'],
+    rules: {
+      'no-restricted-imports': [
+        'error',
+        {
+          patterns: [
+            {
+              regex: '^\\.\\./(?!\\.\\./base/)',
+              message: 'engine/ram/ may import base/ only.',
+            },
+          ],
+        },
+      ],
+    },
+  },
 );

@@ -12,7 +12,7 @@
 import { ProtocolError } from '../../base/errors.ts';
 import { checkTree } from './device-tree.ts';
 import type { DeviceBuffers, DeviceTree } from './device-tree.ts';
-import { PAGE_BYTES } from './ram-codec.ts';
+import { PAGE_BYTES } from '../ram/ram-codec.ts';
 import { bufferOver } from './ram-diff.ts';
 
 const MAGIC = 0x31564544;

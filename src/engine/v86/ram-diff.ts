@@ -3,7 +3,7 @@
  * allocates nothing with offsets), then the pages of a block that differs. Measured: comparing typed arrays in
  * JavaScript, 32 or 64 bits at a time, takes five to ten times as long.
  */
-import { PAGE_BYTES } from './ram-codec.ts';
+import { PAGE_BYTES } from '../ram/ram-codec.ts';
 
 const BLOCK_BYTES = 64 * 1024;
 

@@ -11,8 +11,8 @@ import type { Machine } from './machine.ts';
 import { checkMachineState, restoreMachine, saveMachine } from './machine-state.ts';
 import type { MachineExtra } from './machine-state.ts';
 import type { WireSnapshot } from './protocol.ts';
-import { allocateRamChanges, PAGE_BYTES, parseRamChanges } from './ram-codec.ts';
-import type { RamChanges } from './ram-codec.ts';
+import { allocateRamChanges, PAGE_BYTES, parseRamChanges } from '../ram/ram-codec.ts';
+import type { RamChanges } from '../ram/ram-codec.ts';
 import { bufferOver, findChangedPages, findNonZeroPages } from './ram-diff.ts';
 
 interface Baseline {

@@ -1,0 +1,170 @@
+/** Guest RAM in shared memory: capture and load against a model, on several numbers of threads. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { ColoError, ProtocolError } from '../../../../src/base/errors.ts';
+import { RamFile, RamSnapshots } from '../../../../src/engine/ram/index.ts';
+import type { RamChanges } from '../../../../src/engine/ram/index.ts';
+
+const PAGE = 4096;
+/** Not a whole number of strips, and more than two. */
+const RAM_BYTES = 2 * 1024 * 1024 + 5 * PAGE;
+const THREADS = [0, 1, 3];
+
+interface Machine {
+  readonly ram: RamFile;
+  readonly snapshots: RamSnapshots;
+}
+
+async function machine(threads: number, byteLength = RAM_BYTES): Promise<Machine> {
+  const ram = RamFile.create('test', byteLength);
+  return { ram, snapshots: await RamSnapshots.open(ram, threads) };
+}
+
+async function close(...machines: Machine[]): Promise<void> {
+  for (const { ram, snapshots } of machines) {
+    await snapshots.close();
+    ram.close();
+  }
+}
+
+async function move(from: Machine, to: Machine, full: boolean): Promise<number> {
+  const { ram, pages } = await from.snapshots.capture({ full });
+  await to.snapshots.load(to.snapshots.check([ram]));
+  return pages;
+}
+
+for (const threads of THREADS) {
+  test(`both machines are equal after each checkpoint, whatever either has done before, ${threads} threads`, async () => {
+    const primary = await machine(threads);
+    const secondary = await machine(threads);
+    const pageCount = RAM_BYTES / PAGE;
+    const writes = fc.array(
+      fc.record({
+        page: fc.nat(pageCount - 1),
+        run: fc.integer({ min: 1, max: 90 }),
+        at: fc.nat(PAGE - 1),
+        value: fc.nat(3),
+      }),
+      { maxLength: 12 },
+    );
+    const apply = (
+      ram: Buffer,
+      list: readonly { page: number; run: number; at: number; value: number }[],
+    ) => {
+      for (const { page, run, at, value } of list) {
+        for (let p = page; p < Math.min(page + run, pageCount); p++) ram[p * PAGE + at] = value;
+      }
+    };
+    try {
+      const checkpoint = fc.record({ full: fc.boolean(), ours: writes, theirs: writes });
+      await fc.assert(
+        fc.asyncProperty(fc.array(checkpoint, { minLength: 1, maxLength: 6 }), async (checkpoints) => {
+          for (const { full, ours, theirs } of checkpoints) {
+            const before = Buffer.from(primary.ram.bytes);
+            const known = primary.snapshots.hasBaseline && secondary.snapshots.hasBaseline;
+            apply(primary.ram.bytes, ours);
+            apply(secondary.ram.bytes, theirs);
+            const now = Buffer.from(primary.ram.bytes);
+            const pages = await move(primary, secondary, full || !known);
+            assert.ok(primary.ram.bytes.equals(now), 'a capture changes nothing');
+            assert.ok(secondary.ram.bytes.equals(now), 'the secondary is as the primary');
+            const expected = full || !known ? Buffer.alloc(RAM_BYTES) : before;
+            let differ = 0;
+            for (let at = 0; at < RAM_BYTES; at += PAGE) {
+              if (now.compare(expected, at, at + PAGE, at, at + PAGE) !== 0) differ++;
+            }
+            assert.equal(pages, differ);
+          }
+        }),
+        { numRuns: threads < 2 ? 40 : 20 },
+      );
+    } finally {
+      await close(primary, secondary);
+    }
+  });
+}
+
+test('several snapshots are loaded in one go', async () => {
+  const primary = await machine(1);
+  const secondary = await machine(1);
+  try {
+    const parts: Uint8Array[] = [];
+    for (let round = 1; round < 5; round++) {
+      primary.ram.bytes.fill(round, round * PAGE, (round + 2) * PAGE);
+      parts.push((await primary.snapshots.capture({ full: round === 1 })).ram);
+    }
+    await secondary.snapshots.load(secondary.snapshots.check(parts));
+    assert.ok(secondary.ram.bytes.equals(primary.ram.bytes));
+    assert.equal((await secondary.snapshots.capture({ full: false })).pages, 0, 'it is the new baseline');
+  } finally {
+    await close(primary, secondary);
+  }
+});
+
+test('memory that was never used is not taken by captures and loads', async () => {
+  const bytes = 256 * 1024 * 1024;
+  const primary = await machine(2, bytes);
+  const secondary = await machine(2, bytes);
+  const used = ({ ram }: Machine): number => {
+    let sum = 0;
+    for (let at = ram.nextData(0); at < bytes;) {
+      const end = ram.nextHole(at);
+      sum += end - at;
+      at = ram.nextData(end);
+    }
+    return sum;
+  };
+  try {
+    primary.ram.bytes.fill(1, 100 * 1024 * 1024, 101 * 1024 * 1024);
+    primary.ram.bytes.fill(1, bytes - PAGE);
+    const expected = 1024 * 1024 + PAGE;
+    assert.equal(used(primary), expected);
+    await move(primary, secondary, true);
+    await move(primary, secondary, false);
+    assert.equal(used(primary), expected);
+    assert.equal(used(secondary), expected);
+    secondary.ram.bytes.fill(2, 0, 8 * 1024 * 1024);
+    assert.equal(used(secondary), expected + 8 * 1024 * 1024);
+    await move(primary, secondary, false);
+    assert.equal(used(secondary), expected, 'what a load makes zero again is given back');
+  } finally {
+    await close(primary, secondary);
+  }
+});
+
+test('what does not fit is refused before anything changes', async () => {
+  const primary = await machine(1);
+  const secondary = await machine(1);
+  const stranger = await machine(0, 8 * PAGE);
+  try {
+    await assert.rejects(primary.snapshots.capture({ full: false }), ProtocolError);
+    primary.ram.bytes[0] = 1;
+    const { ram: first } = await primary.snapshots.capture({ full: true });
+    primary.ram.bytes[PAGE] = 1;
+    const { ram: second } = await primary.snapshots.capture({ full: false });
+    const check = (...parts: Uint8Array[]): RamChanges[] => secondary.snapshots.check(parts);
+    assert.throws(() => check(second), /builds on a state that this machine does not hold/);
+    assert.throws(() => check(second, first), ProtocolError);
+    assert.throws(() => check(first, first, second, second), ProtocolError);
+    assert.throws(() => stranger.snapshots.check([first]), /made for .* bytes of RAM/);
+    assert.ok(!secondary.snapshots.hasBaseline);
+    assert.ok(secondary.ram.bytes.every((byte) => byte === 0));
+    await secondary.snapshots.load(check(first, second));
+    assert.ok(secondary.ram.bytes.equals(primary.ram.bytes));
+  } finally {
+    await close(primary, secondary, stranger);
+  }
+});
+
+test('one thing at a time', async () => {
+  const primary = await machine(1);
+  try {
+    const first = primary.snapshots.capture({ full: true });
+    await assert.rejects(primary.snapshots.capture({ full: true }), /under way/);
+    await first;
+  } finally {
+    await close(primary);
+  }
+  await assert.rejects(primary.snapshots.capture({ full: true }), ColoError);
+});
