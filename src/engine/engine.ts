@@ -33,6 +33,20 @@ export interface EngineDisk {
   read(offset: number, target: Uint8Array): Promise<void>;
   write(offset: number, source: Uint8Array): Promise<void>;
   flush(): Promise<void>;
+  /** Zeros; `unmap`: the place may be given back. Without it the engine writes zeros. */
+  writeZeroes?(offset: number, length: number, unmap: boolean): Promise<void>;
+  /** A hint that the content is needed no more. */
+  discard?(offset: number, length: number): Promise<void>;
+}
+
+/** The monitor of an engine that has one of its own: commands that are not ours go there, its events are relayed. */
+export interface EngineMonitor {
+  /** QMP commands that it knows. */
+  readonly commands: ReadonlySet<string>;
+  /** Throws QmpCommandError with the engine's class and text, ClosedError when the machine is gone. */
+  execute(command: string, args: Readonly<Record<string, unknown>>): Promise<unknown>;
+  /** An event that the engine does not keep to itself. */
+  onEvent: ((name: string, data: Readonly<Record<string, unknown>>) => void) | null;
 }
 
 /**
@@ -68,6 +82,8 @@ export interface Engine extends EngineEvents {
   readonly buildId: string;
   readonly nics: readonly EngineNic[];
   readonly serial: EngineSerial;
+  /** Null: this engine has none. */
+  readonly monitor: EngineMonitor | null;
   /** Builds the machine; it stays paused. Throws when it cannot be built. */
   start(): Promise<void>;
   /** When it ends no vCPU runs and no disk request is in flight. Idempotent. */

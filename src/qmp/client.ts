@@ -80,9 +80,14 @@ export class QmpClient {
 
   /** Connects and negotiates. Throws ColoError: nobody there, no greeting in time, not a QMP server. */
   static async connect(address: QmpAddress, options: ConnectOptions = {}): Promise<QmpClient> {
-    const { timeoutMs = CONNECT_DEADLINE_MS, oob = false, signal } = options;
     const name = 'path' in address ? address.path : `${address.host}:${address.port}`;
-    const client = new QmpClient(net.connect({ ...address, noDelay: true }));
+    return QmpClient.over(net.connect({ ...address, noDelay: true }), name, options);
+  }
+
+  /** The same over a socket that the server itself has connected, or will connect; `name` is what errors call it. */
+  static async over(socket: net.Socket, name: string, options: ConnectOptions = {}): Promise<QmpClient> {
+    const { timeoutMs = CONNECT_DEADLINE_MS, oob = false, signal } = options;
+    const client = new QmpClient(socket);
     client.#listen(name);
     try {
       client.greeting = await withDeadline(

@@ -15,6 +15,7 @@ import { parseChardevOptions } from '../chardev/options.ts';
 import { Chardevs } from '../chardev/registry.ts';
 import { systemErrorText } from '../chardev/system-errors.ts';
 import type { Engine, EngineDisk } from '../engine/engine.ts';
+import { QemuEngine, probeQemu } from '../engine/qemu/index.ts';
 import { V86Engine } from '../engine/v86/index.ts';
 import type { VmConfig } from './command-line/config.ts';
 import type { Options } from './command-line/keyval.ts';
@@ -26,6 +27,8 @@ import { VmDisks } from './disks.ts';
 import { VmEvents } from './events.ts';
 import { openNetdevs } from './netdevs.ts';
 import type { OpenNetdevs } from './netdevs.ts';
+import { macOf, planQemu } from './qemu-plan.ts';
+import type { QemuPlan } from './qemu-plan.ts';
 
 const log = loggerFor('vm');
 
@@ -64,14 +67,18 @@ export async function assemble(config: VmConfig, host: VmHost): Promise<Parts> {
   let engine: Engine | null = null;
   try {
     // What can be refused without opening anything comes first.
-    const devices = planDevices(config.devices, config.machine);
-    for (const warning of devices.warnings) host.warn(warning);
+    const isQemu = config.machine === 'pc' && config.accel !== 'v86';
+    const plan = isQemu ? planQemu(config) : planDevices(config.devices, config.machine);
+    if ('warnings' in plan) for (const warning of plan.warnings) host.warn(warning);
     for (const options of config.objects) await addCredentials(tls, options);
     for (const options of config.chardevs) await openChardev(chardevs, options, host);
-    networks = await openNetdevs(config.netdevs, devices.nics, emit);
-    const inOrder = await openDisks(config, graph, disks, devices, host);
-    host.signal?.throwIfAborted();
-    if (config.machine === 'pc') engine = await startEngine(config, devices, inOrder, host);
+    networks = await openNetdevs(config.netdevs, plan.nics, emit);
+    await openBlockdevs(config, graph);
+    if ('warnings' in plan) {
+      const inOrder = await openDisks(config, graph, disks, plan, host);
+      host.signal?.throwIfAborted();
+      if (config.machine === 'pc') engine = await startEmbedded(config, plan, inOrder, host);
+    } else engine = await startQemu(config, plan, graph, disks);
     host.signal?.throwIfAborted();
     return { events, tls, chardevs, graph, jobs, disks, networks, engine };
   } catch (error) {
@@ -113,6 +120,12 @@ async function openChardev(chardevs: Chardevs, options: Options, host: VmHost): 
   });
 }
 
+async function openBlockdevs(config: VmConfig, graph: BlockGraph): Promise<void> {
+  for (const options of config.blockdevs) {
+    await withOrigin(originOf(options, '-blockdev'), () => graph.addNode(nestOptions(options)));
+  }
+}
+
 /** The guest's disks in the order of the IDE channel: `-drive if=ide` by index, then `-device ide-hd`. */
 async function openDisks(
   config: VmConfig,
@@ -121,9 +134,6 @@ async function openDisks(
   devices: DevicePlan,
   host: VmHost,
 ): Promise<EngineDisk[]> {
-  for (const options of config.blockdevs) {
-    await withOrigin(originOf(options, '-blockdev'), () => graph.addNode(nestOptions(options)));
-  }
   const plugged: { id: string; position: number; origin: string }[] = [];
   for (const { id, options, position, origin, warnings } of planDrives(config.drives, config.machine)) {
     for (const warning of warnings) host.warn(warning);
@@ -141,7 +151,37 @@ async function openDisks(
   return inOrder;
 }
 
-async function startEngine(
+async function startQemu(
+  config: VmConfig,
+  plan: QemuPlan,
+  graph: BlockGraph,
+  disks: VmDisks,
+): Promise<Engine> {
+  for (const { id, options, origin } of plan.drives) {
+    await withOrigin(origin, () => graph.addDrive(id, nestDriveOptions(options)));
+  }
+  const qemu = await withOrigin(config.accelOption, () => probeQemu(config.qemu.binary));
+  const engine = new QemuEngine({
+    qemu,
+    name: config.name ?? 'guest',
+    ramBytes: config.memoryBytes,
+    machine: config.qemu.machine ?? 'pc',
+    args: [...config.qemu.args, ...plan.args],
+    identity: [...config.qemu.identity, ...plan.args],
+    disks: plan.disks.map(({ drive, deviceId, how, options }) => ({
+      disk: disks.plug(drive, deviceId),
+      how,
+      options,
+    })),
+    nics: plan.nics,
+    serialPorts: 1,
+    incoming: config.incoming !== null,
+  });
+  await engine.start();
+  return engine;
+}
+
+async function startEmbedded(
   config: VmConfig,
   devices: DevicePlan,
   disks: readonly EngineDisk[],
@@ -154,7 +194,7 @@ async function startEngine(
     bios: await firmwareFile(config.bios ?? bios, config.bios === null ? null : `-bios ${config.bios}`),
     vgaBios: await firmwareFile(vgaBios, null),
     disks,
-    nics: devices.nics.map(({ id, model, mac }, at) => ({ id, model, mac: mac ?? defaultMac(at) })),
+    nics: devices.nics.map(({ id, model, mac }, at) => ({ id, model, mac: mac ?? macOf(at) })),
     ...(config.noReboot ? { onGuestReset: 'pause' as const } : {}),
   });
   try {
@@ -173,9 +213,4 @@ async function firmwareFile(file: string, origin: string | null): Promise<Uint8A
     const text = `Could not open '${file}': ${systemErrorText(cause)}`;
     throw new ParameterError(origin === null ? text : `${origin}: ${text}`, { cause });
   }
-}
-
-/** QEMU's: 52:54:00:12:34:56 and following, so that both sides of a pair agree without being told. */
-function defaultMac(at: number): Uint8Array {
-  return Uint8Array.from([0x52, 0x54, 0x00, 0x12, 0x34, 0x56 + at]);
 }

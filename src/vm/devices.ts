@@ -6,6 +6,7 @@
 import { ParameterError, messageOf } from '../base/errors.ts';
 import type { NicModel } from '../engine/v86/index.ts';
 import { originOf } from './command-line/origin.ts';
+import type { NicPlug } from './netdevs.ts';
 
 /** `-device NAME,…` and `-drive if=` as the command line gives them. */
 export interface DeviceOption {
@@ -13,14 +14,10 @@ export interface DeviceOption {
   readonly options: Readonly<Record<string, string>>;
 }
 
-export interface NicDevice {
-  readonly id: string;
-  readonly netdev: string;
+export interface NicDevice extends NicPlug {
   readonly model: NicModel;
   /** As given with mac=, or null. */
   readonly mac: Uint8Array | null;
-  /** The option as typed. */
-  readonly origin: string;
 }
 
 export interface DiskDevice {

@@ -3,7 +3,7 @@
  * -incoming. What each part does is in its own file; this one says who knows whom, and what ends a VM.
  */
 import { Deferred, withDeadline } from '../base/async.ts';
-import { ColoError, ParameterError } from '../base/errors.ts';
+import { ColoError } from '../base/errors.ts';
 import { loggerFor } from '../base/logger.ts';
 import { isTlsCredentialsType } from '../base/tls/objects.ts';
 import type { BlockGraph } from '../block/graph.ts';
@@ -123,12 +123,6 @@ export class VirtualMachine {
    * Builds everything and lets nothing run. Errors name the option; what was opened before one is closed again.
    */
   static async create(config: VmConfig, host: VmHost): Promise<VirtualMachine> {
-    if (config.machine === 'pc' && config.accel !== 'v86') {
-      const { accel, accelOption } = config;
-      throw new ParameterError(
-        `${accelOption}: ${accel} is not built in, the embedded engine is; use -accel v86`,
-      );
-    }
     const parts = await assemble(config, host);
     const vm = new VirtualMachine(config, parts);
     try {

@@ -6,7 +6,6 @@ import { openStreamBackend } from '../net/netdevs/stream.ts';
 import { openTapBackend } from '../net/netdevs/tap.ts';
 import type { Options } from './command-line/keyval.ts';
 import { originOf } from './command-line/origin.ts';
-import type { NicDevice } from './devices.ts';
 
 type Emit = (event: string, data?: Record<string, unknown>) => void;
 
@@ -17,6 +16,14 @@ export interface OpenNetdevs {
   close(): Promise<void>;
 }
 
+/** A guest's NIC as its netdev sees it. */
+export interface NicPlug {
+  readonly id: string;
+  readonly netdev: string;
+  /** The option as typed. */
+  readonly origin: string;
+}
+
 /** What carries a netdev's wire. */
 export interface NetdevBackend {
   close(): Promise<void>;
@@ -25,7 +32,7 @@ export interface NetdevBackend {
 /** Throws ParameterError naming the option; what was opened before is closed again. */
 export async function openNetdevs(
   all: readonly Options[],
-  nics: readonly NicDevice[],
+  nics: readonly NicPlug[],
   emit: Emit,
 ): Promise<OpenNetdevs> {
   const netdevs = new Map<string, Netdev>();

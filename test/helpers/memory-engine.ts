@@ -13,6 +13,7 @@ export class MemoryEngine implements Engine {
   buildId = 'memory-1';
   readonly nics = [];
   readonly serial = { write: () => undefined, onData: null };
+  readonly monitor = null;
   onShutdown = null;
   state: EngineState = 'paused';
   readonly ram: Uint8Array;

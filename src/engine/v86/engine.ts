@@ -26,6 +26,7 @@ export class V86Engine implements Engine {
   readonly ramBytes: number;
   readonly nics: readonly V86Nic[];
   readonly serial: V86Serial;
+  readonly monitor = null;
   onShutdown: EngineEvents['onShutdown'] = null;
   readonly #options: V86Options;
   readonly #shape: V86Shape;

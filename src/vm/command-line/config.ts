@@ -10,11 +10,24 @@ export type StreamTarget =
   | { readonly type: 'file'; readonly path: string }
   | { readonly type: 'chardev'; readonly id: string };
 
+/** What goes to the QEMU that executes the guest; unused on the embedded engine. */
+export interface QemuConfig {
+  /** --qemu: a path, or a name in PATH. */
+  binary: string;
+  /** The value of -machine, without accel; null: QEMU's default. */
+  machine: string | null;
+  /** Options passed on as they are, in order. */
+  args: string[];
+  /** Those of them that a guest can tell; both sides of a pair must agree on them. */
+  identity: string[];
+}
+
 export interface VmConfig {
   name: string | null;
   /** `none`: the objects run without a guest. */
   machine: 'pc' | 'none';
-  accel: 'v86' | 'kvm' | 'tcg';
+  /** v86: the embedded engine; else what the stock QEMU is told, `tcg` or `kvm:tcg`. */
+  accel: string;
   /** The option that chose it, as typed; empty when none did. */
   accelOption: string;
   memoryBytes: number;
@@ -41,6 +54,7 @@ export interface VmConfig {
   pidfile: string | null;
   /** Options that were understood and change nothing here, each with the reason. */
   warnings: string[];
+  qemu: QemuConfig;
 }
 
 export function emptyConfig(): VmConfig {
@@ -68,5 +82,6 @@ export function emptyConfig(): VmConfig {
     bios: null,
     pidfile: null,
     warnings: [],
+    qemu: { binary: 'qemu-system-x86_64', machine: null, args: [], identity: [] },
   };
 }

@@ -25,6 +25,7 @@ import {
 } from './machine-options.ts';
 import { addNamed, checkId } from './named-options.ts';
 import { noteOrigin, originOf } from './origin.ts';
+import { QEMU_OPTIONS, wantsQemu } from './qemu-options.ts';
 import { whyRefused } from './refused.ts';
 import { checkStdio, streamTarget, takeChardev } from './stream-target.ts';
 
@@ -117,6 +118,7 @@ const QOM_ID = ['qom-type', 'id'];
  */
 export function parseCommandLine(args: readonly string[]): VmConfig {
   const config = emptyConfig();
+  const isQemu = wantsQemu(args);
   for (let at = 0; at < args.length; at++) {
     const given = args[at]!;
     const name = given.startsWith('--') ? given.slice(2) : given.startsWith('-') ? given.slice(1) : null;
@@ -126,7 +128,7 @@ export function parseCommandLine(args: readonly string[]): VmConfig {
       noteOrigins(config, given);
       continue;
     }
-    const spec = OPTIONS.get(name);
+    const spec = (isQemu ? QEMU_OPTIONS.get(name) : undefined) ?? OPTIONS.get(name);
     if (!spec) throw new ParameterError(`${given}: ${whyRefused(name) ?? 'invalid option'}`);
     let text = '';
     if (spec.takesValue) {

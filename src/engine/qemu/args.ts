@@ -1,0 +1,43 @@
+/** QEMU's command line: what the spec passes through, and what is the engine's own. */
+import { RAM_FD } from './child.ts';
+import type { DiskPort } from './disk-port.ts';
+import { ChildPorts } from './ports.ts';
+import { escapeOption } from './spec.ts';
+import type { QemuSpec } from './spec.ts';
+
+/** `folder`: the child's own, with the sockets of its NICs and then its serial ports. */
+export function qemuArgs(spec: QemuSpec, disks: DiskPort, folder: string): string[] {
+  const port = (at: number): string => escapeOption(ChildPorts.pathOf(folder, at));
+  const args = [
+    '-name',
+    `guest=${escapeOption(spec.name)}`,
+    '-S',
+    '-no-shutdown',
+    '-no-user-config',
+    '-object',
+    `memory-backend-file,id=colo-ram,size=${spec.ramBytes},mem-path=/proc/self/fd/${RAM_FD},share=on`,
+    '-machine',
+    `${spec.machine},memory-backend=colo-ram`,
+    '-m',
+    `${spec.ramBytes / 2 ** 20}M`,
+    '-monitor',
+    'none',
+    '-parallel',
+    'none',
+    '-display',
+    'none',
+  ];
+  args.push(...disks.args(spec.disks));
+  spec.nics.forEach(({ netdev }, at) => {
+    args.push('-netdev', `stream,id=${escapeOption(netdev)},server=off,addr.type=unix,addr.path=${port(at)}`);
+  });
+  if (spec.nics.length === 0) args.push('-nic', 'none');
+  if (spec.serialPorts === 0) args.push('-serial', 'none');
+  for (let at = 0; at < spec.serialPorts; at++) {
+    const id = `colo-serial${at}`;
+    args.push('-chardev', `socket,id=${id},path=${port(spec.nics.length + at)}`, '-serial', `chardev:${id}`);
+  }
+  args.push(...spec.args);
+  if (spec.incoming) args.push('-incoming', 'defer');
+  return args;
+}

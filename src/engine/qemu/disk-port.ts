@@ -1,0 +1,104 @@
+/**
+ * The guest's disks for QEMU: exports of an NBD server on a unix socket. Each QEMU process, the one that runs the guest
+ * and the one that waits to take over, has connections of its own; only the former has requests under way.
+ */
+import { NbdServer } from '../../nbd/server.ts';
+import type { NbdExportSource, NbdExtent } from '../../nbd/export.ts';
+import type { EngineDisk } from '../engine.ts';
+import { escapeOption } from './spec.ts';
+import type { QemuDiskSpec } from './spec.ts';
+
+/** What is written at once where a disk has no verb for zeros. */
+const ZEROS = new Uint8Array(1024 * 1024);
+
+export class DiskPort {
+  readonly #server = new NbdServer({ maxConnections: 0 });
+  readonly #path: string;
+
+  private constructor(path: string) {
+    this.#path = path;
+  }
+
+  static async open(path: string, disks: readonly QemuDiskSpec[]): Promise<DiskPort> {
+    const port = new DiskPort(path);
+    for (const { disk } of disks) {
+      port.#server.addExport({ name: disk.id, source: new DiskSource(disk), writable: !disk.readOnly });
+    }
+    await port.#server.listen({ path });
+    return port;
+  }
+
+  /** The options by which QEMU opens them. */
+  args(disks: readonly QemuDiskSpec[]): string[] {
+    return disks.flatMap(({ disk, how, options }) => {
+      const id = escapeOption(disk.id);
+      const at = `server.type=unix,server.path=${escapeOption(this.#path)},export=${id}`;
+      const readOnly = disk.readOnly ? ['read-only=on'] : [];
+      if (how === 'blockdev') {
+        return ['-blockdev', ['driver=nbd', `node-name=${id}`, at, ...readOnly, ...options].join(',')];
+      }
+      const file = at.replace(/(^|,)(server|export)/g, '$1file.$2');
+      return [
+        '-drive',
+        ['format=raw', 'file.driver=nbd', file, `id=${id}`, ...readOnly, ...options].join(','),
+      ];
+    });
+  }
+
+  close(): Promise<void> {
+    return this.#server.close();
+  }
+}
+
+/** An EngineDisk as an NBD source. */
+class DiskSource implements NbdExportSource {
+  readonly #disk: EngineDisk;
+
+  constructor(disk: EngineDisk) {
+    this.#disk = disk;
+  }
+
+  get lengthBytes(): number {
+    return this.#disk.lengthBytes;
+  }
+
+  get readOnly(): boolean {
+    return this.#disk.readOnly;
+  }
+
+  read(offset: number, target: Uint8Array): Promise<void> {
+    return this.#disk.read(offset, target);
+  }
+
+  write(offset: number, source: Uint8Array, flags?: { readonly fua?: boolean }): Promise<void> {
+    const written = this.#disk.write(offset, source);
+    return flags?.fua === true ? written.then(() => this.#disk.flush()) : written;
+  }
+
+  flush(): Promise<void> {
+    return this.#disk.flush();
+  }
+
+  async writeZeroes(
+    offset: number,
+    length: number,
+    flags?: { readonly fua?: boolean; readonly unmap?: boolean },
+  ): Promise<void> {
+    if (this.#disk.writeZeroes) await this.#disk.writeZeroes(offset, length, flags?.unmap ?? false);
+    else {
+      for (let done = 0; done < length; done += ZEROS.length) {
+        await this.#disk.write(offset + done, ZEROS.subarray(0, Math.min(ZEROS.length, length - done)));
+      }
+    }
+    if (flags?.fua === true) await this.#disk.flush();
+  }
+
+  async discard(offset: number, length: number): Promise<void> {
+    await this.#disk.discard?.(offset, length);
+  }
+
+  /** What is a hole changes with every write; a guest's disk is all data to QEMU. */
+  blockStatus(offset: number, length: number): Promise<readonly NbdExtent[]> {
+    return Promise.resolve([{ offset, length, zero: false, data: true }]);
+  }
+}

@@ -1,0 +1,131 @@
+/**
+ * NICs and serial ports: each QEMU process connects to sockets of its own, of which the engine uses those of the process
+ * that runs the guest. To the outside a NIC and a serial port stay the same when one process takes over from another;
+ * what the one before had not taken is lost, as on a wire.
+ */
+import net from 'node:net';
+import path from 'node:path';
+import { Deferred } from '../../base/async.ts';
+import { loggerFor } from '../../base/logger.ts';
+import { BoundedSender } from '../../chardev/bounded-sender.ts';
+import { FrameDecoder, MAX_FRAME_BYTES, encodeHeader } from '../../net/framing.ts';
+import type { EngineNic, EngineSerial } from '../engine.ts';
+import type { QemuNicSpec } from './spec.ts';
+
+const log = loggerFor('engine-qemu');
+
+/** The sockets that one child connects to. */
+export class ChildPorts {
+  readonly #folder: string;
+  readonly #listeners: net.Server[] = [];
+  readonly #sockets: Deferred<net.Socket>[] = [];
+  readonly #count: number;
+
+  constructor(folder: string, count: number) {
+    this.#folder = folder;
+    this.#count = count;
+  }
+
+  static pathOf(folder: string, at: number): string {
+    return path.join(folder, `port${at}`);
+  }
+
+  async listen(): Promise<void> {
+    for (let at = 0; at < this.#count; at++) {
+      const arrived = new Deferred<net.Socket>();
+      const listener = net.createServer({ pauseOnConnect: true });
+      listener.once('connection', (socket) => {
+        socket.on('error', (error) => log.debug(error.message));
+        listener.close();
+        arrived.resolve(socket);
+      });
+      await new Promise<void>((resolve, reject) => {
+        listener.once('error', reject).listen(ChildPorts.pathOf(this.#folder, at), resolve);
+      });
+      this.#listeners.push(listener);
+      this.#sockets.push(arrived);
+    }
+  }
+
+  /** All sockets, in order, once the child has connected to them. */
+  sockets(): Promise<net.Socket[]> {
+    return Promise.all(this.#sockets.map(({ promise }) => promise));
+  }
+
+  close(): void {
+    for (const listener of this.#listeners) listener.close();
+    for (const arrived of this.#sockets) {
+      arrived.reject(new Error('closed'));
+      void arrived.promise.then(
+        (socket) => socket.destroy(),
+        () => undefined,
+      );
+    }
+  }
+}
+
+export class QemuNic implements EngineNic {
+  readonly id: string;
+  readonly mac: Uint8Array;
+  onFrame: ((frame: Uint8Array) => void) | null = null;
+  /** Frames that QEMU was too far behind for, or that no Ethernet carries. */
+  droppedFrames = 0;
+  readonly #header = new Uint8Array(4);
+  readonly #decoder: FrameDecoder;
+  #socket: net.Socket | null = null;
+  #sender: BoundedSender | null = null;
+
+  constructor({ id, mac }: QemuNicSpec) {
+    this.id = id;
+    this.mac = mac;
+    this.#decoder = new FrameDecoder({
+      onFrame: (bytes, from, to) => this.onFrame?.(bytes.subarray(from, to)),
+      onError: (error) => log.error(`NIC ${id}: ${error.message}`),
+    });
+  }
+
+  send(frame: Uint8Array): void {
+    if (frame.length === 0 || frame.length > MAX_FRAME_BYTES) {
+      this.droppedFrames++;
+      return;
+    }
+    const header = encodeHeader(this.#header, frame.length, null);
+    if (!this.#sender?.send(header, frame)) this.droppedFrames++;
+  }
+
+  /** Hands over what waits for the end of the tick. */
+  flush(): void {
+    this.#sender?.flush();
+  }
+
+  /** From now on the guest's NIC is at the other end of `socket`; null: nowhere. */
+  attach(socket: net.Socket | null): void {
+    this.#socket?.removeAllListeners('data');
+    this.#socket?.destroy();
+    this.#socket = socket;
+    this.#sender = socket ? new BoundedSender(socket) : null;
+    this.#decoder.reset();
+    socket?.on('data', (chunk: Buffer) => this.#decoder.push(chunk)).resume();
+  }
+}
+
+export class QemuSerial implements EngineSerial {
+  onData: ((bytes: Uint8Array) => void) | null = null;
+  #socket: net.Socket | null = null;
+
+  write(bytes: Uint8Array): void {
+    // A guest that does not read its port is not waited for.
+    if (this.#socket && this.#socket.writableLength < MAX_UNREAD_BYTES) {
+      this.#socket.write(Uint8Array.from(bytes));
+    }
+  }
+
+  attach(socket: net.Socket | null): void {
+    this.#socket?.removeAllListeners('data');
+    this.#socket?.destroy();
+    this.#socket = socket;
+    socket?.on('data', (chunk: Buffer) => this.onData?.(chunk)).resume();
+  }
+}
+
+const MAX_UNREAD_BYTES = 64 * 1024;

@@ -1,0 +1,98 @@
+/**
+ * What `-device`, `-drive` and the rest of a command line become when a stock QEMU executes the guest: its devices are
+ * the ones asked for, its disks and netdevs ours. Counterpart of devices.ts and disk-options.ts.
+ */
+import { ParameterError, messageOf } from '../base/errors.ts';
+import { escapeOption } from '../engine/qemu/index.ts';
+import type { VmConfig } from './command-line/config.ts';
+import type { Options } from './command-line/keyval.ts';
+import { originOf } from './command-line/origin.ts';
+import { parseMac } from './devices.ts';
+import type { NicPlug } from './netdevs.ts';
+
+export interface QemuNicPlan extends NicPlug {
+  readonly mac: Uint8Array;
+}
+
+/** A disk of the guest: a drive or a node of ours, and how QEMU is told of it. */
+export interface QemuDiskPlan {
+  readonly drive: string;
+  readonly deviceId: string | null;
+  readonly how: 'drive' | 'blockdev';
+  readonly options: readonly string[];
+  readonly origin: string;
+}
+
+export interface QemuDrivePlan {
+  readonly id: string;
+  readonly options: Options;
+  readonly origin: string;
+}
+
+export interface QemuPlan {
+  readonly nics: readonly QemuNicPlan[];
+  readonly drives: readonly QemuDrivePlan[];
+  readonly disks: readonly QemuDiskPlan[];
+  /** QEMU's -device options. */
+  readonly args: readonly string[];
+}
+
+/** Options of -drive that are the device's, which QEMU makes; the others are our block layer's. */
+const DRIVE_DEVICE_OPTIONS = ['if', 'index', 'bus', 'unit', 'media', 'werror', 'rerror'];
+
+/** Throws ParameterError naming the option. */
+export function planQemu(config: VmConfig): QemuPlan {
+  const plan = {
+    nics: [] as QemuNicPlan[],
+    drives: [] as QemuDrivePlan[],
+    disks: [] as QemuDiskPlan[],
+    args: [] as string[],
+  };
+  const byDrive = new Map<string, { deviceId: string | null }>();
+  for (const device of config.devices) {
+    const { driver } = device;
+    const options: Options = { ...device.options };
+    const origin = originOf(device, `-device ${driver}`);
+    try {
+      const { netdev, drive, id } = options;
+      if (netdev !== undefined) {
+        const mac = options['mac'] === undefined ? macOf(plan.nics.length) : parseMac(options['mac']);
+        options['mac'] = Array.from(mac, (byte) => byte.toString(16).padStart(2, '0')).join(':');
+        plan.nics.push({ id: id ?? `nic${plan.nics.length}`, netdev, mac, origin });
+      }
+      if (drive !== undefined) byDrive.set(drive, { deviceId: id ?? null });
+    } catch (cause) {
+      throw new ParameterError(`${origin}: ${messageOf(cause)}`, { cause });
+    }
+    plan.args.push('-device', [driver, ...pairs(options)].join(','));
+  }
+  config.drives.forEach((given, at) => {
+    const origin = originOf(given, `-drive id=${given['id'] ?? ''}`);
+    const id = given['id'] ?? `drive${at}`;
+    const forQemu = DRIVE_DEVICE_OPTIONS.filter((key) => given[key] !== undefined);
+    const own = Object.fromEntries(
+      Object.entries(given).filter(([key]) => !DRIVE_DEVICE_OPTIONS.includes(key)),
+    );
+    plan.drives.push({ id, options: { ...own, id }, origin });
+    const options = forQemu.map((key) => `${key}=${escapeOption(given[key] ?? '')}`);
+    const used = byDrive.get(id);
+    byDrive.delete(id);
+    // A drive that no device shows is a node of ours alone.
+    if (given['if'] === 'none' && !used) return;
+    plan.disks.push({ drive: id, deviceId: used?.deviceId ?? null, how: 'drive', options, origin });
+  });
+  for (const [drive, { deviceId }] of byDrive) {
+    const origin = `-device drive=${drive}`;
+    plan.disks.push({ drive, deviceId, how: 'blockdev', options: [], origin });
+  }
+  return plan;
+}
+
+function pairs(options: Options): string[] {
+  return Object.entries(options).map(([key, value]) => `${key}=${escapeOption(value)}`);
+}
+
+/** QEMU's: 52:54:00:12:34:56 and following, so that both sides of a pair agree without being told. */
+export function macOf(at: number): Uint8Array {
+  return Uint8Array.from([0x52, 0x54, 0x00, 0x12, 0x34, 0x56 + at]);
+}
