@@ -1,7 +1,8 @@
 // The project's test command: types, lint, format, then the test groups in order of what they cost.
 // `./colo test` runs all; `./colo test unit interop` runs groups; `./colo test test/unit/net/framing.test.ts` files.
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 
 const GROUPS = ['unit', 'conformance', 'interop', 'e2e'];
@@ -21,21 +22,39 @@ if (unknown.length > 0) {
 }
 const all = args.length === 0;
 let failed = 0;
-const totals = { pass: 0, fail: 0, skipped: 0 };
+/** Where running-test.js keeps what is running. */
+const running = mkdtempSync(path.join(tmpdir(), 'colo-running-'));
+process.on('exit', () => rmSync(running, { recursive: true, force: true }));
+const totals = { pass: 0, fail: 0, cancelled: 0, skipped: 0 };
 
 function run(title, command, commandArgs, env = {}) {
   console.log(`\n== ${title}`);
   const result = spawnSync(command, commandArgs, {
     stdio: ['ignore', 'pipe', 'inherit'],
-    env: { ...process.env, ...env },
+    env: { ...process.env, COLO_RUNNING_TESTS: running, ...env },
     encoding: 'utf8',
     maxBuffer: 1 << 28,
   });
   process.stdout.write(result.stdout ?? '');
   if (result.status !== 0) failed++;
+  tellWhatWasRunning();
   for (const key of Object.keys(totals)) {
     const line = [...(result.stdout ?? '').matchAll(new RegExp(`^(?:#|ℹ) ${key} (\\d+)$`, 'gm'))].at(-1);
     totals[key] += line ? Number(line[1]) : 0;
+  }
+}
+
+/** Names the tests whose process was killed, by the runner after its timeout or by whatever else. */
+function tellWhatWasRunning() {
+  for (const name of readdirSync(running)) {
+    const note = path.join(running, name);
+    const { file, tests } = JSON.parse(readFileSync(note, 'utf8') || '{"file":"a test file","tests":[]}');
+    rmSync(note);
+    if (tests.length === 0) console.error(`\n${file} was killed outside of its tests`);
+    for (const { name, seed } of tests) {
+      const again = seed === null ? '' : ` (COLO_SEED=${seed} gives its properties the same input)`;
+      console.error(`\n${file} was killed in: ${name}${again}`);
+    }
   }
 }
 
@@ -69,6 +88,8 @@ const env = image ? { COLO_GUEST_IMAGE: image } : {};
 const nodeTest = [
   '--import',
   'tsx',
+  '--import',
+  new URL('running-test.js', import.meta.url).href,
   '--test',
   '--test-reporter=spec',
   '--test-timeout=300000',
@@ -89,5 +110,5 @@ if (process.env.CI && totals.skipped > 0 && !process.env.COLO_ALLOW_SKIPS) {
   );
   failed++;
 }
-console.log(`\n${totals.pass} passed, ${totals.fail} failed, ${totals.skipped} skipped`);
+console.log(`\n${totals.pass} passed, ${totals.fail + totals.cancelled} failed, ${totals.skipped} skipped`);
 process.exit(failed === 0 ? 0 : 1);

@@ -1,6 +1,7 @@
 /**
  * What every block driver must do, whatever it is made of (src/block/driver.ts). A driver's test names how to make one
- * and what it can do; the driver is used through BlockNode, as everybody does.
+ * and what it can do; the driver is used through BlockNode, as everybody does. COLO_FUZZ=N makes the random part N times
+ * as long.
  */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
@@ -28,6 +29,7 @@ export interface DriverTraits {
 }
 
 const LENGTH = 3 * 2 ** 20 + 512;
+const RUNS = 15 * Math.max(1, Number(process.env['COLO_FUZZ'] ?? 1) || 1);
 
 export function describeBlockDriver(name: string, traits: DriverTraits): void {
   const using = async (
@@ -177,7 +179,7 @@ export function describeBlockDriver(name: string, traits: DriverTraits): void {
               assert.ok(Buffer.compare(back, model) === 0);
             }),
         ),
-        { numRuns: 15 },
+        { numRuns: RUNS },
       );
     });
 

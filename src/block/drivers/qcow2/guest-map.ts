@@ -10,7 +10,8 @@ import { clusterKind, entryOffset, isCopied } from './format.ts';
 import type { ClusterKind } from './format.ts';
 import type { Qcow2Header } from './header.ts';
 import type { HostFile } from './host-file.ts';
-import type { L2Table, MappingTables } from './tables.ts';
+import type { L2Table } from './table-cache.ts';
+import type { MappingTables } from './tables.ts';
 
 /** Bytes of the guest that are mapped alike, inside one L2 table. */
 export interface Run {

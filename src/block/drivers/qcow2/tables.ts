@@ -1,8 +1,9 @@
 /**
- * The two-level map from guest clusters to L2 entries: the L1 table in memory, L2 tables in a bounded cache.
+ * The two-level map from guest clusters to L2 entries: the L1 table in memory, L2 tables in a bounded cache
+ * (table-cache.ts).
  *
- * Write-through: an entry is in the file before `update` ends, so eviction just forgets a table (one that is being
- * changed is pinned). One write of a table is under way at a time; updates that come meanwhile share the next one. The
+ * Write-through: an entry is in the file before `update` ends, so eviction just forgets a table; one that is being
+ * changed is pinned. One write of a table is under way at a time; updates that come meanwhile share the next one. The
  * caller holds the guest clusters whose entries it changes (range-lock.ts); tables themselves need no lock, as updates
  * of other entries touch other bytes.
  */
@@ -13,28 +14,11 @@ import { FIELD } from './header.ts';
 import type { HostFile } from './host-file.ts';
 import type { Allocator } from './allocator.ts';
 import { entryOffset, isCopied, putEntry, setUint64, viewOf } from './format.ts';
+import { TableCache, newTable, pin, unpin } from './table-cache.ts';
+import type { L2Table } from './table-cache.ts';
 
 /** Enough for 16 GiB of guest data in 64 KiB clusters. */
 export const DEFAULT_L2_CACHE_BYTES = 2 * 2 ** 20 * 8;
-
-/** An L2 table in memory. Valid until the next await, unless pinned. */
-export interface L2Table {
-  readonly offset: number;
-  readonly bytes: Uint8Array;
-  readonly view: DataView;
-  pins: number;
-  /** A write to the file is under way. */
-  writing: boolean;
-  /** What waits for it to end. */
-  queued: TableWrite | null;
-}
-
-/** Bytes [from, to) of a table that have to get into the file. */
-interface TableWrite {
-  from: number;
-  to: number;
-  readonly done: Deferred<void>;
-}
 
 export class MappingTables {
   readonly l2Entries: number;
@@ -42,9 +26,7 @@ export class MappingTables {
   readonly #header: Qcow2Header;
   readonly #allocator: Allocator;
   readonly #clusterBytes: number;
-  readonly #maxTables: number;
-  readonly #cache = new Map<number, L2Table>();
-  readonly #loading = new Map<number, Promise<L2Table>>();
+  readonly #cache: TableCache;
   readonly #mutex = new Mutex();
   /** The L1 table as it is in the file. */
   #l1: DataView;
@@ -63,7 +45,8 @@ export class MappingTables {
     this.#allocator = allocator;
     this.#clusterBytes = 2 ** header.clusterBits;
     this.l2Entries = this.#clusterBytes / 8;
-    this.#maxTables = Math.max(2, Math.floor(cacheBytes / this.#clusterBytes));
+    const maxTables = Math.max(2, Math.floor(cacheBytes / this.#clusterBytes));
+    this.#cache = new TableCache(maxTables, (l1Index) => this.#read(l1Index));
     this.#l1 = viewOf(l1);
     let used = header.l1Size;
     while (used > 0 && this.#l1.getUint32(used * 8 - 8) === 0 && this.#l1.getUint32(used * 8 - 4) === 0)
@@ -90,14 +73,8 @@ export class MappingTables {
   /** The cached table, null when there is none in the image, undefined when it has to be loaded. */
   peek(l1Index: number): L2Table | null | undefined {
     if (l1Index >= this.#l1Used) return null;
-    const table = this.#cache.get(l1Index);
-    if (table) {
-      if (this.#cache.size >= this.#maxTables) {
-        this.#cache.delete(l1Index);
-        this.#cache.set(l1Index, table);
-      }
-      return table;
-    }
+    const table = this.#cache.use(l1Index);
+    if (table) return table;
     return this.#l1.getUint32(l1Index * 8) === 0 && this.#l1.getUint32(l1Index * 8 + 4) === 0
       ? null
       : undefined;
@@ -106,13 +83,7 @@ export class MappingTables {
   /** The table, null when there is none in the image. Throws IoError when the L1 entry is broken. */
   async table(l1Index: number): Promise<L2Table | null> {
     const table = this.peek(l1Index);
-    if (table !== undefined) return table;
-    let loading = this.#loading.get(l1Index);
-    if (!loading) {
-      loading = this.#load(l1Index).finally(() => this.#loading.delete(l1Index));
-      this.#loading.set(l1Index, loading);
-    }
-    return loading;
+    return table === undefined ? this.#cache.load(l1Index) : table;
   }
 
   /**
@@ -141,7 +112,7 @@ export class MappingTables {
         throw error;
       }
     } finally {
-      table.pins--;
+      unpin(table);
     }
   }
 
@@ -210,7 +181,7 @@ export class MappingTables {
     this.#header.sizeBytes = sizeBytes;
   }
 
-  async #load(l1Index: number): Promise<L2Table> {
+  async #read(l1Index: number): Promise<L2Table> {
     const hi = this.#l1.getUint32(l1Index * 8);
     const offset = entryOffset(hi, this.#l1.getUint32(l1Index * 8 + 4));
     if (offset === 0 || offset % this.#clusterBytes !== 0 || offset >= this.#file.lengthBytes) {
@@ -221,28 +192,40 @@ export class MappingTables {
     }
     const bytes = new Uint8Array(this.#clusterBytes);
     await this.#file.read(offset, bytes);
-    const table = newTable(offset, bytes);
-    this.#remember(l1Index, table);
-    return table;
+    return newTable(offset, bytes);
+  }
+
+  /** `table`, pinned unless it is null. */
+  async #pinned(l1Index: number): Promise<L2Table | null> {
+    const table = this.peek(l1Index);
+    return table === undefined ? this.#cache.loadPinned(l1Index) : table && pin(table);
   }
 
   /** The table, pinned; made or copied first when it is missing or shared. */
   async #writable(l1Index: number): Promise<L2Table> {
-    for (;;) {
-      const table = await this.table(l1Index);
-      if (!table || !isCopied(this.#l1.getUint32(l1Index * 8))) break;
-      // Evicted while this call was on its way back: another copy may be on its way in.
-      if (this.#cache.get(l1Index) !== table) continue;
-      return pin(table);
-    }
+    const table = await this.#pinned(l1Index);
+    if (table && this.#isCurrent(l1Index, table)) return table;
+    if (table) unpin(table);
     return this.#mutex.run(async () => {
-      const now = await this.table(l1Index);
-      const shared = now !== null && !isCopied(this.#l1.getUint32(l1Index * 8));
-      const made = now === null || shared ? await this.#make(l1Index, now) : now;
-      return pin(made);
+      const now = await this.#pinned(l1Index);
+      if (now && this.#isCurrent(l1Index, now)) return now;
+      try {
+        return await this.#make(l1Index, now);
+      } finally {
+        if (now) unpin(now);
+      }
     });
   }
 
+  /** True: the image refers to this table once, and it has not been replaced by a copy. */
+  #isCurrent(l1Index: number, table: L2Table): boolean {
+    return isCopied(this.#l1.getUint32(l1Index * 8)) && this.#cache.get(l1Index) === table;
+  }
+
+  /**
+   * A new table, pinned, with the content of `old`, which is pinned too: if it were loaded meanwhile, it could come in
+   * after its copy and take its place.
+   */
   async #make(l1Index: number, old: L2Table | null): Promise<L2Table> {
     const { offset, virgin } = await this.#allocator.allocate(1);
     const bytes = old ? old.bytes.slice() : new Uint8Array(this.#clusterBytes);
@@ -257,29 +240,9 @@ export class MappingTables {
     await this.#file.write(this.#header.l1Offset + l1Index * 8, entry);
     new Uint8Array(this.#l1.buffer).set(entry, l1Index * 8);
     if (l1Index >= this.#l1Used) this.#l1Used = l1Index + 1;
-    const table = newTable(offset, bytes);
-    this.#cache.delete(l1Index);
-    this.#remember(l1Index, table);
+    const table = pin(newTable(offset, bytes));
+    this.#cache.put(l1Index, table);
     if (old) this.#allocator.release(old.offset, 1);
     return table;
   }
-
-  #remember(l1Index: number, table: L2Table): void {
-    this.#cache.set(l1Index, table);
-    if (this.#cache.size <= this.#maxTables) return;
-    for (const [index, other] of this.#cache) {
-      if (other.pins > 0 || index === l1Index) continue;
-      this.#cache.delete(index);
-      if (this.#cache.size <= this.#maxTables) return;
-    }
-  }
-}
-
-function newTable(offset: number, bytes: Uint8Array): L2Table {
-  return { offset, bytes, view: viewOf(bytes), pins: 0, writing: false, queued: null };
-}
-
-function pin(table: L2Table): L2Table {
-  table.pins++;
-  return table;
 }
