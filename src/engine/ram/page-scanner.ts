@@ -22,7 +22,7 @@ import {
   takePart,
 } from './scan-job.ts';
 import type { JobKind, Shared, WorkerStart } from './scan-job.ts';
-import { forgetDense, STRIP_PAGES } from './strips.ts';
+import { forgetBase, STRIP_PAGES } from './strips.ts';
 import type { Pair } from './strips.ts';
 
 /** More threads than this are limited by the memory, not by the processors. */
@@ -96,7 +96,7 @@ export class PageScanner {
   /** All of the baseline becomes zero and takes no memory. */
   clearBaseline(): void {
     this.#base.discard(0, this.#base.byteLength);
-    forgetDense(this.#pair);
+    forgetBase(this.#shared.notes);
   }
 
   /** Ends the threads; a job that is under way ends first. Idempotent. */

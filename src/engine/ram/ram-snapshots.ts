@@ -7,6 +7,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { ColoError, ProtocolError } from '../../base/errors.ts';
+import { adviseHuge } from './memory-calls.ts';
 import { PageScanner } from './page-scanner.ts';
 import { allocateRamChanges, parseRamChanges } from './ram-codec.ts';
 import type { RamChanges } from './ram-codec.ts';
@@ -61,6 +62,7 @@ export class RamSnapshots {
       const id = randomBytes(8).readBigUInt64LE();
       const header = { full, pages, ramBytes: this.#ram.byteLength, id, parent: full ? 0n : parent! };
       const { bytes, data } = allocateRamChanges(header, indexes);
+      adviseHuge(bytes);
       // Until it is complete the baseline is no state at all.
       this.#id = null;
       await this.#scanner.copyOut(pages, data);

@@ -5,8 +5,8 @@
 import { viewOf } from './memory-calls.ts';
 import { WINDOW_BYTES, windowsOf } from './ram-file.ts';
 import type { MappedMemory } from './ram-file.ts';
-import { compareStrip, copyBack, copyIn, copyOut, STRIP_PAGES, stripCount } from './strips.ts';
-import type { Pair } from './strips.ts';
+import { copyBack, copyIn, copyOut, STRIP_PAGES, StripComparer, stripCount } from './strips.ts';
+import type { Pair, StripNotes } from './strips.ts';
 
 /** Pages of a list that a thread takes at once. */
 const CHUNK_PAGES = 64;
@@ -34,8 +34,7 @@ export interface Shared {
   readonly pages: Uint32Array<SharedArrayBuffer>;
   /** How many pages each strip has found. */
   readonly counts: Uint16Array<SharedArrayBuffer>;
-  /** What strips.ts remembers of each. */
-  readonly strips: Uint8Array<SharedArrayBuffer>;
+  readonly notes: StripNotes;
 }
 
 export interface WorkerStart {
@@ -52,7 +51,10 @@ export function createShared(byteLength: number): Shared {
     buffer: new BigUint64Array(new SharedArrayBuffer(2 * BigUint64Array.BYTES_PER_ELEMENT)),
     pages: new Uint32Array(new SharedArrayBuffer(strips * STRIP_PAGES * Uint32Array.BYTES_PER_ELEMENT)),
     counts: new Uint16Array(new SharedArrayBuffer(strips * Uint16Array.BYTES_PER_ELEMENT)),
-    strips: new Uint8Array(new SharedArrayBuffer(strips)),
+    notes: {
+      data: new Uint32Array(new SharedArrayBuffer(strips * Uint32Array.BYTES_PER_ELEMENT)),
+      changed: new Uint8Array(new SharedArrayBuffer(strips)),
+    },
   };
 }
 
@@ -63,7 +65,7 @@ export function pairOf(start: Omit<WorkerStart, 'threads'>): Pair {
     ram: { fd: ram.fd, windows: windowsOf(ram) },
     base: { fd: base.fd, windows: windowsOf(base) },
     byteLength: ram.byteLength,
-    strips: shared.strips,
+    notes: shared.notes,
   };
 }
 
@@ -72,11 +74,12 @@ export function takePart(shared: Shared, pair: Pair): void {
   const { control, pages } = shared;
   const kind = Atomics.load(control, KIND);
   if (kind === JOB.compare) {
+    const comparer = new StripComparer(pair);
     for (;;) {
       const strip = Atomics.add(control, NEXT, 1);
       if (strip >= shared.counts.length) return;
       const out = pages.subarray(strip * STRIP_PAGES, (strip + 1) * STRIP_PAGES);
-      shared.counts[strip] = compareStrip(pair, strip, out);
+      shared.counts[strip] = comparer.compare(strip, out);
     }
   }
   const count = Atomics.load(control, COUNT);

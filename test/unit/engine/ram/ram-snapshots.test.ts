@@ -118,10 +118,11 @@ test('memory that was never used is not taken by captures and loads', async () =
   try {
     primary.ram.bytes.fill(1, 100 * 1024 * 1024, 101 * 1024 * 1024);
     primary.ram.bytes.fill(1, bytes - PAGE);
-    const expected = 1024 * 1024 + PAGE;
-    assert.equal(used(primary), expected);
+    assert.equal(used(primary), 1024 * 1024 + PAGE);
     await move(primary, secondary, true);
     await move(primary, secondary, false);
+    // What has data is read in blocks of 64 KiB.
+    const expected = 1024 * 1024 + 64 * 1024;
     assert.equal(used(primary), expected);
     assert.equal(used(secondary), expected);
     secondary.ram.bytes.fill(2, 0, 8 * 1024 * 1024);
