@@ -6,18 +6,31 @@
  * found by the next one. All checks of a load (`check`) come before its first change (`load`); the guest stands still.
  */
 import { randomBytes } from 'node:crypto';
-import { ColoError, ProtocolError } from '../../base/errors.ts';
+import { ColoError, messageOf, ProtocolError } from '../../base/errors.ts';
 import { adviseHuge } from './memory-calls.ts';
 import { PageScanner } from './page-scanner.ts';
 import { allocateRamChanges, parseRamChanges } from './ram-codec.ts';
-import type { RamChanges } from './ram-codec.ts';
+import type { RamChanges, RamHeader } from './ram-codec.ts';
 import { RamFile } from './ram-file.ts';
+import { STRIP_PAGES } from './strips.ts';
 
 export interface RamCapture {
   /** In the encoding of ram-codec.ts, in a buffer of its own. */
   readonly ram: Uint8Array<ArrayBuffer>;
   readonly pages: number;
   readonly id: bigint;
+  /** The bound on pages left some of the memory unseen: captures go on there until one has none. */
+  readonly more: boolean;
+}
+
+export interface RamCaptureOptions {
+  /** Everything that is not zero, not only what changed since the baseline. */
+  readonly full: boolean;
+  /**
+   * About so many pages at most, but no fewer than a strip has (256), so that no buffer need hold a large guest. The
+   * state that is described then is one between the baseline and the guest's: for the rounds before a guest is stopped.
+   */
+  readonly maxPages?: number;
 }
 
 export class RamSnapshots {
@@ -26,6 +39,8 @@ export class RamSnapshots {
   readonly #scanner: PageScanner;
   /** The baseline's id, or null when there is none. */
   #id: bigint | null = null;
+  /** Where a capture with a bound goes on; 0 when it is the start of a round. */
+  #nextStrip = 0;
   #isBusy = false;
 
   private constructor(ram: RamFile, base: RamFile, scanner: PageScanner) {
@@ -49,26 +64,46 @@ export class RamSnapshots {
     return this.#id !== null;
   }
 
-  /** Throws ProtocolError when there is nothing to compare with and `full` is false. */
-  async capture({ full }: { full: boolean }): Promise<RamCapture> {
+  /**
+   * What changed since the baseline, which the result becomes. Throws ProtocolError when there is none and `full` is
+   * false, ColoError when the changes do not fit one buffer (4 GiB with Node.js 20).
+   */
+  async capture({ full, maxPages }: RamCaptureOptions): Promise<RamCapture> {
     return await this.#alone(async () => {
       const parent = this.#id;
       if (!full && parent === null) {
         throw new ProtocolError('capture: nothing was captured or loaded yet; capture in full first');
       }
       if (full) this.#forget();
-      const indexes = await this.#scanner.findChanges();
+      const indexes =
+        maxPages === undefined ? await this.#scanner.findChanges() : await this.#findSome(full, maxPages);
+      if (maxPages === undefined) this.#nextStrip = 0;
       const pages = indexes.length;
       const id = randomBytes(8).readBigUInt64LE();
       const header = { full, pages, ramBytes: this.#ram.byteLength, id, parent: full ? 0n : parent! };
-      const { bytes, data } = allocateRamChanges(header, indexes);
-      adviseHuge(bytes);
+      const { bytes, data } = allocate(header, indexes);
       // Until it is complete the baseline is no state at all.
       this.#id = null;
       await this.#scanner.copyOut(pages, data);
       this.#id = id;
-      return { ram: bytes, pages, id };
+      return { ram: bytes, pages, id, more: this.#nextStrip > 0 };
     });
+  }
+
+  /** Goes on where the capture before it has stopped. */
+  async #findSome(full: boolean, maxPages: number): Promise<Uint32Array> {
+    const { stripCount } = this.#scanner;
+    let strip = full ? 0 : this.#nextStrip;
+    let found: Uint32Array = new Uint32Array(0);
+    for (let room = Math.max(maxPages, STRIP_PAGES); strip < stripCount && room >= STRIP_PAGES;) {
+      const to = Math.min(stripCount, strip + Math.floor(room / STRIP_PAGES));
+      const before = found.length;
+      found = await this.#scanner.findChanges(strip, to, before);
+      room -= found.length - before;
+      strip = to;
+    }
+    this.#nextStrip = strip < stripCount ? strip : 0;
+    return found;
   }
 
   /** Parses and checks snapshots that are to be loaded one after the other. Throws ProtocolError. */
@@ -86,20 +121,36 @@ export class RamSnapshots {
     });
   }
 
+  /**
+   * The changes (from `check`) become the baseline, and the guest's RAM stays as it is: a later load brings it there.
+   * For a first state in many snapshots, which need not be kept until the last one is there.
+   */
+  async stage(changes: readonly RamChanges[]): Promise<void> {
+    await this.#alone(() => this.#apply(changes));
+  }
+
   /** What the guest did since the baseline is undone, and the changes (from `check`) applied in order. */
   async load(changes: readonly RamChanges[]): Promise<void> {
     if (changes.length === 0) return;
     await this.#alone(async () => {
+      await this.#apply(changes);
+      const id = this.#id;
       this.#id = null;
-      for (const { full, indexes, data } of changes) {
-        if (full) this.#forget();
-        await this.#scanner.copyIn(indexes, data);
-      }
       // One pass both undoes and applies. Pages that are equal already are not written, so nobody has to look at them.
       const { length } = await this.#scanner.findChanges();
       await this.#scanner.copyBack(length);
-      this.#id = changes.at(-1)!.id;
+      this.#id = id;
     });
+  }
+
+  async #apply(changes: readonly RamChanges[]): Promise<void> {
+    this.#nextStrip = 0;
+    for (const { full, id, indexes, data } of changes) {
+      this.#id = null;
+      if (full) this.#forget();
+      await this.#scanner.copyIn(indexes, data);
+      this.#id = id;
+    }
   }
 
   /** Ends the threads and frees the baseline. Idempotent. */
@@ -123,4 +174,17 @@ export class RamSnapshots {
       this.#isBusy = false;
     }
   }
+}
+
+function allocate(header: RamHeader, indexes: Uint32Array): ReturnType<typeof allocateRamChanges> {
+  let changes;
+  try {
+    changes = allocateRamChanges(header, indexes);
+  } catch (error) {
+    throw new ColoError(`capture: ${header.pages} changed pages do not fit one buffer: ${messageOf(error)}`, {
+      cause: error,
+    });
+  }
+  adviseHuge(changes.bytes);
+  return changes;
 }

@@ -19,7 +19,7 @@ export const GENERATION = 0;
 export const NEXT = 1;
 export const FINISHED = 2;
 export const KIND = 3;
-/** Pages in the list. */
+/** Pages in the list; when comparing, the strip to stop before. */
 export const COUNT = 4;
 const CONTROL_SLOTS = 8;
 
@@ -73,16 +73,16 @@ export function pairOf(start: Omit<WorkerStart, 'threads'>): Pair {
 export function takePart(shared: Shared, pair: Pair): void {
   const { control, pages } = shared;
   const kind = Atomics.load(control, KIND);
+  const count = Atomics.load(control, COUNT);
   if (kind === JOB.compare) {
     const comparer = new StripComparer(pair);
     for (;;) {
       const strip = Atomics.add(control, NEXT, 1);
-      if (strip >= shared.counts.length) return;
+      if (strip >= count) return;
       const out = pages.subarray(strip * STRIP_PAGES, (strip + 1) * STRIP_PAGES);
       shared.counts[strip] = comparer.compare(strip, out);
     }
   }
-  const count = Atomics.load(control, COUNT);
   const data = kind === JOB.copyBack ? [] : bufferWindows(shared);
   for (;;) {
     const from = Atomics.add(control, NEXT, CHUNK_PAGES);
