@@ -116,6 +116,13 @@ export function mapShared(fd: number, length: number): bigint {
   return at;
 }
 
+/** Maps private zeros. */
+export function mapAnonymous(length: number): bigint {
+  const at = calls().mmap(null, length, PROT_READ_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (at === null || at === MAP_FAILED) throw failure('mmap');
+  return at;
+}
+
 /** Puts zeros in the place of a mapping: views that are still about stay harmless. */
 export function mapNothing(at: bigint, length: number): void {
   const flags = MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE;

@@ -13,6 +13,8 @@ import {
   BUFFER_LENGTH,
   COUNT,
   createShared,
+  ENTRIES,
+  ENTRIES_OFFSET,
   FINISHED,
   GENERATION,
   JOB,
@@ -22,6 +24,7 @@ import {
   takePart,
 } from './scan-job.ts';
 import type { JobKind, Shared, WorkerStart } from './scan-job.ts';
+import type { PageEntries } from './soft-dirty.ts';
 import { forgetBase, STRIP_PAGES } from './strips.ts';
 import type { Pair } from './strips.ts';
 
@@ -70,11 +73,19 @@ export class PageScanner {
 
   /**
    * The pages of strips [from, to) that differ, ascending, behind the `kept` pages that an earlier call has left at the
-   * start of the list (they lie before those strips). Valid until the next call.
+   * start of the list (they lie before those strips). Valid until the next call. With `entries` only pages that have
+   * been written since, by what they say, or that copyIn has written, are compared.
    */
-  async findChanges(from = 0, to = this.stripCount, kept = 0): Promise<Uint32Array> {
-    const { control, pages, counts } = this.#shared;
+  async findChanges(
+    from = 0,
+    to = this.stripCount,
+    kept = 0,
+    entries: PageEntries | null = null,
+  ): Promise<Uint32Array> {
+    const { control, buffer, pages, counts } = this.#shared;
     Atomics.store(control, COUNT, to);
+    Atomics.store(control, ENTRIES, entries?.fd ?? -1);
+    if (entries) buffer[ENTRIES_OFFSET] = BigInt(entries.offset);
     await this.#run('compare', from, to - from > 1);
     let count = kept;
     for (let strip = from; strip < to; strip++) {

@@ -12,6 +12,7 @@ import { PageScanner } from './page-scanner.ts';
 import { allocateRamChanges, parseRamChanges } from './ram-codec.ts';
 import type { RamChanges, RamHeader } from './ram-codec.ts';
 import { RamFile } from './ram-file.ts';
+import type { WriteTracker } from './soft-dirty.ts';
 import { STRIP_PAGES } from './strips.ts';
 
 export interface RamCapture {
@@ -31,6 +32,8 @@ export interface RamCaptureOptions {
    * state that is described then is one between the baseline and the guest's: for the rounds before a guest is stopped.
    */
   readonly maxPages?: number;
+  /** The guest stands still: what the kernel knows of written pages (`track`) spares the comparison of the others. */
+  readonly isStill?: boolean;
 }
 
 export class RamSnapshots {
@@ -42,6 +45,9 @@ export class RamSnapshots {
   /** Where a capture with a bound goes on; 0 when it is the start of a round. */
   #nextStrip = 0;
   #isBusy = false;
+  #tracker: WriteTracker | null = null;
+  /** Every page that differs from the baseline has been written since the tracker was cleared, or is marked. */
+  #isTracked = false;
 
   private constructor(ram: RamFile, base: RamFile, scanner: PageScanner) {
     this.#ram = ram;
@@ -68,16 +74,19 @@ export class RamSnapshots {
    * What changed since the baseline, which the result becomes. Throws ProtocolError when there is none and `full` is
    * false, ColoError when the changes do not fit one buffer (4 GiB with Node.js 20).
    */
-  async capture({ full, maxPages }: RamCaptureOptions): Promise<RamCapture> {
+  async capture({ full, maxPages, isStill = false }: RamCaptureOptions): Promise<RamCapture> {
     return await this.#alone(async () => {
       const parent = this.#id;
       if (!full && parent === null) {
         throw new ProtocolError('capture: nothing was captured or loaded yet; capture in full first');
       }
       if (full) this.#forget();
-      const indexes =
-        maxPages === undefined ? await this.#scanner.findChanges() : await this.#findSome(full, maxPages);
-      if (maxPages === undefined) this.#nextStrip = 0;
+      let indexes: Uint32Array;
+      let isTracked = false;
+      if (maxPages !== undefined) {
+        this.#isTracked = false;
+        indexes = await this.#findSome(full, maxPages);
+      } else [indexes, isTracked] = await this.#findAll(isStill);
       const pages = indexes.length;
       const id = randomBytes(8).readBigUInt64LE();
       const header = { full, pages, ramBytes: this.#ram.byteLength, id, parent: full ? 0n : parent! };
@@ -86,8 +95,31 @@ export class RamSnapshots {
       this.#id = null;
       await this.#scanner.copyOut(pages, data);
       this.#id = id;
+      this.#isTracked = isTracked;
       return { ram: bytes, pages, id, more: this.#nextStrip > 0 };
     });
+  }
+
+  /** Also begins to track anew; the second of the pair says whether that is so, once what was found is in the baseline. */
+  async #findAll(isStill: boolean): Promise<[Uint32Array, boolean]> {
+    this.#nextStrip = 0;
+    const entries = this.#isTracked && isStill ? (this.#tracker?.entries ?? null) : null;
+    this.#isTracked = false;
+    // A guest that runs writes between any two steps: what it writes after the clearing counts for the next time.
+    const wasCleared = entries === null && this.#clearTracker();
+    const found = await this.#scanner.findChanges(0, this.#scanner.stripCount, 0, entries);
+    return [found, entries === null ? wasCleared : this.#clearTracker()];
+  }
+
+  #clearTracker(): boolean {
+    try {
+      this.#tracker?.clear();
+      return this.#tracker !== null;
+    } catch {
+      // The process is gone. Comparison needs nobody.
+      this.track(null);
+      return false;
+    }
   }
 
   /** Goes on where the capture before it has stopped. */
@@ -137,9 +169,10 @@ export class RamSnapshots {
       const id = this.#id;
       this.#id = null;
       // One pass both undoes and applies. Pages that are equal already are not written, so nobody has to look at them.
-      const { length } = await this.#scanner.findChanges();
+      const [{ length }, isTracked] = await this.#findAll(true);
       await this.#scanner.copyBack(length);
       this.#id = id;
+      this.#isTracked = isTracked;
     });
   }
 
@@ -153,15 +186,27 @@ export class RamSnapshots {
     }
   }
 
+  /**
+   * From now on `tracker` (this becomes its owner) says what was written, and no longer the one before it; null: nobody.
+   * It counts from the next capture or load on, which compares everything still.
+   */
+  track(tracker: WriteTracker | null): void {
+    this.#tracker?.close();
+    this.#tracker = tracker;
+    this.#isTracked = false;
+  }
+
   /** Ends the threads and frees the baseline. Idempotent. */
   async close(): Promise<void> {
     this.#id = null;
     await this.#scanner.close();
+    this.track(null);
     this.#base.close();
   }
 
   #forget(): void {
     this.#id = null;
+    this.#isTracked = false;
     this.#scanner.clearBaseline();
   }
 

@@ -19,6 +19,7 @@ export const STRIP_BYTES = 1024 * 1024;
 export const STRIP_PAGES = STRIP_BYTES / PAGE_BYTES;
 const BLOCK_BYTES = 64 * 1024;
 const STRIP_BLOCKS = STRIP_BYTES / BLOCK_BYTES;
+export const MARK_WORDS = STRIP_PAGES / 32;
 const WINDOW_PAGES = WINDOW_BYTES / PAGE_BYTES;
 
 /** One memory as a thread sees it. */
@@ -33,6 +34,13 @@ export interface StripNotes {
   readonly data: Uint32Array;
   /** Whether it had changes when it was last compared. */
   readonly changed: Uint8Array;
+  /** A bit for each page that base was given since it was last compared, MARK_WORDS words for each strip. */
+  readonly marks: Uint32Array;
+}
+
+/** Says which pages of a strip may have been written; false when it cannot, and all must be compared. */
+export interface PageFilter {
+  addWritten(strip: number, pages: number, marks: Uint32Array): boolean;
 }
 
 export interface Pair {
@@ -51,14 +59,17 @@ export function stripCount(byteLength: number): number {
 /** Compares strips for as long as one job takes. */
 export class StripComparer {
   readonly #pair: Pair;
+  readonly #filter: PageFilter | null;
+  readonly #suspects = new Uint32Array(MARK_WORDS);
   /** RAM has no data from #hole to #holeEnd, as far as this job is concerned. */
   #hole = 0;
   #holeEnd = 0;
   #out: Uint32Array = new Uint32Array(0);
   #count = 0;
 
-  constructor(pair: Pair) {
+  constructor(pair: Pair, filter: PageFilter | null = null) {
     this.#pair = pair;
+    this.#filter = filter;
   }
 
   /** Writes the pages of a strip that differ to `out`, ascending; returns how many. */
@@ -72,10 +83,46 @@ export class StripComparer {
     const all = (1 << blocks) - 1;
     const base = notes.data[strip]! >>> STRIP_BLOCKS;
     let ram = notes.data[strip]! & 0xffff;
+    const isFiltered = this.#findSuspects(strip, (end - start) / PAGE_BYTES);
+    if (isFiltered && this.#suspects.every((word) => word === 0)) {
+      notes.changed[strip] = 0;
+      return 0;
+    }
     if (ram !== all) ram = this.#findData(strip, ram, start, end);
-    if ((ram | base) !== 0) this.#compareStrip(start, end, ram, base, all, notes.changed[strip] === 1);
+    if (isFiltered) this.#compareSuspects(start, ram, base);
+    else if ((ram | base) !== 0) this.#compareStrip(start, end, ram, base, all, notes.changed[strip] === 1);
     notes.changed[strip] = this.#count > 0 ? 1 : 0;
     return this.#count;
+  }
+
+  /** Takes over the marks, and adds what the filter says. False when there is none, or it cannot tell. */
+  #findSuspects(strip: number, pages: number): boolean {
+    const marks = this.#pair.notes.marks.subarray(strip * MARK_WORDS, (strip + 1) * MARK_WORDS);
+    this.#suspects.set(marks);
+    marks.fill(0);
+    return this.#filter?.addWritten(strip, pages, this.#suspects) ?? false;
+  }
+
+  #compareSuspects(start: number, ram: number, base: number): void {
+    const window = Math.floor(start / WINDOW_BYTES);
+    const shift = window * WINDOW_BYTES;
+    const [a, b] = [this.#pair.ram.windows[window]!, this.#pair.base.windows[window]!];
+    for (let word = 0; word < MARK_WORDS; word++) {
+      for (let bits = this.#suspects[word]!; bits !== 0; bits &= bits - 1) {
+        const page = word * 32 + (31 - Math.clz32(bits & -bits));
+        const block = 1 << Math.floor((page * PAGE_BYTES) / BLOCK_BYTES);
+        const at = start - shift + page * PAGE_BYTES;
+        this.#compareSides(
+          a,
+          b,
+          (ram & block) !== 0,
+          (base & block) !== 0,
+          at,
+          at + PAGE_BYTES,
+          shift / PAGE_BYTES,
+        );
+      }
+    }
   }
 
   /** Notes the blocks in which RAM has data by now. */
@@ -118,12 +165,23 @@ export class StripComparer {
     const firstPage = shift / PAGE_BYTES;
     for (let at = from, bit = 1; at < to; at += BLOCK_BYTES, bit <<= 1) {
       const blockEnd = Math.min(at + BLOCK_BYTES, to);
-      const [hasRam, hasBase] = [(ram & bit) !== 0, (base & bit) !== 0];
-      if (hasRam && hasBase) this.#compareBlock(a, b, 0, at, blockEnd, firstPage);
-      // What has no data is zeros, and the other one is compared with such.
-      else if (hasRam) this.#compareBlock(a, ZEROS, at, at, blockEnd, firstPage);
-      else if (hasBase) this.#compareBlock(b, ZEROS, at, at, blockEnd, firstPage);
+      this.#compareSides(a, b, (ram & bit) !== 0, (base & bit) !== 0, at, blockEnd, firstPage);
     }
+  }
+
+  /** What has no data is zeros, and the other one is compared with such. */
+  #compareSides(
+    ram: Buffer,
+    base: Buffer,
+    hasRam: boolean,
+    hasBase: boolean,
+    from: number,
+    to: number,
+    firstPage: number,
+  ): void {
+    if (hasRam && hasBase) this.#compareBlock(ram, base, 0, from, to, firstPage);
+    else if (hasRam) this.#compareBlock(ram, ZEROS, from, from, to, firstPage);
+    else if (hasBase) this.#compareBlock(base, ZEROS, from, from, to, firstPage);
   }
 
   /** The byte of `a` at an offset belongs to the one of `b` that is `less` before it. */
@@ -154,6 +212,10 @@ function noteBase(notes: StripNotes, window: number, offset: number, length: num
   }
 }
 
+function mark({ marks }: StripNotes, page: number): void {
+  Atomics.or(marks, Math.floor(page / 32), 1 << (page % 32));
+}
+
 /** The end of the run of neighbours that begins at `at`: one copy does for all, but not across windows. */
 function runEnd(pages: Uint32Array, at: number, end: number): number {
   const first = pages[at]!;
@@ -179,6 +241,7 @@ export function copyOut(pair: Pair, pages: Uint32Array, from: number, to: number
 export function copyIn(pair: Pair, pages: Uint32Array, from: number, to: number, data: Buffer[]): void {
   eachRun(pages, from, to, (window, offset, length, at) => {
     noteBase(pair.notes, window, offset, length);
+    for (let page = at; page < at + length / PAGE_BYTES; page++) mark(pair.notes, pages[page]!);
     eachDataPart(data, at * PAGE_BYTES, length, (part, partAt) => {
       pair.base.windows[window]!.set(part, offset + partAt);
     });
