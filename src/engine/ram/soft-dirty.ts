@@ -31,27 +31,28 @@ export interface PageEntries {
   readonly offset: number;
 }
 
-let reason: string | null | undefined;
-
-/** Why soft-dirty bits cannot be used on this machine, or null. */
-export function whyNoSoftDirty(): string | null {
-  reason ??= findReason();
-  return reason === '' ? null : reason;
-}
-
-function findReason(): string {
+/** Why the kernel cannot tell at all, or null. */
+export function whyNoBits(): string | null {
   try {
-    if (!hasBits()) return 'the kernel has no soft-dirty bits (CONFIG_MEM_SOFT_DIRTY)';
-    if (readFileSync('/proc/swaps', 'utf8').trim().split('\n').length > 1) {
-      return 'memory may be swapped out, which loses soft-dirty bits';
-    }
-    if (!/\[(never|deny)\]/.test(hugeShared())) {
-      return 'shared memory may become huge pages, which loses soft-dirty bits (transparent_hugepage/shmem_enabled)';
-    }
-    return '';
+    return hasBits() ? null : 'the kernel has no soft-dirty bits (CONFIG_MEM_SOFT_DIRTY)';
   } catch (error) {
     return `soft-dirty bits cannot be read (${messageOf(error)})`;
   }
+}
+
+/** Why soft-dirty bits are not to be relied on here and now, or null. */
+export function whyNoSoftDirty(): string | null {
+  const reason = whyNoBits();
+  if (reason !== null) return reason;
+  try {
+    if (readFileSync('/proc/swaps', 'utf8').trim().split('\n').length > 1) {
+      return 'memory may be swapped out, which loses soft-dirty bits';
+    }
+  } catch {
+    // No swapping without a table of it.
+  }
+  if (/\[(never|deny)\]/.test(hugeShared())) return null;
+  return 'shared memory may become huge pages, which loses soft-dirty bits (transparent_hugepage/shmem_enabled)';
 }
 
 function hugeShared(): string {
@@ -94,9 +95,11 @@ export class SoftDirtyTracker implements WriteTracker {
     this.#clearRefs = clearRefs;
   }
 
-  /** `pid` has all of `ram` mapped, and nobody else but us writes to it. Throws ColoError that says why it cannot be. */
-  static open(pid: number, ram: RamFile): SoftDirtyTracker {
-    const reason = whyNoSoftDirty();
+  /**
+   * `pid` has all of `ram` mapped, and nobody else but us writes to it. Throws ColoError that says why it cannot be;
+   * `reason` is what the machine has against it.
+   */
+  static open(pid: number, ram: RamFile, reason = whyNoSoftDirty()): SoftDirtyTracker {
     if (reason !== null) throw new ColoError(`dirty pages are found by comparison alone: ${reason}`);
     try {
       const mappedAt = findMapping(readFileSync(`/proc/${pid}/maps`, 'utf8'), fstatSync(ram.fd).ino, ram);

@@ -10,7 +10,7 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { RamFile, RamSnapshots, SoftDirtyTracker, whyNoSoftDirty } from '../../../../src/engine/ram/index.ts';
 import type { WriteTracker } from '../../../../src/engine/ram/index.ts';
-import { findMapping } from '../../../../src/engine/ram/soft-dirty.ts';
+import { findMapping, whyNoBits } from '../../../../src/engine/ram/soft-dirty.ts';
 
 const PAGE = 4096;
 const RAM_BYTES = 2 * 1024 * 1024 + 5 * PAGE;
@@ -146,6 +146,20 @@ test('the filter is asked only while it can be believed', async () => {
   });
 });
 
+test('what the machine has against it is said', () => {
+  const ram = RamFile.create('x', PAGE);
+  try {
+    const open = (pid: number, reason?: string | null) => () => SoftDirtyTracker.open(pid, ram, reason);
+    assert.throws(open(process.pid, 'of swap'), /comparison alone: of swap/);
+    assert.throws(open(1 << 30, null), /process \d+ does not let us see .*ENOENT/);
+    const reason = whyNoSoftDirty();
+    if (reason === null) SoftDirtyTracker.open(process.pid, ram).close();
+    else assert.throws(open(process.pid), (error: Error) => error.message.includes(reason));
+  } finally {
+    ram.close();
+  }
+});
+
 test('a mapping is found whole or not at all', () => {
   const ram = { name: 'x', byteLength: 3 * PAGE };
   const line = (start: string, end: string, offset: string, inode: number): string =>
@@ -178,7 +192,7 @@ const MAPPER = `
   }
 `;
 
-test('what the kernel says is what the comparison finds', { skip: whyNoSoftDirty() ?? false }, async () => {
+test('what the kernel says is what the comparison finds', { skip: whyNoBits() ?? false }, async () => {
   const ram = RamFile.create('tracked', RAM_BYTES);
   const [tracked, compared] = [await RamSnapshots.open(ram, 2), await RamSnapshots.open(ram, 0)];
   const child = spawn(process.execPath, ['--input-type=module', '-e', MAPPER, String(RAM_BYTES)], {
@@ -188,8 +202,8 @@ test('what the kernel says is what the comparison finds', { skip: whyNoSoftDirty
   try {
     const lines = createInterface({ input: child.stdout! })[Symbol.asyncIterator]();
     await lines.next();
-    const tracker = SoftDirtyTracker.open(child.pid!, ram);
-    tracked.track(tracker);
+    // Nothing is swapped out in the seconds that this takes, so that it runs where it would not be relied on.
+    tracked.track(SoftDirtyTracker.open(child.pid!, ram, null));
     await tracked.capture({ full: true, isStill: true });
     await compared.capture({ full: true });
     await fc.assert(
