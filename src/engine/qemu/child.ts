@@ -110,6 +110,7 @@ export class QemuChild {
 
   /** The next MIGRATION event with one of these statuses. Throws TimeoutError, or ClosedError as `execute`. */
   async migrationStatus(statuses: readonly string[], deadlineMs: number): Promise<string> {
+    if (this.#isOver) throw await this.ended;
     const found = new Deferred<string>();
     const stop = this.qmp.onEvent(({ event, data }) => {
       const status = event === 'MIGRATION' ? data['status'] : null;
