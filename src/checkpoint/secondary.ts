@@ -9,7 +9,7 @@
  * this one gets its input anyway. And after a takeover no time stamp lies before one that a client has seen (RFC 7323,
  * 5.3: it would be discarded).
  */
-import { ClosedError, ColoError, ProtocolError } from '../base/errors.ts';
+import { ClosedError, ColoError, ProtocolError, messageOf } from '../base/errors.ts';
 import { Deferred } from '../base/async.ts';
 import type { CheckpointParticipant } from '../base/participant.ts';
 import type { CheckpointChannel } from './channel.ts';
@@ -135,6 +135,14 @@ export class ColoSecondary {
       if (!failed) continue;
       await channel.sendFailure(failed.message);
       throw failed;
+    }
+
+    // So does a machine that could not take it.
+    try {
+      await guest.engine.prepareLoad?.();
+    } catch (error) {
+      await channel.sendFailure(messageOf(error));
+      throw error;
     }
 
     // The point of no return. A peer that died just now cannot be told, and need not be.

@@ -101,9 +101,12 @@ export interface Engine extends EngineEvents {
   reset(): Promise<void>;
   /** State since the baseline, which it becomes. Paused, unless `ramOnly`. The buffers belong to the caller. */
   capture(options: CaptureOptions): Promise<Snapshot>;
+  /** Ends when a load can begin, for an engine that has to make ready. Throws when it cannot; nothing has changed then. */
+  prepareLoad?(): Promise<void>;
   /**
    * Paused: undoes what the guest did since the baseline, then applies the snapshots in order; the result is the new
-   * baseline. All or nothing: a snapshot that does not fit is refused (ProtocolError) before anything changes.
+   * baseline. All or nothing: a snapshot that does not fit is refused (ProtocolError) before anything changes. A load
+   * that fails later leaves no whole state: `failed`.
    * The buffers may be transferred away; the caller must not use them afterwards.
    */
   load(snapshots: readonly Snapshot[]): Promise<void>;

@@ -1,13 +1,14 @@
 /** QEMU's command line: what the spec passes through, and what is the engine's own. */
-import { RAM_FD } from './child.ts';
+import { CHILD_FD } from './child.ts';
 import type { DiskPort } from './disk-port.ts';
-import { ChildPorts } from './ports.ts';
+import { pathOfFd } from './hidden-socket.ts';
 import { escapeOption } from './spec.ts';
 import type { QemuSpec } from './spec.ts';
 
-/** `folder`: the child's own, with the sockets of its NICs and then its serial ports. */
-export function qemuArgs(spec: QemuSpec, disks: DiskPort, folder: string): string[] {
-  const port = (at: number): string => escapeOption(ChildPorts.pathOf(folder, at));
+/** Its pipes: where a state comes in, if `incoming`; its NICs; its serial ports. */
+export function qemuArgs(spec: QemuSpec, disks: DiskPort): string[] {
+  const nicFd = CHILD_FD.pipes + (spec.incoming ? 1 : 0);
+  const serialFd = nicFd + spec.nics.length;
   const args = [
     '-name',
     `guest=${escapeOption(spec.name)}`,
@@ -15,7 +16,7 @@ export function qemuArgs(spec: QemuSpec, disks: DiskPort, folder: string): strin
     '-no-shutdown',
     '-no-user-config',
     '-object',
-    `memory-backend-file,id=colo-ram,size=${spec.ramBytes},mem-path=/proc/self/fd/${RAM_FD},share=on`,
+    `memory-backend-file,id=colo-ram,size=${spec.ramBytes},mem-path=${pathOfFd(CHILD_FD.ram)},share=on`,
     '-machine',
     `${spec.machine},memory-backend=colo-ram`,
     '-m',
@@ -29,13 +30,13 @@ export function qemuArgs(spec: QemuSpec, disks: DiskPort, folder: string): strin
   ];
   args.push(...disks.args(spec.disks));
   spec.nics.forEach(({ netdev }, at) => {
-    args.push('-netdev', `stream,id=${escapeOption(netdev)},server=off,addr.type=unix,addr.path=${port(at)}`);
+    args.push('-netdev', `stream,id=${escapeOption(netdev)},server=off,addr.type=fd,addr.str=${nicFd + at}`);
   });
   if (spec.nics.length === 0) args.push('-nic', 'none');
   if (spec.serialPorts === 0) args.push('-serial', 'none');
   for (let at = 0; at < spec.serialPorts; at++) {
     const id = `colo-serial${at}`;
-    args.push('-chardev', `socket,id=${id},path=${port(spec.nics.length + at)}`, '-serial', `chardev:${id}`);
+    args.push('-chardev', `socket,id=${id},fd=${serialFd + at}`, '-serial', `chardev:${id}`);
   }
   args.push(...spec.args);
   if (spec.incoming) args.push('-incoming', 'defer');

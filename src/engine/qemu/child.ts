@@ -1,16 +1,21 @@
 /**
- * One qemu-system-x86_64 process: started with its sockets ready to be connected to, commanded over QMP, killed. It dies
- * with us whatever we die of: setpriv (util-linux) has the kernel send it SIGKILL when its parent ends.
+ * One qemu-system-x86_64 process: started, commanded over QMP, killed. Its connections to us are inherited descriptors
+ * (`CHILD_FD`): hidden sockets that it connects to, and connected pairs, `pipes`.
+ *
+ * It dies with us whatever we die of. setpriv (util-linux) has the kernel send it SIGKILL when its parent ends. If the
+ * parent ended before setpriv had asked for that, nobody listens at the control socket any more, and QEMU exits because it
+ * cannot connect. A QEMU whose control socket is closed is of no use and is killed.
  */
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import net from 'node:net';
-import path from 'node:path';
 import { Deferred, withDeadline } from '../../base/async.ts';
 import { ClosedError, ColoError } from '../../base/errors.ts';
 import { loggerFor } from '../../base/logger.ts';
 import { QmpClient } from '../../qmp/client.ts';
 import type { QmpEvent } from '../../qmp/types.ts';
+import { pathOfFd } from './hidden-socket.ts';
+import type { HiddenListener } from './hidden-socket.ts';
 
 const log = loggerFor('engine-qemu');
 /** From fork to QMP greeting. */
@@ -18,69 +23,66 @@ const START_DEADLINE_MS = 60_000;
 const COMMAND_DEADLINE_MS = 30_000;
 /** What we keep of its standard error, for the message of its end. */
 const KEPT_STDERR_BYTES = 4096;
-/** In the child the RAM file is this descriptor. */
-export const RAM_FD = 3;
+
+/** The child's descriptors beside its standard ones; the pipes follow each other. */
+export const CHILD_FD = { ram: 3, disks: 4, state: 5, control: 6, pipes: 7 } as const;
 
 export interface ChildPlan {
   readonly binary: string;
   readonly args: readonly string[];
   readonly ramFd: number;
-  /** Private to this child; its control socket is made here. */
-  readonly folder: string;
+  readonly disksFd: number;
+  readonly stateFd: number;
+  /** Shared by all children of an engine, which start one after the other. */
+  readonly control: HiddenListener;
+  readonly pipes: number;
 }
 
 export class QemuChild {
-  readonly folder: string;
+  /** Our ends. */
+  readonly pipes: readonly net.Socket[];
   /** Resolves when the process is gone, with the reason. Never rejects. */
   readonly ended: Promise<Error>;
   onEvent: ((event: QmpEvent) => void) | null = null;
   readonly #process: ChildProcess;
   readonly #ended = new Deferred<Error>();
+  /** Told of the end. By hand: a promise that lives as long as the child would keep all that ever waited for it. */
+  readonly #waiting = new Set<Deferred<string>>();
   #stderr = '';
   #qmp: QmpClient | null = null;
   #isOver = false;
 
   private constructor(plan: ChildPlan) {
-    this.folder = plan.folder;
     this.ended = this.#ended.promise;
-    const args = ['--pdeathsig', 'KILL', plan.binary, ...plan.args];
-    this.#process = spawn('setpriv', args, { stdio: ['ignore', 'ignore', 'pipe', plan.ramFd] });
-    this.#process.stderr?.setEncoding('utf8').on('data', (text: string) => {
-      this.#stderr = (this.#stderr + text).slice(-KEPT_STDERR_BYTES);
-      log.debug(text.trimEnd());
+    const control = `socket,id=colo-qmp,path=${pathOfFd(CHILD_FD.control)}`;
+    const args = [...plan.args, '-chardev', control, '-mon', 'chardev=colo-qmp,mode=control'];
+    const fds = [plan.ramFd, plan.disksFd, plan.stateFd, plan.control.fd];
+    const pipes = Array.from({ length: plan.pipes }, () => 'pipe' as const);
+    this.#process = spawn('setpriv', ['--pdeathsig', 'KILL', plan.binary, ...args], {
+      stdio: ['ignore', 'ignore', 'pipe', ...fds, ...pipes],
     });
-    this.#process.on('error', (error) => this.#over(error));
-    this.#process.on('close', (code, signal) => {
-      const how = signal ? `was killed by ${signal}` : `exited with status ${code ?? 0}`;
-      const said = this.#stderr.trim().split('\n').at(-1) ?? '';
-      this.#over(new ClosedError(`qemu ${how}${said === '' ? '' : `: ${said}`}`));
-    });
+    this.pipes = this.#process.stdio.slice(CHILD_FD.pipes).filter((one) => one instanceof net.Socket);
+    for (const pipe of this.pipes) pipe.on('error', (error) => log.debug(error.message));
+    this.#watch();
   }
 
-  /** Starts the process and waits for its monitor. Throws ColoError with what QEMU said. */
-  static async start(plan: ChildPlan): Promise<QemuChild> {
-    const control = path.join(plan.folder, 'qmp');
-    const listener = net.createServer();
-    const arrived = new Deferred<net.Socket>();
-    listener.once('connection', (socket) => arrived.resolve(socket));
-    await new Promise<void>((resolve, reject) => {
-      listener.once('error', reject).listen(control, resolve);
-    });
-    const args = [...plan.args, '-chardev', `socket,id=colo-qmp,path=${control}`];
-    const child = new QemuChild({ ...plan, args: [...args, '-mon', 'chardev=colo-qmp,mode=control'] });
-    void child.ended.then((error) => arrived.reject(error));
+  /** Starts the process and waits for its monitor; `onSpawn` has it from the first moment. Throws ColoError. */
+  static async start(plan: ChildPlan, onSpawn: (child: QemuChild) => void): Promise<QemuChild> {
+    const connection = plan.control.next();
+    const child = new QemuChild(plan);
+    onSpawn(child);
     try {
-      const socket = await withDeadline(arrived.promise, START_DEADLINE_MS, 'qemu: start');
+      const ended = child.ended.then((reason) => Promise.reject(reason));
+      const socket = await withDeadline(Promise.race([connection, ended]), START_DEADLINE_MS, 'qemu: start');
       child.#qmp = await QmpClient.over(socket, 'qemu', { timeoutMs: START_DEADLINE_MS });
       child.#qmp.onEvent((event) => child.onEvent?.(event));
+      void child.#qmp.closed.then(() => child.#process.kill('SIGKILL'));
       return child;
     } catch (error) {
-      // If it has died, what it said tells more than a broken connection.
-      const reason = child.#isOver ? await child.ended : error;
       await child.kill();
-      throw reason instanceof Error ? reason : new ColoError(String(reason));
+      throw await child.#reasonFor(error);
     } finally {
-      listener.close();
+      plan.control.giveUp();
     }
   }
 
@@ -88,13 +90,39 @@ export class QemuChild {
     return this.#process.pid ?? 0;
   }
 
+  get isOver(): boolean {
+    return this.#isOver;
+  }
+
   get qmp(): QmpClient {
     if (!this.#qmp) throw new ClosedError('qemu has not been started');
     return this.#qmp;
   }
 
-  execute(command: string, args: Readonly<Record<string, unknown>> = {}): Promise<unknown> {
-    return this.qmp.execute(command, args, { timeoutMs: COMMAND_DEADLINE_MS });
+  /** Throws QmpCommandError, TimeoutError, or ClosedError with what the process ended of. */
+  async execute(command: string, args: Readonly<Record<string, unknown>> = {}): Promise<unknown> {
+    try {
+      return await this.qmp.execute(command, args, { timeoutMs: COMMAND_DEADLINE_MS });
+    } catch (error) {
+      throw await this.#reasonFor(error);
+    }
+  }
+
+  /** The next MIGRATION event with one of these statuses. Throws TimeoutError, or ClosedError as `execute`. */
+  async migrationStatus(statuses: readonly string[], deadlineMs: number): Promise<string> {
+    if (this.#isOver) throw await this.ended;
+    const found = new Deferred<string>();
+    const stop = this.qmp.onEvent(({ event, data }) => {
+      const status = event === 'MIGRATION' ? data['status'] : null;
+      if (typeof status === 'string' && statuses.includes(status)) found.resolve(status);
+    });
+    this.#waiting.add(found);
+    try {
+      return await withDeadline(found.promise, deadlineMs, 'qemu: migration');
+    } finally {
+      this.#waiting.delete(found);
+      stop();
+    }
   }
 
   /** SIGKILL; ends when the process is gone, so that it touches neither RAM nor disk any more. Idempotent. */
@@ -103,11 +131,38 @@ export class QemuChild {
     if (!this.#isOver) this.#process.kill('SIGKILL');
     await this.ended;
     this.#qmp?.close();
+    for (const pipe of this.pipes) pipe.destroy();
+  }
+
+  /** A connection that broke is followed by an end that says why. */
+  async #reasonFor(error: unknown): Promise<Error> {
+    if (this.#isOver || error instanceof ClosedError) return await this.ended;
+    return error instanceof Error ? error : new ColoError(String(error));
+  }
+
+  #watch(): void {
+    const { stderr } = this.#process;
+    stderr?.setEncoding('utf8').on('data', (text: string) => {
+      this.#stderr = (this.#stderr + text).slice(-KEPT_STDERR_BYTES);
+      log.debug(text.trimEnd());
+    });
+    const said = new Deferred<void>();
+    stderr?.once('close', () => said.resolve());
+    this.#process.on('error', (error) => this.#over(error));
+    // Not 'close': that waits for pipes that nobody reads.
+    this.#process.on('exit', (code, signal) => {
+      const how = signal ? `was killed by ${signal}` : `exited with status ${code ?? 0}`;
+      void said.promise.then(() => {
+        const last = this.#stderr.trim().split('\n').at(-1) ?? '';
+        this.#over(new ClosedError(`qemu ${how}${last === '' ? '' : `: ${last}`}`));
+      });
+    });
   }
 
   #over(error: Error): void {
     if (this.#isOver) return;
     this.#isOver = true;
+    for (const found of this.#waiting) found.reject(error);
     this.#ended.resolve(error);
   }
 }

@@ -2,9 +2,12 @@
  * The guest's disks for QEMU: exports of an NBD server on a unix socket. Each QEMU process, the one that runs the guest
  * and the one that waits to take over, has connections of its own; only the former has requests under way.
  */
+import { closeSync } from 'node:fs';
 import { NbdServer } from '../../nbd/server.ts';
 import type { NbdExportSource, NbdExtent } from '../../nbd/export.ts';
 import type { EngineDisk } from '../engine.ts';
+import { CHILD_FD } from './child.ts';
+import { hideSocket, pathOfFd } from './hidden-socket.ts';
 import { escapeOption } from './spec.ts';
 import type { QemuDiskSpec } from './spec.ts';
 
@@ -13,26 +16,27 @@ const ZEROS = new Uint8Array(1024 * 1024);
 
 export class DiskPort {
   readonly #server = new NbdServer({ maxConnections: 0 });
-  readonly #path: string;
+  #fd = -1;
 
-  private constructor(path: string) {
-    this.#path = path;
-  }
-
-  static async open(path: string, disks: readonly QemuDiskSpec[]): Promise<DiskPort> {
-    const port = new DiskPort(path);
+  static async open(disks: readonly QemuDiskSpec[]): Promise<DiskPort> {
+    const port = new DiskPort();
     for (const { disk } of disks) {
       port.#server.addExport({ name: disk.id, source: new DiskSource(disk), writable: !disk.readOnly });
     }
-    await port.#server.listen({ path });
+    port.#fd = await hideSocket((path) => port.#server.listen({ path }));
     return port;
+  }
+
+  /** For the child's `stdio`, as CHILD_FD.disks. */
+  get fd(): number {
+    return this.#fd;
   }
 
   /** The options by which QEMU opens them. */
   args(disks: readonly QemuDiskSpec[]): string[] {
     return disks.flatMap(({ disk, how, options }) => {
       const id = escapeOption(disk.id);
-      const at = `server.type=unix,server.path=${escapeOption(this.#path)},export=${id}`;
+      const at = `server.type=unix,server.path=${pathOfFd(CHILD_FD.disks)},export=${id}`;
       const readOnly = disk.readOnly ? ['read-only=on'] : [];
       if (how === 'blockdev') {
         return ['-blockdev', ['driver=nbd', `node-name=${id}`, at, ...readOnly, ...options].join(',')];
@@ -45,8 +49,10 @@ export class DiskPort {
     });
   }
 
-  close(): Promise<void> {
-    return this.#server.close();
+  async close(): Promise<void> {
+    await this.#server.close();
+    if (this.#fd >= 0) closeSync(this.#fd);
+    this.#fd = -1;
   }
 }
 

@@ -4,7 +4,8 @@
  *
  * QEMU takes a machine's state only before it has run. So a machine that expects checkpoints (`incoming`) keeps a
  * second process waiting on the same RAM, and a load swaps the two: the old one is killed, the pages are put right, the
- * new one gets the device state and runs the guest. Disks, NICs and serial ports are at our sockets and stay.
+ * new one gets the device state and runs the guest. Disks, NICs and serial ports are at our sockets and stay. Whatever
+ * can be refused is refused before the old one is killed; a load that fails later leaves no whole state: `failed`.
  */
 import { createHash } from 'node:crypto';
 import { ClosedError, ColoError, ProtocolError, messageOf } from '../../base/errors.ts';
@@ -19,30 +20,41 @@ import type {
   Snapshot,
 } from '../engine.ts';
 import { RamFile, RamSnapshots } from '../ram/index.ts';
-import { qemuArgs } from './args.ts';
-import { QemuChild } from './child.ts';
+import type { QemuChild } from './child.ts';
 import { decodeDevice, encodeDevice } from './device-codec.ts';
 import { DiskPort } from './disk-port.ts';
-import { ChildPorts, QemuNic, QemuSerial } from './ports.ts';
+import { HiddenListener } from './hidden-socket.ts';
+import { QemuMachine } from './machine.ts';
+import type { Surroundings } from './machine.ts';
+import { QemuNic, QemuSerial } from './ports.ts';
 import type { QemuSpec } from './spec.ts';
-import { StateOutlet, awaitState, feedState, prepareMigration } from './state.ts';
-import { Workplace } from './workplace.ts';
+import { Standby } from './standby.ts';
 
 const log = loggerFor('engine-qemu');
 
-/** A QEMU process with all that belongs to it alone. */
-interface Machine {
-  readonly child: QemuChild;
-  readonly ports: ChildPorts;
-  readonly outlet: StateOutlet;
-  /** Where it waits for a state; null once it has one. */
-  incomingPath: string | null;
-  /** We ended it: its end is no failure. */
-  isRetired: boolean;
-}
-
 /** QEMU's events that tell of what we ourselves do with it. */
-const OWN_EVENTS = new Set(['STOP', 'RESUME', 'MIGRATION', 'MIGRATION_PASS', 'SHUTDOWN', 'RESET']);
+const OWN_EVENTS = new Set([
+  'STOP',
+  'RESUME',
+  'MIGRATION',
+  'MIGRATION_PASS',
+  'NETDEV_STREAM_CONNECTED',
+  'NETDEV_STREAM_DISCONNECTED',
+  'SHUTDOWN',
+  'RESET',
+]);
+
+/** The state machine: from where to where. What is not here does not happen, however calls and deaths overlap. */
+const NEXT: Readonly<Record<EngineState, readonly EngineState[]>> = {
+  created: ['paused', 'stopped'],
+  paused: ['running', 'stopped', 'failed'],
+  running: ['paused', 'stopped', 'failed'],
+  failed: [],
+  stopped: [],
+};
+
+/** Run states of QEMU in which it has given the guest up (qapi/run-state.json). */
+const GIVEN_UP = ['internal-error', 'guest-panicked'];
 
 export class QemuEngine implements Engine, EngineMonitor {
   readonly engineName = 'qemu';
@@ -55,13 +67,17 @@ export class QemuEngine implements Engine, EngineMonitor {
   readonly #spec: QemuSpec;
   #state: EngineState = 'created';
   #buildId = '';
-  #workplace: Workplace | null = null;
-  #ram: RamFile | null = null;
+  #around: Surroundings | null = null;
   #snapshots: RamSnapshots | null = null;
-  #disks: DiskPort | null = null;
-  #machine: Machine | null = null;
-  #standby: Promise<Machine> | null = null;
-  #children = 0;
+  #machine: QemuMachine | null = null;
+  readonly #standby = new Standby(() => this.#launch());
+  /** All that have been started and have not ended. */
+  readonly #children = new Set<QemuChild>();
+  /** The owner's call that is under way. Never rejects. */
+  #work: Promise<unknown> | null = null;
+  #stopping: Promise<void> | null = null;
+  /** We ask QEMU to stop: a STOP event is no news. */
+  #isPausing = false;
 
   constructor(spec: QemuSpec) {
     this.#spec = spec;
@@ -91,120 +107,209 @@ export class QemuEngine implements Engine, EngineMonitor {
     return this.#machine?.child.pid ?? 0;
   }
 
-  async start(): Promise<void> {
-    if (this.#state !== 'created') throw new ColoError(`engine qemu: start in state ${this.#state}`);
-    try {
-      this.#workplace = await Workplace.create();
-      this.#ram = RamFile.create(`guest ${this.#spec.name}`, this.ramBytes);
-      this.#snapshots = await RamSnapshots.open(this.#ram);
-      this.#disks = await DiskPort.open(this.#workplace.path('nbd'), this.#spec.disks);
-      this.#buildId = this.#hashBuild();
-      const machine = await this.#launch();
-      await this.#adopt(machine);
-      this.#state = 'paused';
-      this.commands = await commandNames(machine.child);
-    } catch (error) {
-      await this.stop();
-      throw new ColoError(`engine qemu: the machine cannot be built: ${messageOf(error)}`, { cause: error });
-    }
+  /** All processes of this engine, for those who look after them. */
+  get pids(): readonly number[] {
+    return Array.from(this.#children, ({ pid }) => pid);
+  }
+
+  start(): Promise<void> {
+    return this.#alone('start', ['created'], async () => {
+      try {
+        await this.#build();
+      } catch (error) {
+        // Not stop(): that waits for this.
+        this.#enter('stopped');
+        await this.#free();
+        throw new ColoError(`engine qemu: the machine cannot be built: ${messageOf(error)}`, {
+          cause: error,
+        });
+      }
+    });
   }
 
   async pause(): Promise<void> {
     if (this.#state === 'paused') return;
-    this.#mustBe('pause', 'running');
-    const { child } = this.#current();
-    // What was sent to the guest so far shall be in the state that stands: QEMU has been round its main loop once
-    // more when this is answered.
-    for (const nic of this.nics) nic.flush();
-    await child.execute('query-status');
-    await child.execute('stop');
-    if (this.#is('running')) this.#state = 'paused';
-    // What the guest said before lies in our sockets; a turn of the event loop reads it.
-    await nextTurn();
-    await nextTurn();
+    await this.#alone('pause', ['running'], async () => {
+      const { child } = this.#current();
+      for (const nic of this.nics) nic.flush();
+      this.#isPausing = true;
+      try {
+        // What was sent to the guest so far shall be in the state that stands: QEMU takes one command a turn of its
+        // main loop, so between these two it has looked at its sockets.
+        await Promise.all([child.execute('query-status'), child.execute('stop')]);
+      } finally {
+        this.#isPausing = false;
+      }
+      this.#enter('paused');
+      // What the guest said before lies in our sockets; a turn of the event loop reads it.
+      await nextTurn();
+      await nextTurn();
+      this.#mustBe('pause', 'paused');
+    });
   }
 
   async resume(): Promise<void> {
     if (this.#state === 'running') return;
-    this.#mustBe('resume', 'paused');
-    const { child, incomingPath } = this.#current();
-    if (incomingPath !== null) throw new ColoError('engine qemu: the machine waits for a state');
-    this.#state = 'running';
-    await child.execute('cont');
+    await this.#alone('resume', ['paused'], async () => {
+      const machine = this.#current();
+      if (machine.isWaiting) throw new ColoError('engine qemu: the machine waits for a state');
+      // Before it runs: it may stop by itself at once, and that is told before the answer.
+      this.#enter('running');
+      machine.begins();
+      try {
+        await machine.child.execute('cont');
+      } catch (error) {
+        this.#enter('paused');
+        throw error;
+      }
+    });
   }
 
   async reset(): Promise<void> {
     this.#mustBe('reset', 'paused', 'running');
-    await this.#current().child.execute('system_reset');
+    const machine = this.#current();
+    machine.begins();
+    await machine.child.execute('system_reset');
   }
 
-  async capture(options: CaptureOptions): Promise<Snapshot> {
+  capture(options: CaptureOptions): Promise<Snapshot> {
     const ramOnly = options.ramOnly ?? false;
-    if (ramOnly) this.#mustBe('capture', 'paused', 'running');
-    else this.#mustBe('capture', 'paused');
-    const { outlet } = this.#current();
-    const [ram, device] = await Promise.all([
-      this.#memory().capture({ full: options.full }),
-      ramOnly ? null : outlet.capture(),
-    ]);
-    return {
-      ram: ram.ram,
-      device: device ? encodeDevice(ram.id, device) : new Uint8Array(0),
-      pages: ram.pages,
-    };
+    return this.#alone('capture', ramOnly ? ['paused', 'running'] : ['paused'], async () => {
+      const machine = this.#current();
+      if (machine.isWaiting) throw new ColoError('engine qemu: the machine waits for a state');
+      const [ram, device] = await bothOf(
+        this.#memory().capture({ full: options.full }),
+        ramOnly ? Promise.resolve(null) : machine.captureState(),
+      );
+      return {
+        ram: ram.ram,
+        device: device ? encodeDevice(ram.id, device) : new Uint8Array(0),
+        pages: ram.pages,
+      };
+    });
   }
 
-  async load(snapshots: readonly Snapshot[]): Promise<void> {
-    this.#mustBe('load', 'paused');
-    if (snapshots.length === 0) return;
-    const memory = this.#memory();
-    const changes = memory.check(snapshots.map(({ ram }) => ram));
-    const last = snapshots.findLast(({ device }) => device.byteLength > 0);
-    if (!last) throw new ProtocolError('snapshot: the state of the devices is missing');
-    const state = decodeDevice(last.device, changes[snapshots.indexOf(last)]!.id);
-    const before = this.#current();
-    const next = before.incomingPath === null ? await this.#takeStandby() : before;
-    if (next !== before) await this.#discard(before);
-    await memory.load(changes);
-    await feedState(next.child, next.incomingPath!, state);
-    next.incomingPath = null;
-    if (next !== before) await this.#adopt(next);
-    this.#prepareStandby();
+  /** Ends when a load can begin. Throws ColoError when it could not: nothing has changed then. */
+  async prepareLoad(): Promise<void> {
+    if (!this.#current().isWaiting) await this.#standby.wait();
+  }
+
+  load(snapshots: readonly Snapshot[]): Promise<void> {
+    return this.#alone('load', ['paused'], async () => {
+      if (snapshots.length === 0) return;
+      if (!this.#spec.incoming)
+        throw new ColoError('engine qemu: only a machine with -incoming takes a state');
+      const memory = this.#memory();
+      const changes = memory.check(snapshots.map(({ ram }) => ram));
+      const last = snapshots.findLast(({ device }) => device.byteLength > 0);
+      if (!last) throw new ProtocolError('snapshot: the state of the devices is missing');
+      const state = decodeDevice(last.device, changes[snapshots.indexOf(last)]!.id);
+      const before = this.#current();
+      const next = before.isWaiting ? before : await this.#standby.take();
+      try {
+        this.#mustBe('load', 'paused');
+        if (next !== before) await before.retire();
+        await memory.load(changes);
+        if (next !== before) this.#adopt(next);
+        await next.feed(state);
+        this.#mustBe('load', 'paused');
+      } catch (error) {
+        await next.retire();
+        // It was a whole one before. Its owner hears it from here.
+        if (this.#enter('failed')) log.error({ err: error }, 'a state could not be loaded');
+        throw error;
+      }
+      this.#standby.prepare();
+    });
   }
 
   async execute(command: string, args: Readonly<Record<string, unknown>>): Promise<unknown> {
-    return this.#current().child.execute(command, args);
+    const machine = this.#current();
+    if (!command.startsWith('query-')) machine.begins();
+    return machine.child.execute(command, args);
   }
 
-  async stop(): Promise<void> {
-    if (this.#state !== 'failed') this.#state = 'stopped';
-    const machine = this.#machine;
-    const standby = this.#standby;
-    this.#machine = null;
-    this.#standby = null;
+  stop(): Promise<void> {
+    this.#enter('stopped');
+    this.#stopping ??= this.#end();
+    return this.#stopping;
+  }
+
+  async #end(): Promise<void> {
+    // Whatever is under way ends with the processes that it talks to.
+    for (const child of this.#children) void child.kill();
+    await this.#work;
+    await this.#free();
+  }
+
+  async #free(): Promise<void> {
     for (const port of [...this.nics, ...this.serials]) port.attach(null);
-    if (machine) await this.#discard(machine);
-    await standby?.then(
-      (waiting) => this.#discard(waiting),
-      () => undefined,
-    );
-    await this.#disks?.close();
+    const standby = this.#standby.close();
+    await this.#machine?.retire();
+    await Promise.all(Array.from(this.#children, (child) => child.kill()));
+    await standby;
+    this.#machine = null;
     await this.#snapshots?.close();
-    this.#ram?.close();
-    this.#workplace?.remove();
-    this.#disks = this.#snapshots = this.#ram = this.#workplace = null;
+    this.#snapshots = null;
+    const around = this.#around;
+    this.#around = null;
+    if (!around) return;
+    await around.disks.close();
+    around.control.close();
+    around.outlet.close();
+    around.ram.close();
   }
 
-  #is(state: EngineState): boolean {
-    return this.#state === state;
+  async #build(): Promise<void> {
+    const spec = this.#spec;
+    this.#buildId = this.#hashBuild();
+    const ram = RamFile.create(`guest ${spec.name}`, this.ramBytes);
+    const opened: { close(): unknown }[] = [ram];
+    try {
+      const disks = await DiskPort.open(spec.disks);
+      opened.push(disks);
+      const control = await HiddenListener.open();
+      opened.push(control);
+      this.#around = { spec, ram, disks, control, outlet: await HiddenListener.open() };
+    } catch (error) {
+      for (const one of opened.reverse()) await one.close();
+      throw error;
+    }
+    this.#snapshots = await RamSnapshots.open(ram);
+    const machine = await this.#launch();
+    this.#adopt(machine);
+    this.commands = await commandNames(machine.child);
+    if (!this.#enter('paused')) throw new ClosedError('it was stopped');
+  }
+
+  /** Goes there if that may be; false: it may not, the machine is over. */
+  #enter(state: EngineState): boolean {
+    if (!NEXT[this.#state].includes(state)) return false;
+    this.#state = state;
+    return true;
   }
 
   #mustBe(verb: string, ...states: EngineState[]): void {
     if (!states.includes(this.#state)) throw new ColoError(`engine qemu: ${verb} in state ${this.#state}`);
   }
 
-  #current(): Machine {
-    if (!this.#machine) throw new ClosedError('engine qemu: there is no machine');
+  /** Runs one of the owner's calls, which do not overlap. */
+  async #alone<T>(verb: string, states: EngineState[], act: () => Promise<T>): Promise<T> {
+    this.#mustBe(verb, ...states);
+    if (this.#work) throw new ColoError(`engine qemu: ${verb} while another call is under way`);
+    const work = act();
+    this.#work = work.catch(() => undefined);
+    try {
+      return await work;
+    } finally {
+      this.#work = null;
+    }
+  }
+
+  #current(): QemuMachine {
+    if (!this.#machine || this.#state === 'stopped' || this.#state === 'failed') {
+      throw new ClosedError('engine qemu: there is no machine');
+    }
     return this.#machine;
   }
 
@@ -213,78 +318,44 @@ export class QemuEngine implements Engine, EngineMonitor {
     return this.#snapshots;
   }
 
-  /** Starts a process on our RAM, disks, NICs and serial ports; it stands still. */
-  async #launch(): Promise<Machine> {
-    const spec = this.#spec;
-    const workplace = this.#workplace;
-    const disks = this.#disks;
-    if (!workplace || !disks || !this.#ram) throw new ClosedError('engine qemu: stopped');
-    const folder = workplace.part(String(this.#children++));
-    const ports = new ChildPorts(folder, spec.nics.length + spec.serialPorts);
-    await ports.listen();
-    let child: QemuChild | null = null;
-    try {
-      const args = qemuArgs(spec, disks, folder);
-      child = await QemuChild.start({ binary: spec.qemu.binary, args, ramFd: this.#ram.fd, folder });
-      await prepareMigration(child);
-      const outlet = await StateOutlet.open(child, `${folder}/out`);
-      const incomingPath = spec.incoming ? `${folder}/in` : null;
-      if (incomingPath !== null) await awaitState(child, incomingPath);
-      return { child, ports, outlet, incomingPath, isRetired: false };
-    } catch (error) {
-      ports.close();
-      await child?.kill();
-      throw error;
-    }
+  async #launch(): Promise<QemuMachine> {
+    if (!this.#around || this.#stopping) throw new ClosedError('engine qemu: stopped');
+    return await QemuMachine.launch(this.#around, (child) => {
+      this.#children.add(child);
+      void child.ended.then(() => this.#children.delete(child));
+    });
   }
 
   /** The process runs the guest from now on. */
-  async #adopt(machine: Machine): Promise<void> {
+  #adopt(machine: QemuMachine): void {
     this.#machine = machine;
-    const sockets = await machine.ports.sockets();
-    [...this.nics, ...this.serials].forEach((port, at) => port.attach(sockets[at] ?? null));
-    machine.child.onEvent = (event) => this.#onEvent(event);
+    [...this.nics, ...this.serials].forEach((port, at) => port.attach(machine.ports[at] ?? null));
+    machine.child.onEvent = (event) => this.#onEvent(machine, event);
     void machine.child.ended.then((error) => {
       if (!machine.isRetired) this.#failed(error);
     });
   }
 
-  async #discard(machine: Machine): Promise<void> {
-    const { child, ports, outlet } = machine;
-    machine.isRetired = true;
-    await child.kill();
-    outlet.close();
-    ports.close();
-  }
-
-  async #takeStandby(): Promise<Machine> {
-    this.#prepareStandby();
-    const standby = await this.#standby!;
-    this.#standby = null;
-    return standby;
-  }
-
-  #prepareStandby(): void {
-    if (!this.#spec.incoming) throw new ColoError('engine qemu: only a machine with -incoming takes a state');
-    if (this.#standby) return;
-    this.#standby = this.#launch();
-    this.#standby.catch((error: unknown) => {
-      log.error({ err: error }, 'the QEMU that is to take the next checkpoint cannot be started');
-      this.#standby = null;
-    });
-  }
-
-  #onEvent({ event, data }: QmpEvent): void {
+  #onEvent(machine: QemuMachine, { event, data }: QmpEvent): void {
     if (event === 'RESET' && data['guest'] === true) this.onShutdown?.('guest-reset');
     if (event === 'SHUTDOWN' && data['guest'] === true) {
-      if (this.#state === 'running') this.#state = 'paused';
+      this.#enter('paused');
       this.onShutdown?.('guest-shutdown');
+    }
+    if (event === 'STOP' && this.#state === 'running' && !this.#isPausing) {
+      this.#stoppedByItself(machine).catch((error: unknown) => log.debug({ err: error }, 'query-status'));
     }
     if (!OWN_EVENTS.has(event)) this.onEvent?.(event, data);
   }
 
+  /** An I/O error (werror=stop), a watchdog, or QEMU has given the guest up. */
+  async #stoppedByItself(machine: QemuMachine): Promise<void> {
+    const { status } = (await machine.child.execute('query-status')) as { status: string };
+    if (GIVEN_UP.includes(status)) this.#failed(new ColoError(`qemu gave the guest up: ${status}`));
+  }
+
   #failed(error: Error): void {
-    this.#state = 'failed';
+    if (!this.#enter('failed')) return;
     log.error({ err: error }, 'the machine failed');
     this.onShutdown?.('failed', error);
   }
@@ -310,4 +381,10 @@ async function commandNames(child: QemuChild): Promise<ReadonlySet<string>> {
 
 function nextTurn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
+}
+
+/** Both, once neither is under way any more. Throws what failed first in this order. */
+async function bothOf<A, B>(a: Promise<A>, b: Promise<B>): Promise<[A, B]> {
+  await Promise.allSettled([a, b]);
+  return await Promise.all([a, b]);
 }

@@ -1,7 +1,8 @@
 /**
- * The engine on stock QEMU. engine.ts: the contract; child.ts: one QEMU process; ports.ts: its NICs and serial ports on
- * our sockets; disk-port.ts: its disks over NBD; state.ts: device state out of one QEMU and into another; args.ts: its
- * command line; probe.ts: which QEMU it is; spec.ts: what is asked for; workplace.ts: where the sockets are.
+ * The engine on stock QEMU. engine.ts: the contract; machine.ts: a QEMU process with what is its own; standby.ts: the one
+ * that waits to take over; child.ts: the process; hidden-socket.ts: sockets without a name; ports.ts: its NICs and serial
+ * ports; disk-port.ts: its disks over NBD; state.ts: device state out of one QEMU and into another; args.ts: its command
+ * line; probe.ts: which QEMU it is; spec.ts: what is asked for.
  */
 export { QemuEngine } from './engine.ts';
 export { probeQemu, QemuUnusableError } from './probe.ts';

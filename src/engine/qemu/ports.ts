@@ -1,11 +1,9 @@
 /**
- * NICs and serial ports: each QEMU process connects to sockets of its own, of which the engine uses those of the process
- * that runs the guest. To the outside a NIC and a serial port stay the same when one process takes over from another;
+ * NICs and serial ports: each QEMU process is at the other end of sockets of its own, of which the engine uses those of
+ * the process that runs the guest. To the outside a NIC and a serial port stay the same when one process takes over from another;
  * what the one before had not taken is lost, as on a wire.
  */
-import net from 'node:net';
-import path from 'node:path';
-import { Deferred } from '../../base/async.ts';
+import type net from 'node:net';
 import { loggerFor } from '../../base/logger.ts';
 import { BoundedSender } from '../../chardev/bounded-sender.ts';
 import { FrameDecoder, MAX_FRAME_BYTES, encodeHeader } from '../../net/framing.ts';
@@ -13,56 +11,6 @@ import type { EngineNic, EngineSerial } from '../engine.ts';
 import type { QemuNicSpec } from './spec.ts';
 
 const log = loggerFor('engine-qemu');
-
-/** The sockets that one child connects to. */
-export class ChildPorts {
-  readonly #folder: string;
-  readonly #listeners: net.Server[] = [];
-  readonly #sockets: Deferred<net.Socket>[] = [];
-  readonly #count: number;
-
-  constructor(folder: string, count: number) {
-    this.#folder = folder;
-    this.#count = count;
-  }
-
-  static pathOf(folder: string, at: number): string {
-    return path.join(folder, `port${at}`);
-  }
-
-  async listen(): Promise<void> {
-    for (let at = 0; at < this.#count; at++) {
-      const arrived = new Deferred<net.Socket>();
-      const listener = net.createServer({ pauseOnConnect: true });
-      listener.once('connection', (socket) => {
-        socket.on('error', (error) => log.debug(error.message));
-        listener.close();
-        arrived.resolve(socket);
-      });
-      await new Promise<void>((resolve, reject) => {
-        listener.once('error', reject).listen(ChildPorts.pathOf(this.#folder, at), resolve);
-      });
-      this.#listeners.push(listener);
-      this.#sockets.push(arrived);
-    }
-  }
-
-  /** All sockets, in order, once the child has connected to them. */
-  sockets(): Promise<net.Socket[]> {
-    return Promise.all(this.#sockets.map(({ promise }) => promise));
-  }
-
-  close(): void {
-    for (const listener of this.#listeners) listener.close();
-    for (const arrived of this.#sockets) {
-      arrived.reject(new Error('closed'));
-      void arrived.promise.then(
-        (socket) => socket.destroy(),
-        () => undefined,
-      );
-    }
-  }
-}
 
 export class QemuNic implements EngineNic {
   readonly id: string;

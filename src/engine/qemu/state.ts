@@ -3,90 +3,62 @@
  * (`x-ignore-shared`). Facts, asked of QEMU 7.2: a stopped machine can be migrated out and continued any number of
  * times; the stream of a PC with a VGA takes under 1 MB, nearly all of it video memory.
  */
-import net from 'node:net';
-import { Deferred, withDeadline } from '../../base/async.ts';
-import { ColoError, ProtocolError } from '../../base/errors.ts';
+import type net from 'node:net';
+import { ColoError, ProtocolError, messageOf } from '../../base/errors.ts';
+import { CHILD_FD } from './child.ts';
 import type { QemuChild } from './child.ts';
+import { pathOfFd } from './hidden-socket.ts';
+import type { HiddenListener } from './hidden-socket.ts';
 
 const MIGRATION_DEADLINE_MS = 30_000;
 /** More than any machine's devices have; a bound on what a broken QEMU can make us hold. */
 const MAX_STATE_BYTES = 512 * 1024 * 1024;
 
-/** Once a child, before its first migration in either direction. */
-export async function prepareMigration(child: QemuChild): Promise<void> {
-  await child.execute('migrate-set-capabilities', {
-    capabilities: ['x-ignore-shared', 'events'].map((capability) => ({ capability, state: true })),
-  });
-  // By default QEMU holds a stream back to 128 MiB/s.
-  await child.execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 40 });
+/** Once a child. `incomingFd`: it waits for a state there, started with `-incoming defer`. */
+export async function prepareMigration(child: QemuChild, incomingFd: number | null): Promise<void> {
+  const steps = [
+    child.execute('migrate-set-capabilities', {
+      capabilities: ['x-ignore-shared', 'events'].map((capability) => ({ capability, state: true })),
+    }),
+    // By default QEMU holds a stream back to 128 MiB/s.
+    child.execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 40 }),
+  ];
+  if (incomingFd !== null) steps.push(child.execute('migrate-incoming', { uri: `fd:${incomingFd}` }));
+  await Promise.all(steps);
 }
 
-/** Where a child's state comes out, as often as it is asked for. */
-export class StateOutlet {
-  readonly #child: QemuChild;
-  readonly #path: string;
-  readonly #listener = net.createServer();
-  #arrived = new Deferred<net.Socket>();
-
-  private constructor(child: QemuChild, path: string) {
-    this.#child = child;
-    this.#path = path;
-    this.#listener.on('connection', (socket) => this.#arrived.resolve(socket));
-  }
-
-  static async open(child: QemuChild, path: string): Promise<StateOutlet> {
-    const outlet = new StateOutlet(child, path);
-    await new Promise<void>((resolve, reject) => {
-      outlet.#listener.once('error', reject).listen(path, resolve);
-    });
-    return outlet;
-  }
-
-  /** The stopped machine's device state. Throws ColoError. */
-  async capture(): Promise<Buffer> {
-    this.#arrived = new Deferred();
-    const completed = this.#child.qmp.waitFor(
-      'MIGRATION',
-      ({ data }) => data['status'] === 'completed' || data['status'] === 'failed',
-      MIGRATION_DEADLINE_MS,
-    );
-    completed.catch(() => undefined); // told below
-    await this.#child.execute('migrate', { uri: `unix:${this.#path}` });
-    const socket = await withDeadline(this.#arrived.promise, MIGRATION_DEADLINE_MS, 'qemu: device state');
-    const bytes = await readAll(socket);
-    const { data } = await completed;
-    if (data['status'] !== 'completed') throw await migrationError(this.#child, 'could not save its devices');
+/** The stopped machine's device state, which comes out at `outlet`. Throws ColoError. */
+export async function captureState(child: QemuChild, outlet: HiddenListener): Promise<Buffer> {
+  const stream = outlet.next().then(readAll);
+  const completed = awaitEnd(child, 'could not save its devices');
+  const begun = child.execute('migrate', { uri: `unix:${pathOfFd(CHILD_FD.state)}` });
+  try {
+    const [bytes] = await Promise.all([stream, completed, begun]);
     return bytes;
+  } finally {
+    outlet.giveUp();
+    for (const one of [stream, completed]) one.catch(() => undefined);
   }
+}
 
-  close(): void {
-    this.#listener.close();
+/** Gives a waiting child its state. Throws ProtocolError when it does not take it; it is of no use then. */
+export async function feedState(child: QemuChild, pipe: net.Socket, state: Uint8Array): Promise<void> {
+  const completed = awaitEnd(child, 'did not take the state');
+  pipe.end(state);
+  try {
+    await completed;
+  } catch (cause) {
+    if (cause instanceof ProtocolError) throw cause;
+    throw new ProtocolError(`qemu did not take the state: ${messageOf(cause)}`, { cause });
   }
 }
 
-/** Makes a child that was started with `-incoming defer` listen at `path`. */
-export async function awaitState(child: QemuChild, path: string): Promise<void> {
-  await child.execute('migrate-incoming', { uri: `unix:${path}` });
-}
-
-/** Gives a waiting child its state. Throws ProtocolError when it does not take it. */
-export async function feedState(child: QemuChild, path: string, state: Uint8Array): Promise<void> {
-  const completed = child.qmp.waitFor(
-    'MIGRATION',
-    ({ data }) => data['status'] === 'completed' || data['status'] === 'failed',
-    MIGRATION_DEADLINE_MS,
-  );
-  const socket = net.connect(path);
-  socket.on('error', () => undefined); // QEMU says why
-  socket.end(state);
-  const outcome = await Promise.race([completed, child.ended]);
-  if (outcome instanceof Error) throw new ProtocolError(`qemu did not take the state: ${outcome.message}`);
-  if (outcome.data['status'] !== 'completed') throw await migrationError(child, 'did not take the state');
-}
-
-async function migrationError(child: QemuChild, what: string): Promise<ColoError> {
+/** Throws ProtocolError when the migration that is about to begin fails, ClosedError when QEMU ends, TimeoutError. */
+async function awaitEnd(child: QemuChild, failure: string): Promise<void> {
+  const status = await child.migrationStatus(['completed', 'failed'], MIGRATION_DEADLINE_MS);
+  if (status === 'completed') return;
   const info = (await child.execute('query-migrate')) as { 'error-desc'?: string };
-  return new ProtocolError(`qemu ${what}: ${info['error-desc'] ?? 'it gave no reason'}`);
+  throw new ProtocolError(`qemu ${failure}: ${info['error-desc'] ?? 'it gave no reason'}`);
 }
 
 async function readAll(socket: net.Socket): Promise<Buffer> {

@@ -1,0 +1,101 @@
+/**
+ * A QEMU process with all that belongs to it alone: its ends of the guest's NICs and serial ports, the pipe at which it
+ * waits for a state. Of the sides of an engine's sockets that do not change with the process it is told by `Surroundings`.
+ */
+import type net from 'node:net';
+import { ClosedError } from '../../base/errors.ts';
+import type { RamFile } from '../ram/index.ts';
+import { qemuArgs } from './args.ts';
+import { CHILD_FD, QemuChild } from './child.ts';
+import type { DiskPort } from './disk-port.ts';
+import type { HiddenListener } from './hidden-socket.ts';
+import type { QemuSpec } from './spec.ts';
+import { captureState, feedState, prepareMigration } from './state.ts';
+
+/** What all processes of an engine share. */
+export interface Surroundings {
+  readonly spec: QemuSpec;
+  readonly ram: RamFile;
+  readonly disks: DiskPort;
+  /** QMP connections of processes that start. */
+  readonly control: HiddenListener;
+  /** Where device states come out. */
+  readonly outlet: HiddenListener;
+}
+
+export class QemuMachine {
+  readonly child: QemuChild;
+  /** NICs, then serial ports. */
+  readonly ports: readonly net.Socket[];
+  readonly #outlet: HiddenListener;
+  #incoming: net.Socket | null = null;
+  /** Its state, while it stands still after it was captured. */
+  #state: Buffer | null = null;
+  #isRetired = false;
+
+  private constructor(child: QemuChild, { spec, outlet }: Surroundings) {
+    this.child = child;
+    this.#outlet = outlet;
+    const [first, ...rest] = child.pipes;
+    if (spec.incoming) this.#incoming = first ?? null;
+    this.ports = spec.incoming ? rest : child.pipes;
+  }
+
+  /** Starts a process; it stands still. `onSpawn` has the child from its first moment. Throws ColoError. */
+  static async launch(around: Surroundings, onSpawn: (child: QemuChild) => void): Promise<QemuMachine> {
+    const { spec, ram, disks, control, outlet } = around;
+    const pipes = (spec.incoming ? 1 : 0) + spec.nics.length + spec.serialPorts;
+    const plan = {
+      binary: spec.qemu.binary,
+      args: qemuArgs(spec, disks),
+      ramFd: ram.fd,
+      disksFd: disks.fd,
+      stateFd: outlet.fd,
+      control,
+      pipes,
+    };
+    const child = await QemuChild.start(plan, onSpawn);
+    try {
+      await prepareMigration(child, spec.incoming ? CHILD_FD.pipes : null);
+    } catch (error) {
+      await child.kill();
+      throw error;
+    }
+    return new QemuMachine(child, around);
+  }
+
+  /** It was started to take a state, and has none yet. */
+  get isWaiting(): boolean {
+    return this.#incoming !== null;
+  }
+
+  /** We ended it: its end is no failure. */
+  get isRetired(): boolean {
+    return this.#isRetired;
+  }
+
+  /** The state of the devices. It stands still, and has done so since `begins` was called last. */
+  async captureState(): Promise<Buffer> {
+    // QEMU migrates a machine once each time that it has run ("Can't migrate the vm that was paused due to previous
+    // migration"); what stands still has the same state the second time.
+    return (this.#state ??= await captureState(this.child, this.#outlet));
+  }
+
+  /** Something is about to change the state of the devices: it runs, or is told to do something. */
+  begins(): void {
+    this.#state = null;
+  }
+
+  /** Throws ProtocolError when it does not take the state; it is of no use then. */
+  async feed(state: Uint8Array): Promise<void> {
+    if (!this.#incoming) throw new ClosedError('qemu has a state already');
+    await feedState(this.child, this.#incoming, state);
+    this.#incoming = null;
+  }
+
+  /** Ends when the process is gone. Idempotent. */
+  async retire(): Promise<void> {
+    this.#isRetired = true;
+    await this.child.kill();
+  }
+}
