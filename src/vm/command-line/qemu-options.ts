@@ -3,6 +3,7 @@
  * they are. What is not in this table is as on the embedded engine (parse.ts).
  */
 import { ParameterError } from '../../base/errors.ts';
+import { escapeOption } from '../../engine/qemu/index.ts';
 import type { VmConfig } from './config.ts';
 import { parseOptions, parseSize } from './keyval.ts';
 
@@ -46,7 +47,7 @@ export const QEMU_OPTIONS: ReadonlyMap<string, QemuOption> = new Map<string, Qem
   ['machine', { takesValue: true, apply: setMachine }],
   ['M', { takesValue: true, apply: setMachine }],
   ['accel', { takesValue: true, apply: addAccel }],
-  ['enable-kvm', { takesValue: false, apply: (config) => addAccel(config, 'kvm') }],
+  ['enable-kvm', { takesValue: false, apply: (config, _value, spelt) => addAccel(config, 'kvm', spelt) }],
   ['m', { takesValue: true, apply: setMemory }],
 ]);
 
@@ -66,18 +67,28 @@ function isQemus(accel: string): boolean {
   return accel.split(':').some((name) => name === 'kvm' || name === 'tcg');
 }
 
-function setMachine(config: VmConfig, text: string): void {
+function setMachine(config: VmConfig, text: string, spelt: string): void {
   const { accel, ...rest } = parseOptions(text, 'type');
   if (rest['type'] === 'none') throw new ParameterError('machine type none runs without an accelerator');
-  if (accel !== undefined) addAccel(config, accel);
+  if (accel !== undefined) addAccel(config, accel, spelt);
   const parts = Object.entries(rest).map(([key, value]) => (key === 'type' ? value : `${key}=${value}`));
   if (parts.length > 0) config.qemu.machine = parts.join(',');
 }
 
-/** As in QEMU each -accel is one more to try. */
-function addAccel(config: VmConfig, text: string): void {
-  config.accel = config.accel === 'v86' ? text : config.accel;
-  config.qemu.args.push(...text.split(':').flatMap((name) => ['-accel', name]));
+/** As in QEMU each -accel is one more to try, and a list with colons is tried in its order; what it has not is left out. */
+function addAccel(config: VmConfig, text: string, spelt: string): void {
+  const { accel = '', ...properties } = parseOptions(text, 'accel');
+  const names = accel.split(':').filter(isQemus);
+  if (names.length === 0) throw new ParameterError(`invalid accelerator ${accel}`);
+  const behind = Object.entries(properties).map(([key, value]) => `,${key}=${escapeOption(value)}`);
+  if (names.length > 1 && behind.length > 0) {
+    throw new ParameterError('properties do not go with a list; give each accelerator an -accel of its own');
+  }
+  if (config.accel === 'v86') {
+    config.accel = names.join(':');
+    config.accelOption = spelt;
+  } else config.accel += `:${names.join(':')}`;
+  config.qemu.args.push(...names.flatMap((name) => ['-accel', name + behind.join('')]));
 }
 
 function setMemory(config: VmConfig, text: string): void {
