@@ -142,11 +142,11 @@ export function incompatibility(ours: Hello, theirs: Hello): string | null {
 function differingParts(ours: readonly string[], theirs: readonly string[]): string | null {
   const [own] = ours.filter((part) => !theirs.includes(part));
   const [other] = theirs.filter((part) => !ours.includes(part));
-  const said = (part: string | undefined): string =>
-    part === undefined ? 'nothing of the kind' : `'${part}'`;
-  if (own !== undefined || other !== undefined) {
-    return `${said(other)} does not match ${said(own)}; start both with the same options`;
+  if (own !== undefined && other !== undefined) {
+    return `'${other}' does not match '${own}'; start both with the same options`;
   }
+  if (own !== undefined) return `only this side has '${own}'; start both with the same options`;
+  if (other !== undefined) return `only the other side has '${other}'; start both with the same options`;
   const moved = ours.find((part, at) => theirs[at] !== part);
   return moved === undefined ? null : `'${moved}' is at another place; give the options in the same order`;
 }

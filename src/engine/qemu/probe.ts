@@ -72,7 +72,8 @@ async function ask(binary: string, deadlineMs: number): Promise<QemuProbe> {
     return await qemu.qmp(deadlineMs).then((qmp) => survey(binary, qmp, deadlineMs));
   } catch (cause) {
     if (cause instanceof QemuUnusableError) throw cause;
-    const why = await qemu.reasonOf(cause);
+    // Its answers are taken as QEMU's; where they are not, that shows here.
+    const why = cause instanceof ColoError ? await qemu.reasonOf(cause) : 'it does not answer as QEMU does';
     throw new QemuUnusableError(`${binary} is of no use: ${why}; ${INSTALL}`, { cause });
   } finally {
     await qemu.kill();
