@@ -11,7 +11,7 @@ import { QmpClient } from '../../qmp/client.ts';
 import { refusalOf } from './refusal.ts';
 
 /** What we keep of what it says meanwhile. */
-const KEPT_STDERR_BYTES = 4096;
+const KEPT_STDERR_BYTES = 4 * 1024;
 /** The end of its monitor is heard a little before its own. */
 const END_GRACE_MS = 500;
 

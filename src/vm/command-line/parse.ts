@@ -162,7 +162,7 @@ function optionOfQemu(name: string): OptionSpec | undefined {
 function whyNot(name: string, isQemu: boolean): string {
   if (isQemu) return whyQemuRefuses(name) ?? 'invalid option';
   const why = whyRefused(name);
-  if (!QEMU_OPTIONS.has(name)) return why ?? 'invalid option';
+  if (!QEMU_OPTIONS.has(name)) return why ?? whyQemuRefuses(name) ?? 'invalid option';
   const isPlain = why === null || !why.startsWith('not supported');
   return `${isPlain ? 'not on the v86 engine' : why}; with -accel kvm or tcg it is there`;
 }

@@ -17,7 +17,7 @@ const ONE_ADDRESS = 'two processes cannot listen at one address, and the guest m
 const OPTIONS: ReadonlyMap<string, string> = new Map([
   ['numa', `the nodes' memory would take the place of the one that is protected; leave it out`],
   ['mem-path', OUR_RAM],
-  ['mem-prealloc', `${OUR_RAM}: filling it from a second process would race with the guest`],
+  ['mem-prealloc', OUR_RAM],
   [
     'snapshot',
     'it would hide the writes; put a qcow2 image with a backing file in front (colo img create -b)',

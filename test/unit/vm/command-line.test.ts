@@ -143,6 +143,9 @@ describe('honoured', () => {
     assert.deepEqual(chosen('-enable-kvm'), ['kvm', '-enable-kvm']);
     assert.deepEqual(chosen('-accel hvf:tcg,thread=single'), ['tcg', '-accel hvf:tcg,thread=single']);
     assert.deepEqual(chosen('-M pc,accel=v86'), ['v86', '-M pc,accel=v86']);
+    assert.deepEqual(chosen('-accel v86 -enable-kvm'), ['v86', '-accel v86']);
+    assert.deepEqual(chosen('-accel v86:kvm'), ['v86', '-accel v86:kvm']);
+    assert.deepEqual(chosen('-accel kvm:v86'), ['kvm', '-accel kvm:v86']);
   });
 
   it('remembers how every named thing was spelt', () => {
