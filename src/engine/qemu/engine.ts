@@ -7,7 +7,6 @@
  * new one gets the device state and runs the guest. Disks, NICs and serial ports are at our sockets and stay. Whatever
  * can be refused is refused before the old one is killed; a load that fails later leaves no whole state: `failed`.
  */
-import { createHash } from 'node:crypto';
 import { ClosedError, ColoError, ProtocolError, messageOf } from '../../base/errors.ts';
 import { loggerFor } from '../../base/logger.ts';
 import type { QmpEvent } from '../../qmp/types.ts';
@@ -20,6 +19,7 @@ import type {
   Snapshot,
 } from '../engine.ts';
 import { RamFile, RamSnapshots } from '../ram/index.ts';
+import { buildParts, hashParts, tellableParts } from './build.ts';
 import type { QemuChild } from './child.ts';
 import { decodeDevice, encodeDevice } from './device-codec.ts';
 import { DiskPort } from './disk-port.ts';
@@ -27,6 +27,7 @@ import { HiddenListener } from './hidden-socket.ts';
 import { QemuMachine } from './machine.ts';
 import type { Surroundings } from './machine.ts';
 import { QemuNic, QemuSerial } from './ports.ts';
+import { QemuRefusedError } from './refusal.ts';
 import type { QemuSpec } from './spec.ts';
 import { Standby } from './standby.ts';
 
@@ -83,7 +84,10 @@ export class QemuEngine implements Engine, EngineMonitor {
     this.#spec = spec;
     this.ramBytes = spec.ramBytes;
     this.nics = spec.nics.map((nic) => new QemuNic(nic));
-    this.serials = Array.from({ length: Math.max(1, spec.serialPorts) }, () => new QemuSerial());
+    this.serials = Array.from(
+      { length: Math.max(1, spec.serialPorts + spec.chardevs.length) },
+      () => new QemuSerial(),
+    );
   }
 
   get state(): EngineState {
@@ -92,6 +96,10 @@ export class QemuEngine implements Engine, EngineMonitor {
 
   get buildId(): string {
     return this.#buildId;
+  }
+
+  get buildParts(): readonly string[] {
+    return tellableParts(buildParts(this.#spec));
   }
 
   get serial(): QemuSerial {
@@ -120,6 +128,7 @@ export class QemuEngine implements Engine, EngineMonitor {
         // Not stop(): that waits for this.
         this.#enter('stopped');
         await this.#free();
+        if (error instanceof QemuRefusedError) throw error;
         throw new ColoError(`engine qemu: the machine cannot be built: ${messageOf(error)}`, {
           cause: error,
         });
@@ -262,7 +271,7 @@ export class QemuEngine implements Engine, EngineMonitor {
 
   async #build(): Promise<void> {
     const spec = this.#spec;
-    this.#buildId = this.#hashBuild();
+    this.#buildId = hashParts(buildParts(this.#spec));
     const ram = RamFile.create(`guest ${spec.name}`, this.ramBytes);
     const opened: { close(): unknown }[] = [ram];
     try {
@@ -358,19 +367,6 @@ export class QemuEngine implements Engine, EngineMonitor {
     if (!this.#enter('failed')) return;
     log.error({ err: error }, 'the machine failed');
     this.onShutdown?.('failed', error);
-  }
-
-  #hashBuild(): string {
-    const { qemu, machine, identity, ramBytes, disks, nics } = this.#spec;
-    const alike = {
-      version: qemu.version,
-      machine,
-      identity,
-      ramBytes,
-      disks: disks.map(({ disk, how, options }) => [disk.id, how, options]),
-      nics: nics.map(({ id, netdev, mac }) => [id, netdev, Buffer.from(mac).toString('hex')]),
-    };
-    return createHash('sha256').update(JSON.stringify(alike)).digest('hex').slice(0, 32);
   }
 }
 

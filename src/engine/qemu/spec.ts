@@ -35,6 +35,8 @@ export interface QemuSpec {
   readonly nics: readonly QemuNicSpec[];
   /** The guest's serial ports, ttyS0 first. */
   readonly serialPorts: number;
+  /** Ids of chardevs that passed-through options name: streams like serial ports, behind these in Engine.serials. */
+  readonly chardevs: readonly string[];
   /** It waits for another machine's state instead of starting one. */
   readonly incoming: boolean;
 }

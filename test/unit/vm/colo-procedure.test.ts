@@ -183,8 +183,10 @@ test('the current spellings mean the same, and every chardev of both lines can b
 test('what goes to QEMU is passed on, and without -enable-kvm what the engine is not like is told', () => {
   const config = parseCommandLine(PRIMARY.split(' '));
   assert.deepEqual(config.warnings, []);
-  const { args } = config.qemu;
-  for (const pair of ['-accel kvm', '-cpu qemu64,+kvmclock', '-smp 1']) {
+  assert.equal(config.vnc, ':0');
+  const { args, accelerators } = config.qemu;
+  assert.deepEqual(accelerators, [{ name: 'kvm', text: 'kvm' }]);
+  for (const pair of ['-cpu qemu64,+kvmclock', '-smp 1']) {
     const at = args.indexOf(pair.split(' ')[0]!);
     assert.equal(args.slice(at, at + 2).join(' '), pair);
   }

@@ -92,7 +92,9 @@ describe('refused, with the option in front', () => {
     ['-net user', '-net user: use -netdev and -device'],
     ['-kernel /x', /^-kernel: not supported: the guest boots from its disk/],
     ['-snapshot', /^-snapshot: not supported: it would hide the writes/],
-    ['-smbios type=1', '-smbios: this option of QEMU is not supported here, leave it out'],
+    ['-smbios type=1', '-smbios: not on the v86 engine; with -accel kvm or tcg it is there'],
+    ['--qemu x', '--qemu: not on the v86 engine; with -accel kvm or tcg it is there'],
+    ['-numa node', '-numa: this option of QEMU is not supported here, leave it out'],
     ['-netdev {bad', '-netdev {bad: Invalid JSON: {bad'],
     ['-netdev tap', "-netdev tap: Parameter 'id' is missing"],
     ['-netdev id=a', "-netdev id=a: Parameter 'type' is missing"],
@@ -141,6 +143,9 @@ describe('honoured', () => {
     assert.deepEqual(chosen('-enable-kvm'), ['kvm', '-enable-kvm']);
     assert.deepEqual(chosen('-accel hvf:tcg,thread=single'), ['tcg', '-accel hvf:tcg,thread=single']);
     assert.deepEqual(chosen('-M pc,accel=v86'), ['v86', '-M pc,accel=v86']);
+    assert.deepEqual(chosen('-accel v86 -enable-kvm'), ['v86', '-accel v86']);
+    assert.deepEqual(chosen('-accel v86:kvm'), ['v86', '-accel v86:kvm']);
+    assert.deepEqual(chosen('-accel kvm:v86'), ['kvm', '-accel kvm:v86']);
   });
 
   it('remembers how every named thing was spelt', () => {
