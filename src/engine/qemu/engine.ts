@@ -7,7 +7,6 @@
  * new one gets the device state and runs the guest. Disks, NICs and serial ports are at our sockets and stay. Whatever
  * can be refused is refused before the old one is killed; a load that fails later leaves no whole state: `failed`.
  */
-import { createHash } from 'node:crypto';
 import { ClosedError, ColoError, ProtocolError, messageOf } from '../../base/errors.ts';
 import { loggerFor } from '../../base/logger.ts';
 import type { QmpEvent } from '../../qmp/types.ts';
@@ -22,11 +21,13 @@ import type {
 import { RamFile, RamSnapshots } from '../ram/index.ts';
 import type { QemuChild } from './child.ts';
 import { decodeDevice, encodeDevice } from './device-codec.ts';
+import type { DeviceState } from './device-codec.ts';
 import { DiskPort } from './disk-port.ts';
 import { HiddenListener } from './hidden-socket.ts';
 import { QemuMachine } from './machine.ts';
 import type { Surroundings } from './machine.ts';
 import { QemuNic, QemuSerial } from './ports.ts';
+import { buildIdOf } from './spec.ts';
 import type { QemuSpec } from './spec.ts';
 import { Standby } from './standby.ts';
 
@@ -70,6 +71,8 @@ export class QemuEngine implements Engine, EngineMonitor {
   #around: Surroundings | null = null;
   #snapshots: RamSnapshots | null = null;
   #machine: QemuMachine | null = null;
+  /** The state of the devices that was captured or loaded last, of which the next one tells the difference. */
+  #device: DeviceState | null = null;
   readonly #standby = new Standby(() => this.#launch());
   /** All that have been started and have not ended. */
   readonly #children = new Set<QemuChild>();
@@ -181,11 +184,13 @@ export class QemuEngine implements Engine, EngineMonitor {
         this.#memory().capture({ full: options.full }),
         ramOnly ? Promise.resolve(null) : machine.captureState(),
       );
-      return {
-        ram: ram.ram,
-        device: device ? encodeDevice(ram.id, device) : new Uint8Array(0),
-        pages: ram.pages,
-      };
+      // Whoever takes a full one holds nothing of ours.
+      if (options.full) this.#device = null;
+      if (!device) return { ram: ram.ram, device: new Uint8Array(0), pages: ram.pages };
+      const state = { id: ram.id, stream: device };
+      const encoded = encodeDevice(state, this.#device);
+      this.#device = state;
+      return { ram: ram.ram, device: encoded, pages: ram.pages };
     });
   }
 
@@ -201,9 +206,7 @@ export class QemuEngine implements Engine, EngineMonitor {
         throw new ColoError('engine qemu: only a machine with -incoming takes a state');
       const memory = this.#memory();
       const changes = memory.check(snapshots.map(({ ram }) => ram));
-      const last = snapshots.findLast(({ device }) => device.byteLength > 0);
-      if (!last) throw new ProtocolError('snapshot: the state of the devices is missing');
-      const state = decodeDevice(last.device, changes[snapshots.indexOf(last)]!.id);
+      const state = this.#decodeDevices(snapshots, changes);
       const before = this.#current();
       const next = before.isWaiting ? before : await this.#standby.take();
       try {
@@ -211,7 +214,8 @@ export class QemuEngine implements Engine, EngineMonitor {
         if (next !== before) await before.retire();
         await memory.load(changes);
         if (next !== before) this.#adopt(next);
-        await next.feed(state);
+        await next.feed(state.stream);
+        this.#device = state;
         this.#mustBe('load', 'paused');
       } catch (error) {
         await next.retire();
@@ -262,7 +266,7 @@ export class QemuEngine implements Engine, EngineMonitor {
 
   async #build(): Promise<void> {
     const spec = this.#spec;
-    this.#buildId = this.#hashBuild();
+    this.#buildId = buildIdOf(spec);
     const ram = RamFile.create(`guest ${spec.name}`, this.ramBytes);
     const opened: { close(): unknown }[] = [ram];
     try {
@@ -313,6 +317,16 @@ export class QemuEngine implements Engine, EngineMonitor {
     return this.#machine;
   }
 
+  /** Throws ProtocolError. The last one that has a device part counts; it may build on those before. */
+  #decodeDevices(snapshots: readonly Snapshot[], changes: readonly { readonly id: bigint }[]): DeviceState {
+    let state: DeviceState | null = null;
+    for (const [at, { device }] of snapshots.entries()) {
+      if (device.length > 0) state = decodeDevice(device, changes[at]!.id, state ?? this.#device);
+    }
+    if (!state) throw new ProtocolError('snapshot: the state of the devices is missing');
+    return state;
+  }
+
   #memory(): RamSnapshots {
     if (!this.#snapshots) throw new ClosedError('engine qemu: there is no machine');
     return this.#snapshots;
@@ -358,19 +372,6 @@ export class QemuEngine implements Engine, EngineMonitor {
     if (!this.#enter('failed')) return;
     log.error({ err: error }, 'the machine failed');
     this.onShutdown?.('failed', error);
-  }
-
-  #hashBuild(): string {
-    const { qemu, machine, identity, ramBytes, disks, nics } = this.#spec;
-    const alike = {
-      version: qemu.version,
-      machine,
-      identity,
-      ramBytes,
-      disks: disks.map(({ disk, how, options }) => [disk.id, how, options]),
-      nics: nics.map(({ id, netdev, mac }) => [id, netdev, Buffer.from(mac).toString('hex')]),
-    };
-    return createHash('sha256').update(JSON.stringify(alike)).digest('hex').slice(0, 32);
   }
 }
 

@@ -192,9 +192,16 @@ void describe('QemuEngine', { skip: skipReason }, () => {
     const told = new Deferred<string>();
     machine.engine.onShutdown = (reason) => told.resolve(reason);
     machine.console.send('b');
-    const pausing = machine.engine.pause();
+    // The pause may come before the guest has read that, or in the middle.
+    for (;;) {
+      await machine.engine.pause();
+      if (told.settled) break;
+      await machine.engine.resume();
+      await setImmediate();
+    }
     assert.equal(await told.promise, 'guest-shutdown');
-    await pausing;
+    assert.equal(machine.engine.state, 'paused');
+    await assert.rejects(machine.engine.resume(), /[Rr]eset/);
     assert.equal(machine.engine.state, 'paused');
     await using other = await bootedQemu();
     const reset = new Deferred<string>();
