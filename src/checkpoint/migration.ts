@@ -12,6 +12,11 @@ import { COLO_MESSAGE, incompatibility, nameOfMessage } from './messages.ts';
 /** Rounds end when one has so few pages that the stop will be short, or after so many rounds. */
 const FEW_PAGES = 512;
 const MAX_ROUNDS = 5;
+/** Pages of RAM in one message of a round, where the engine can do it in pieces. */
+const PIECE_PAGES = 16384;
+const PAGE_BYTES = 4096;
+/** A guest that stands still travels at once up to this size, else in a round of its own first. */
+const MAX_SINGLE_BYTES = 1024 * 1024 * 1024;
 
 export interface MigrationProgress {
   readonly round: number;
@@ -46,13 +51,12 @@ export async function sendMachine(
   }
 
   let sent = 0;
-  if (guest.engine.state === 'running') {
-    for (let pages = Infinity; sent < MAX_ROUNDS && pages > FEW_PAGES; sent++) {
-      const round = await guest.engine.capture({ full: sent === 0, ramOnly: true });
-      pages = round.pages;
-      onProgress?.({ round: sent, pages, bytes: round.ram.byteLength });
-      await channel.sendRamRound(round);
-    }
+  const rounds =
+    guest.engine.state === 'running' ? MAX_ROUNDS : guest.engine.ramBytes > MAX_SINGLE_BYTES ? 1 : 0;
+  for (let pages = Infinity; sent < rounds && pages > FEW_PAGES; sent++) {
+    const round = await sendRound(guest, channel, sent === 0);
+    ({ pages } = round);
+    onProgress?.({ round: sent, ...round });
   }
 
   const networks = hello.colo ? guest.networks() : [];
@@ -77,6 +81,28 @@ export async function sendMachine(
   });
 }
 
+/** One pass over the guest's RAM, in one message or several. */
+async function sendRound(
+  guest: ProtectedGuest,
+  channel: CheckpointChannel,
+  full: boolean,
+): Promise<{ pages: number; bytes: number }> {
+  let [pages, bytes] = [0, 0];
+  for (let more = true, isFirst = true; more; isFirst = false) {
+    const piece = await guest.engine.capture({ full: full && isFirst, ramOnly: true, maxPages: PIECE_PAGES });
+    pages += piece.pages;
+    bytes += piece.ram.byteLength;
+    more = piece.more ?? false;
+    await channel.sendRamRound(piece);
+  }
+  return { pages, bytes };
+}
+
+/** Messages of RAM before the first state. A piece that is not a round's last is at least half full. */
+function mostPieces(ramBytes: number): number {
+  return MAX_ROUNDS * (1 + Math.ceil(ramBytes / PAGE_BYTES / (PIECE_PAGES / 2)));
+}
+
 /**
  * Receives a guest into a paused engine. Returns what the source said about itself. Throws before anything changed
  * when the source does not fit.
@@ -96,15 +122,21 @@ export async function receiveMachine(
   for (const net of networks) await net.start('secondary');
   for (const net of networks) net.stopping?.('secondary');
   const snapshots: Snapshot[] = [];
-  for (;;) {
+  const { engine } = guest;
+  const [most, pieceBytes] = engine.stage
+    ? [mostPieces(engine.ramBytes), Math.min(engine.ramBytes, PIECE_PAGES * PAGE_BYTES)]
+    : [MAX_ROUNDS, engine.ramBytes];
+  for (let received = 0; ; received++) {
     const code = await channel.receive();
     if (code === COLO_MESSAGE.VMSTATE_SEND) break;
-    if (code !== COLO_MESSAGE.RAM_ROUND || snapshots.length >= MAX_ROUNDS) {
+    if (code !== COLO_MESSAGE.RAM_ROUND || received >= most) {
       throw new ProtocolError(
         `checkpoint channel: unexpected message ${nameOfMessage(code)} before the first state`,
       );
     }
-    snapshots.push(await channel.receiveRamRound(guest.engine.ramBytes));
+    const piece = await channel.receiveRamRound(pieceBytes);
+    if (engine.stage) await engine.stage(piece);
+    else snapshots.push(piece);
   }
   snapshots.push(await channel.receiveState(guest.engine.ramBytes));
   const marks = await channel.receiveMarks();

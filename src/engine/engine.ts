@@ -58,6 +58,8 @@ export interface Snapshot {
   readonly device: Uint8Array;
   /** Changed 4 KiB pages of RAM. */
   readonly pages: number;
+  /** `maxPages` left some of the RAM for the next capture. */
+  readonly more?: boolean;
 }
 
 export interface CaptureOptions {
@@ -65,6 +67,11 @@ export interface CaptureOptions {
   readonly full: boolean;
   /** RAM alone (for the rounds of a migration while the guest runs). */
   readonly ramOnly?: boolean;
+  /**
+   * With `ramOnly`: about so many pages at most, and `more` when the next capture is to go on there. An engine whose
+   * guests are small may send all at once.
+   */
+  readonly maxPages?: number;
 }
 
 export type EngineState = 'created' | 'paused' | 'running' | 'stopped' | 'failed';
@@ -103,6 +110,11 @@ export interface Engine extends EngineEvents {
    * The buffers may be transferred away; the caller must not use them afterwards.
    */
   load(snapshots: readonly Snapshot[]): Promise<void>;
+  /**
+   * Takes a snapshot of RAM alone ahead of the load that will need it, so that nobody has to keep it: the guest is as it
+   * was until then. An engine without this gets all of them at the load.
+   */
+  stage?(snapshot: Snapshot): Promise<void>;
   /** Ends the machine and frees everything. Idempotent; never waits on a peer. */
   stop(): Promise<void>;
 }

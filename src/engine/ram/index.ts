@@ -4,5 +4,7 @@
  */
 export { RamFile } from './ram-file.ts';
 export { RamSnapshots } from './ram-snapshots.ts';
-export type { RamCapture } from './ram-snapshots.ts';
+export type { RamCapture, RamCaptureOptions } from './ram-snapshots.ts';
 export type { RamChanges } from './ram-codec.ts';
+export { SoftDirtyTracker, whyNoSoftDirty } from './soft-dirty.ts';
+export type { WriteTracker } from './soft-dirty.ts';

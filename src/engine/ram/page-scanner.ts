@@ -13,6 +13,8 @@ import {
   BUFFER_LENGTH,
   COUNT,
   createShared,
+  ENTRIES,
+  ENTRIES_OFFSET,
   FINISHED,
   GENERATION,
   JOB,
@@ -22,7 +24,8 @@ import {
   takePart,
 } from './scan-job.ts';
 import type { JobKind, Shared, WorkerStart } from './scan-job.ts';
-import { forgetDense, STRIP_PAGES } from './strips.ts';
+import type { PageEntries } from './soft-dirty.ts';
+import { forgetBase, STRIP_PAGES } from './strips.ts';
 import type { Pair } from './strips.ts';
 
 /** More threads than this are limited by the memory, not by the processors. */
@@ -63,12 +66,29 @@ export class PageScanner {
     return scanner;
   }
 
-  /** The pages that differ, ascending. Valid until the next call. */
-  async findChanges(): Promise<Uint32Array> {
-    await this.#run('compare', this.#shared.counts.length > 1);
-    const { pages, counts } = this.#shared;
-    let count = 0;
-    for (let strip = 0; strip < counts.length; strip++) {
+  /** How many strips of STRIP_PAGES pages there are. */
+  get stripCount(): number {
+    return this.#shared.counts.length;
+  }
+
+  /**
+   * The pages of strips [from, to) that differ, ascending, behind the `kept` pages that an earlier call has left at the
+   * start of the list (they lie before those strips). Valid until the next call. With `entries` only pages that have
+   * been written since, by what they say, or that copyIn has written, are compared.
+   */
+  async findChanges(
+    from = 0,
+    to = this.stripCount,
+    kept = 0,
+    entries: PageEntries | null = null,
+  ): Promise<Uint32Array> {
+    const { control, buffer, pages, counts } = this.#shared;
+    Atomics.store(control, COUNT, to);
+    Atomics.store(control, ENTRIES, entries?.fd ?? -1);
+    if (entries) buffer[ENTRIES_OFFSET] = BigInt(entries.offset);
+    await this.#run('compare', from, to - from > 1);
+    let count = kept;
+    for (let strip = from; strip < to; strip++) {
       const first = strip * STRIP_PAGES;
       const found = counts[strip]!;
       if (found > 0 && first > count) pages.copyWithin(count, first, first + found);
@@ -96,7 +116,7 @@ export class PageScanner {
   /** All of the baseline becomes zero and takes no memory. */
   clearBaseline(): void {
     this.#base.discard(0, this.#base.byteLength);
-    forgetDense(this.#pair);
+    forgetBase(this.#shared.notes);
   }
 
   /** Ends the threads; a job that is under way ends first. Idempotent. */
@@ -142,23 +162,23 @@ export class PageScanner {
       buffer[BUFFER_ADDRESS] = addressOf(data);
       buffer[BUFFER_LENGTH] = BigInt(data.byteLength);
     }
-    await this.#run(kind, count > FEW_PAGES);
+    await this.#run(kind, 0, count > FEW_PAGES);
   }
 
-  async #run(kind: JobKind, isWorthThreads: boolean): Promise<void> {
+  async #run(kind: JobKind, next: number, isWorthThreads: boolean): Promise<void> {
     if (this.#failure) throw this.#failure;
     if (this.#job) throw new ColoError('page scanner: busy');
     const isShared = isWorthThreads && this.#workers.length > 0;
     if (!isShared) {
       Atomics.store(this.#shared.control, KIND, JOB[kind]);
-      Atomics.store(this.#shared.control, NEXT, 0);
+      Atomics.store(this.#shared.control, NEXT, next);
       takePart(this.#shared, this.#pair);
       return;
     }
     const job = new Deferred<void>();
     this.#job = job;
     for (const worker of this.#workers) worker.ref();
-    this.#begin(kind);
+    this.#begin(kind, next);
     try {
       await job.promise;
     } finally {
@@ -167,10 +187,10 @@ export class PageScanner {
     }
   }
 
-  #begin(kind: JobKind): void {
+  #begin(kind: JobKind, next = 0): void {
     const { control } = this.#shared;
     Atomics.store(control, KIND, JOB[kind]);
-    Atomics.store(control, NEXT, 0);
+    Atomics.store(control, NEXT, next);
     Atomics.store(control, FINISHED, 0);
     Atomics.add(control, GENERATION, 1);
     Atomics.notify(control, GENERATION);

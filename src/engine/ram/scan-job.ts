@@ -2,11 +2,13 @@
  * One job on guest RAM as all threads see it: what is to be done, and how far it has come, in shared memory. Each thread
  * takes the next piece from a counter until there is none, so that threads that are slower do less.
  */
+import { readSync } from 'node:fs';
 import { viewOf } from './memory-calls.ts';
 import { WINDOW_BYTES, windowsOf } from './ram-file.ts';
 import type { MappedMemory } from './ram-file.ts';
-import { compareStrip, copyBack, copyIn, copyOut, STRIP_PAGES, stripCount } from './strips.ts';
-import type { Pair } from './strips.ts';
+import { ENTRY_BYTES, SOFT_DIRTY_HIGH } from './soft-dirty.ts';
+import { copyBack, copyIn, copyOut, MARK_WORDS, STRIP_PAGES, StripComparer, stripCount } from './strips.ts';
+import type { PageFilter, Pair, StripNotes } from './strips.ts';
 
 /** Pages of a list that a thread takes at once. */
 const CHUNK_PAGES = 64;
@@ -19,13 +21,18 @@ export const GENERATION = 0;
 export const NEXT = 1;
 export const FINISHED = 2;
 export const KIND = 3;
-/** Pages in the list. */
+/** Pages in the list; when comparing, the strip to stop before. */
 export const COUNT = 4;
+/** Comparing: the file descriptor of page entries (soft-dirty.ts), or -1. */
+export const ENTRIES = 5;
 const CONTROL_SLOTS = 8;
 
 /** Slots of `buffer`: the memory with the pages' bytes. */
 export const BUFFER_ADDRESS = 0;
 export const BUFFER_LENGTH = 1;
+/** Where RAM's page entries begin in their file. */
+export const ENTRIES_OFFSET = 2;
+const BUFFER_SLOTS = 4;
 
 export interface Shared {
   readonly control: Int32Array<SharedArrayBuffer>;
@@ -34,8 +41,7 @@ export interface Shared {
   readonly pages: Uint32Array<SharedArrayBuffer>;
   /** How many pages each strip has found. */
   readonly counts: Uint16Array<SharedArrayBuffer>;
-  /** What strips.ts remembers of each. */
-  readonly strips: Uint8Array<SharedArrayBuffer>;
+  readonly notes: StripNotes;
 }
 
 export interface WorkerStart {
@@ -49,10 +55,14 @@ export function createShared(byteLength: number): Shared {
   const strips = stripCount(byteLength);
   return {
     control: new Int32Array(new SharedArrayBuffer(CONTROL_SLOTS * Int32Array.BYTES_PER_ELEMENT)),
-    buffer: new BigUint64Array(new SharedArrayBuffer(2 * BigUint64Array.BYTES_PER_ELEMENT)),
+    buffer: new BigUint64Array(new SharedArrayBuffer(BUFFER_SLOTS * BigUint64Array.BYTES_PER_ELEMENT)),
     pages: new Uint32Array(new SharedArrayBuffer(strips * STRIP_PAGES * Uint32Array.BYTES_PER_ELEMENT)),
     counts: new Uint16Array(new SharedArrayBuffer(strips * Uint16Array.BYTES_PER_ELEMENT)),
-    strips: new Uint8Array(new SharedArrayBuffer(strips)),
+    notes: {
+      data: new Uint32Array(new SharedArrayBuffer(strips * Uint32Array.BYTES_PER_ELEMENT)),
+      changed: new Uint8Array(new SharedArrayBuffer(strips)),
+      marks: new Uint32Array(new SharedArrayBuffer(strips * MARK_WORDS * Uint32Array.BYTES_PER_ELEMENT)),
+    },
   };
 }
 
@@ -63,7 +73,7 @@ export function pairOf(start: Omit<WorkerStart, 'threads'>): Pair {
     ram: { fd: ram.fd, windows: windowsOf(ram) },
     base: { fd: base.fd, windows: windowsOf(base) },
     byteLength: ram.byteLength,
-    strips: shared.strips,
+    notes: shared.notes,
   };
 }
 
@@ -71,15 +81,16 @@ export function pairOf(start: Omit<WorkerStart, 'threads'>): Pair {
 export function takePart(shared: Shared, pair: Pair): void {
   const { control, pages } = shared;
   const kind = Atomics.load(control, KIND);
+  const count = Atomics.load(control, COUNT);
   if (kind === JOB.compare) {
+    const comparer = new StripComparer(pair, entryFilter(shared));
     for (;;) {
       const strip = Atomics.add(control, NEXT, 1);
-      if (strip >= shared.counts.length) return;
+      if (strip >= count) return;
       const out = pages.subarray(strip * STRIP_PAGES, (strip + 1) * STRIP_PAGES);
-      shared.counts[strip] = compareStrip(pair, strip, out);
+      shared.counts[strip] = comparer.compare(strip, out);
     }
   }
-  const count = Atomics.load(control, COUNT);
   const data = kind === JOB.copyBack ? [] : bufferWindows(shared);
   for (;;) {
     const from = Atomics.add(control, NEXT, CHUNK_PAGES);
@@ -96,4 +107,24 @@ function bufferWindows({ buffer }: Shared): Buffer[] {
   const byteLength = Number(buffer[BUFFER_LENGTH]);
   if (byteLength <= WINDOW_BYTES) return [viewOf(address, byteLength)];
   return windowsOf({ fd: -1, address, byteLength });
+}
+
+/** The pages that the job's page entries call written. */
+function entryFilter({ control, buffer }: Shared): PageFilter | null {
+  const fd = Atomics.load(control, ENTRIES);
+  if (fd < 0) return null;
+  const offset = Number(buffer[ENTRIES_OFFSET]);
+  const entries = new Uint32Array((STRIP_PAGES * ENTRY_BYTES) / Uint32Array.BYTES_PER_ELEMENT);
+  return {
+    addWritten(strip, pages, marks) {
+      const length = pages * ENTRY_BYTES;
+      // A process that has ended has no entries.
+      if (readSync(fd, entries, 0, length, offset + strip * STRIP_PAGES * ENTRY_BYTES) !== length)
+        return false;
+      for (let page = 0; page < pages; page++) {
+        if ((entries[page * 2 + 1]! & SOFT_DIRTY_HIGH) !== 0) marks[page >>> 5]! |= 1 << (page & 31);
+      }
+      return true;
+    },
+  };
 }
