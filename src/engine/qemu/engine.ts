@@ -18,7 +18,7 @@ import type {
   EngineState,
   Snapshot,
 } from '../engine.ts';
-import { RamFile, RamSnapshots } from '../ram/index.ts';
+import { RamFile, RamSnapshots, SoftDirtyTracker, whyNoSoftDirty } from '../ram/index.ts';
 import type { QemuChild } from './child.ts';
 import { decodeDevice, encodeDevice } from './device-codec.ts';
 import type { DeviceState } from './device-codec.ts';
@@ -81,6 +81,7 @@ export class QemuEngine implements Engine, EngineMonitor {
   #stopping: Promise<void> | null = null;
   /** We ask QEMU to stop: a STOP event is no news. */
   #isPausing = false;
+  #isLoading = false;
 
   constructor(spec: QemuSpec) {
     this.#spec = spec;
@@ -176,21 +177,29 @@ export class QemuEngine implements Engine, EngineMonitor {
   }
 
   capture(options: CaptureOptions): Promise<Snapshot> {
-    const ramOnly = options.ramOnly ?? false;
+    const { full, ramOnly = false, maxPages } = options;
     return this.#alone('capture', ramOnly ? ['paused', 'running'] : ['paused'], async () => {
       const machine = this.#current();
       if (machine.isWaiting) throw new ColoError('engine qemu: the machine waits for a state');
       const [ram, device] = await bothOf(
-        this.#memory().capture({ full: options.full }),
+        this.#memory().capture({ full, isStill: !ramOnly, ...(maxPages === undefined ? {} : { maxPages }) }),
         ramOnly ? Promise.resolve(null) : machine.captureState(),
       );
       // Whoever takes a full one holds nothing of ours.
-      if (options.full) this.#device = null;
-      if (!device) return { ram: ram.ram, device: new Uint8Array(0), pages: ram.pages };
+      if (full) this.#device = null;
+      const { pages, more } = ram;
+      if (!device) return { ram: ram.ram, device: new Uint8Array(0), pages, more };
       const state = { id: ram.id, stream: device };
       const encoded = encodeDevice(state, this.#device);
       this.#device = state;
-      return { ram: ram.ram, device: encoded, pages: ram.pages };
+      return { ram: ram.ram, device: encoded, pages, more };
+    });
+  }
+
+  stage({ ram }: Snapshot): Promise<void> {
+    return this.#alone('stage', ['paused'], async () => {
+      const memory = this.#memory();
+      await memory.stage(memory.check([ram]));
     });
   }
 
@@ -211,17 +220,22 @@ export class QemuEngine implements Engine, EngineMonitor {
       const next = before.isWaiting ? before : await this.#standby.take();
       try {
         this.#mustBe('load', 'paused');
-        if (next !== before) await before.retire();
-        await memory.load(changes);
+        this.#isLoading = true;
         if (next !== before) this.#adopt(next);
-        await next.feed(state.stream);
+        // The one before stands still, and its page tables say what its guest wrote.
+        await memory.load(changes);
+        await bothOf(next.feed(state.stream), next === before ? Promise.resolve() : before.retire());
         this.#device = state;
+        this.#trackWrites(next);
+        if (next.child.isOver) throw await next.child.ended;
         this.#mustBe('load', 'paused');
       } catch (error) {
-        await next.retire();
+        await bothOf(next.retire(), before.retire());
         // It was a whole one before. Its owner hears it from here.
         if (this.#enter('failed')) log.error({ err: error }, 'a state could not be loaded');
         throw error;
+      } finally {
+        this.#isLoading = false;
       }
       this.#standby.prepare();
     });
@@ -282,6 +296,7 @@ export class QemuEngine implements Engine, EngineMonitor {
     this.#snapshots = await RamSnapshots.open(ram);
     const machine = await this.#launch();
     this.#adopt(machine);
+    this.#trackWrites(machine);
     this.commands = await commandNames(machine.child);
     if (!this.#enter('paused')) throw new ClosedError('it was stopped');
   }
@@ -344,10 +359,25 @@ export class QemuEngine implements Engine, EngineMonitor {
   #adopt(machine: QemuMachine): void {
     this.#machine = machine;
     [...this.nics, ...this.serials].forEach((port, at) => port.attach(machine.ports[at] ?? null));
-    machine.child.onEvent = (event) => this.#onEvent(machine, event);
+    machine.child.onEvent = (event) => {
+      if (machine === this.#machine) this.#onEvent(machine, event);
+    };
     void machine.child.ended.then((error) => {
-      if (!machine.isRetired) this.#failed(error);
+      // In a load that is the load's own failure.
+      if (machine === this.#machine && !machine.isRetired && !this.#isLoading) this.#failed(error);
     });
+  }
+
+  /** Where the kernel can say which pages a process has written, most need not be compared. */
+  #trackWrites({ child }: QemuMachine): void {
+    // A page that a balloon gave back is zero without having been written.
+    if (this.#spec.args.some((arg) => arg.includes('balloon')) || whyNoSoftDirty() !== null) return;
+    if (!this.#around || !this.#snapshots) return;
+    try {
+      this.#snapshots.track(SoftDirtyTracker.open(child.pid, this.#around.ram));
+    } catch (error) {
+      log.info({ err: error }, 'all of the guest’s RAM is compared at each checkpoint');
+    }
   }
 
   #onEvent(machine: QemuMachine, { event, data }: QmpEvent): void {
