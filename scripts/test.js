@@ -67,13 +67,21 @@ function testFiles(folder) {
     .sort();
 }
 
-function guestImage() {
-  const given = process.env.COLO_GUEST_IMAGE;
-  if (given) return given;
-  const image = path.resolve('.cache/guest.raw');
-  mkdirSync('.cache', { recursive: true });
-  run('guest image', 'node', ['dist/cli/main.js', 'guest', image]);
-  return image;
+/** Where a test finds the guest of each architecture, and the file that is built unless one is given. */
+const GUESTS = {
+  i386: ['COLO_GUEST_IMAGE', '.cache/guest.raw'],
+  amd64: ['COLO_GUEST_IMAGE_AMD64', '.cache/guest-amd64.raw'],
+};
+
+function guestImages() {
+  const images = {};
+  for (const [arch, [variable, file]] of Object.entries(GUESTS)) {
+    images[variable] = process.env[variable] || path.resolve(file);
+    if (process.env[variable]) continue;
+    mkdirSync('.cache', { recursive: true });
+    run(`guest image (${arch})`, 'node', ['dist/cli/main.js', 'guest', '--arch', arch, images[variable]]);
+  }
+  return images;
 }
 
 if (all || wanted.includes('check')) {
@@ -82,8 +90,7 @@ if (all || wanted.includes('check')) {
   run('format', 'npx', ['prettier', '--check', '--log-level=warn', 'src', 'test', 'bench', 'docs', '*.md']);
 }
 const needsGuest = (name) => /(^|\/)(interop|e2e|chaos)(\/|$)/.test(name);
-const image = all || args.some(needsGuest) ? guestImage() : '';
-const env = image ? { COLO_GUEST_IMAGE: image } : {};
+const env = all || args.some(needsGuest) ? guestImages() : {};
 // A test that hangs fails, and a handle that one forgot does not keep its process.
 const nodeTest = [
   '--import',

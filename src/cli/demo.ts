@@ -3,21 +3,32 @@ import { existsSync } from 'node:fs';
 import { mkdir, rename } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import { InvalidArgumentError } from 'commander';
+import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
+import { ColoError } from '../base/errors.ts';
+import { chooseAccelerator } from '../demo/accelerator.ts';
 import { runDemo } from '../demo/demo.ts';
+import { EMBEDDED, stockQemu } from '../demo/platform.ts';
+import type { Platform } from '../demo/platform.ts';
 import { closingTable, humanTeller, isClean, quietTeller } from '../demo/report.ts';
 import type { Teller } from '../demo/report.ts';
+import { probeQemu } from '../engine/qemu/index.ts';
 import { buildGuest } from '../guest/build.ts';
 import { ensureDebianFile } from '../guest/host-tools.ts';
 import { preloadLibraries } from '../switch/libslirp.ts';
 
 const LIBSLIRP = ['x86_64', 'aarch64'].map((arch) => `/usr/lib/${arch}-linux-gnu/libslirp.so.0`);
 
+/** Less than that its kernel does not boot in. */
+const LEAST_QEMU_MIB = 96;
+
 interface DemoFlags {
   json?: boolean;
+  engine: Platform['engine'];
+  qemu: string;
+  vcpus: number;
   image?: string;
-  memory: number;
+  memory?: number;
   generations: number;
   protected: number;
 }
@@ -30,7 +41,18 @@ export function registerDemo(program: Command): void {
     )
     .option('--json', 'one JSON object at the end instead of the story')
     .option('--image <file>', 'a guest image made by colo guest (default: built once and cached)')
-    .option('--memory <MiB>', "the guest's RAM", integer(64, 2047), 128)
+    .addOption(
+      new Option('--engine <name>', 'what executes the guest: the embedded engine, or a stock QEMU')
+        .choices(['v86', 'qemu'])
+        .default('v86'),
+    )
+    .option('--qemu <path>', 'which qemu-system-x86_64 to use', 'qemu-system-x86_64')
+    .option('--vcpus <n>', "the guest's CPUs, on QEMU", integer(1, 255), 1)
+    .option(
+      '--memory <MiB>',
+      "the guest's RAM (default: 128; on QEMU 256, and 96 at least)",
+      integer(64, 2047),
+    )
     .option(
       '--generations <n>',
       'how often the primary is killed before the secondary is',
@@ -49,10 +71,12 @@ async function demo(flags: DemoFlags): Promise<number> {
   process.once('SIGINT', () => interrupted.abort()).once('SIGTERM', () => interrupted.abort());
   const libslirp = await ensureDebianFile('libslirp0', LIBSLIRP);
   preloadLibraries(libslirp.libraryDirs);
+  const { image, platform } = await prepare(flags, tell);
   const report = await runDemo(
     {
-      image: flags.image ?? (await cachedGuest(tell)),
-      memoryMiB: flags.memory,
+      image,
+      memoryMiB: flags.memory ?? platform.memoryMiB,
+      platform,
       generations: flags.generations,
       protectedSec: flags.protected,
       libslirp: libslirp.path,
@@ -68,15 +92,33 @@ async function demo(flags: DemoFlags): Promise<number> {
   return isClean(report) ? 0 : 1;
 }
 
+/** The guest's image and what runs it. Throws ColoError for what does not go together. */
+async function prepare(flags: DemoFlags, tell: Teller): Promise<{ image: string; platform: Platform }> {
+  const { vcpus, memory, qemu: binary } = flags;
+  if (flags.engine === 'v86') {
+    if (vcpus > 1) throw new ColoError('--vcpus: the embedded engine has one CPU; take --engine qemu');
+    return { image: flags.image ?? (await cachedGuest(EMBEDDED.arch, tell)), platform: EMBEDDED };
+  }
+  if (memory !== undefined && memory < LEAST_QEMU_MIB) {
+    throw new ColoError(`--memory: the guest for QEMU needs ${LEAST_QEMU_MIB} MiB at least`);
+  }
+  // Before anything is downloaded.
+  const { version } = await probeQemu(binary);
+  const image = flags.image ?? (await cachedGuest('amd64', tell));
+  const { name, reason } = await chooseAccelerator({ binary, image });
+  tell.step(`QEMU ${version} with ${name.toUpperCase()} (${reason}), ${vcpus} vCPU${vcpus > 1 ? 's' : ''}`);
+  return { image, platform: stockQemu({ accelerator: name, vcpus, binary }) };
+}
+
 /** Built once; a half-built image never gets the name. */
-async function cachedGuest(tell: Teller): Promise<string> {
+async function cachedGuest(arch: Platform['arch'], tell: Teller): Promise<string> {
   const folder = path.join(process.env['XDG_CACHE_HOME'] ?? path.join(os.homedir(), '.cache'), 'colo-ft');
-  const image = path.join(folder, 'guest-1.qcow2');
+  const image = path.join(folder, arch === 'i386' ? 'guest-1.qcow2' : `guest-${arch}-1.qcow2`);
   if (existsSync(image)) return image;
   await mkdir(folder, { recursive: true });
   const bar = tell.progress('guest');
   const building = path.join(folder, `building-${process.pid}.qcow2`);
-  await buildGuest({ output: building, onProgress: ({ fraction }) => bar.update(fraction) });
+  await buildGuest({ arch, output: building, onProgress: ({ fraction }) => bar.update(fraction) });
   bar.done();
   await rename(building, image);
   return image;

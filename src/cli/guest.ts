@@ -5,9 +5,11 @@
  */
 import { SingleBar } from 'cli-progress';
 import { InvalidArgumentError, Option, type Command } from 'commander';
+import { ARCHITECTURES } from '../guest/arch.ts';
 import { buildGuest, DEFAULT_SIZE } from '../guest/build.ts';
 
 interface GuestOptions {
+  readonly arch: string;
   readonly size: number;
   readonly ip?: string;
   readonly gateway?: string;
@@ -24,8 +26,13 @@ const UNITS: Readonly<Record<string, number>> = { '': 1, k: 2 ** 10, m: 2 ** 20,
 export function registerGuest(program: Command): void {
   program
     .command('guest')
-    .description('build a small bootable Debian 12 (i386) disk image with test services')
+    .description('build a small bootable Debian 12 disk image with test services')
     .argument('<out>', 'image to write: .qcow2, or .raw/.img for a plain one')
+    .addOption(
+      new Option('--arch <architecture>', 'i386, which every engine runs, or amd64, for QEMU')
+        .choices(ARCHITECTURES.map(({ name }) => name))
+        .default('i386'),
+    )
     .addOption(
       new Option('--size <size>', 'virtual size of the disk')
         .argParser(parseSize)

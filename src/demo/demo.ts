@@ -15,6 +15,7 @@ import { createSecondaryDisks, firstPrimaryArguments, imageSize, secondaryArgume
 import type { DemoMachine } from './hosts.ts';
 import { HOSTS, pairAddresses, protect } from './pair.ts';
 import { waitForGuest } from './guest-ready.ts';
+import type { Platform } from './platform.ts';
 import type { DemoReport, Failover, Teller } from './report.ts';
 import { VmProcess } from './vm-process.ts';
 import { Workload } from './workload.ts';
@@ -23,6 +24,8 @@ export interface DemoOptions {
   /** A bootable qcow2 image; it is copied, not changed. */
   readonly image: string;
   readonly memoryMiB: number;
+  /** What executes the guest: the embedded engine unless told otherwise. */
+  readonly platform?: Platform | undefined;
   /** How often the primary is killed before the secondary is. */
   readonly generations: number;
   /** How long the pair stays protected before the next death, in seconds. */
@@ -55,6 +58,7 @@ async function story(
   const [httpPort, sessionPort, ledgerPort] = (await freePorts(3, ['127.0.0.1'])) as [number, number, number];
   const machine: DemoMachine = {
     memoryMiB: options.memoryMiB,
+    platform: options.platform,
     switchPath: path.join(folder, 'switch.sock'),
   };
   const network = await startSwitch({

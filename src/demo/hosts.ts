@@ -7,19 +7,23 @@ import path from 'node:path';
 import { BlockGraph } from '../block/graph.ts';
 import { createQcow2 } from '../block/drivers/qcow2/create.ts';
 import type { PairAddresses } from '../ha/procedure.ts';
+import { EMBEDDED } from './platform.ts';
+import type { Platform } from './platform.ts';
 
 export interface DemoMachine {
+  /** The embedded engine unless told otherwise. */
+  readonly platform?: Platform | undefined;
   readonly memoryMiB: number;
   /** The switch's stream socket. */
   readonly switchPath: string;
 }
 
 /** Common to both roles: the machine that the guest sees must be the same. */
-function machineArguments({ memoryMiB, switchPath }: DemoMachine): string[] {
+function machineArguments({ memoryMiB, switchPath, platform = EMBEDDED }: DemoMachine): string[] {
   return [
-    ...['-accel', 'v86', '-m', String(memoryMiB), '-smp', '1', '-display', 'none'],
+    ...[...platform.args, '-m', String(memoryMiB), '-display', 'none'],
     ...['-netdev', `stream,id=hn0,server=off,addr.type=unix,addr.path=${switchPath}`],
-    ...['-device', 'ne2k_pci,id=e0,netdev=hn0,mac=52:54:00:12:34:56'],
+    ...['-device', `${platform.nic},id=e0,netdev=hn0,mac=52:54:00:12:34:56`],
   ];
 }
 
@@ -27,11 +31,13 @@ function machineArguments({ memoryMiB, switchPath }: DemoMachine): string[] {
 export function firstPrimaryArguments(machine: DemoMachine, image: string): string[] {
   return [
     ...machineArguments(machine),
-    ...['-drive', `${QUORUM},children.0.file.filename=${image},children.0.driver=qcow2`],
+    ...['-drive', `${quorum(machine)},children.0.file.filename=${image},children.0.driver=qcow2`],
   ];
 }
 
-const QUORUM = 'if=ide,id=colo-disk0,driver=quorum,read-pattern=fifo,vote-threshold=1';
+function quorum({ platform = EMBEDDED }: DemoMachine): string {
+  return `if=${platform.diskInterface},id=colo-disk0,driver=quorum,read-pattern=fifo,vote-threshold=1`;
+}
 
 export function secondaryArguments(machine: DemoMachine, disks: SecondaryDisks, at: PairAddresses): string[] {
   return [
@@ -48,7 +54,7 @@ export function secondaryArguments(machine: DemoMachine, disks: SecondaryDisks, 
         `file.file.filename=${disks.active},file.backing.driver=qcow2,` +
         `file.backing.file.filename=${disks.hidden},file.backing.backing=parent0`,
     ],
-    ...['-drive', `${QUORUM},children.0=childs0`],
+    ...['-drive', `${quorum(machine)},children.0=childs0`],
     ...['-incoming', `tcp:${at.secondaryHost}:${at.migrationPort}`],
   ];
 }

@@ -1,12 +1,15 @@
 /**
- * Builds the small bootable guest: Debian 12's stock i386 kernel, busybox and perl, our services, a data partition.
+ * Builds the small bootable guest: Debian 12's stock kernel for i386 or amd64, busybox and perl, our services, a data partition.
  *
  * This is the order of the steps and nothing else; each step lives in a file of its own. The result depends on the
  * packages of the mirrors and on the options alone.
  */
 import { mkdir, mkdtemp, open, readFile, rename, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
+import { promisify } from 'node:util';
+import { gzip } from 'node:zlib';
 import { AptRoot, defaultCacheDir } from './apt-root.ts';
+import { findArch, type Arch } from './arch.ts';
 import { GuestBuildError } from './errors.ts';
 import { bootConfig } from './guest-scripts.ts';
 import { ensureDebianFile } from './host-tools.ts';
@@ -24,6 +27,8 @@ export interface GuestProgress {
 }
 
 export interface BuildGuestOptions {
+  /** `i386`, which is the default, or `amd64`. */
+  readonly arch?: string | undefined;
   /** `.qcow2`, or `.raw`/`.img` for a plain image. */
   readonly output: string;
   readonly sizeBytes?: number | undefined;
@@ -41,8 +46,6 @@ export interface BuildGuestOptions {
 
 export const DEFAULT_SIZE = 64 * MIB;
 const RELEASE = 'bookworm';
-const ARCHITECTURE = 'i386';
-const KERNEL_METAPACKAGE = 'linux-image-686';
 const USERLAND = ['busybox-static', 'perl-base', 'libc6', 'libcrypt1'] as const;
 const MBR_PATHS = ['/usr/lib/syslinux/mbr/mbr.bin', '/usr/lib/SYSLINUX/mbr.bin'];
 const DISK_ID = 0x0c010f7e;
@@ -51,6 +54,7 @@ const DISK_ID = 0x0c010f7e;
 export async function buildGuest(options: BuildGuestOptions): Promise<void> {
   const output = resolve(options.output);
   const format = /\.(raw|img)$/i.test(output) ? 'raw' : 'qcow2';
+  const arch = findArch(options.arch);
   checkNetwork(options);
   const size = options.sizeBytes ?? DEFAULT_SIZE;
   // Fails now, not after a download, if the disk cannot hold even the smallest boot partition.
@@ -63,12 +67,13 @@ export async function buildGuest(options: BuildGuestOptions): Promise<void> {
   const unfinished = join(dirname(output), `.${basename(output)}.${process.pid}`);
   try {
     const tree = join(scratch, 'tree');
-    const packages = await fetchPackages(cacheDir, tree, options.mirror, report);
+    const packages = await fetchPackages(arch, cacheDir, tree, options.mirror, report);
     report('initramfs', 0.6);
     const initramfs = join(scratch, 'initrd');
-    await writeFile(initramfs, await buildInitramfs({ tree, ...packages }));
+    const root = await buildInitramfs({ arch, tree, ...packages });
+    await writeFile(initramfs, arch.isRootPacked ? await packed(root) : root);
     const config = join(scratch, 'syslinux.cfg');
-    await writeFile(config, bootConfig(options));
+    await writeFile(config, bootConfig(options, arch.kernelOptions));
     const kernel = join(tree, 'boot', `vmlinuz-${packages.kernelVersion}`);
     const files = { kernel, initramfs, config };
 
@@ -100,21 +105,26 @@ export async function buildGuest(options: BuildGuestOptions): Promise<void> {
   }
 }
 
+const packed = promisify(gzip);
+
 /** Downloads the kernel and the userland and unpacks what is needed of them into `tree`. */
 async function fetchPackages(
+  arch: Arch,
   cacheDir: string,
   tree: string,
   mirror: string | undefined,
   report: (step: string, fraction: number) => void,
 ): Promise<{ kernelVersion: string; manifest: string }> {
   report('package lists', 0.02);
-  const apt = new AptRoot({ cacheDir, release: RELEASE, architecture: ARCHITECTURE, mirror });
+  const apt = new AptRoot({ cacheDir, release: RELEASE, architecture: arch.name, mirror });
   await apt.update();
-  const { fields } = await apt.show(KERNEL_METAPACKAGE);
-  const kernelVersion = /\blinux-image-(\d\S*-686)\b/.exec(fields['Depends'] ?? '')?.[1];
+  const { fields } = await apt.show(arch.kernelMetapackage);
+  const kernelVersion = new RegExp(`\\blinux-image-(\\d\\S*-${arch.kernelFlavour})\\b`).exec(
+    fields['Depends'] ?? '',
+  )?.[1];
   if (kernelVersion === undefined) {
     throw new GuestBuildError(
-      `${KERNEL_METAPACKAGE} names no kernel: "Depends: ${fields['Depends'] ?? ''}".`,
+      `${arch.kernelMetapackage} names no kernel: "Depends: ${fields['Depends'] ?? ''}".`,
     );
   }
   const names = [`linux-image-${kernelVersion}`, ...USERLAND];

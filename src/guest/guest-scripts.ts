@@ -147,9 +147,11 @@ sync
 umount /data
 `;
 
-/** syslinux.cfg: boots at once, no menu, no prompt. */
-export function bootConfig(network: GuestNetwork): string {
-  const options = KERNEL_OPTIONS.filter((option) => option !== NO_IPV6 || network.ip6 === undefined);
+/** syslinux.cfg: boots at once, no menu, no prompt. `archOptions` are the architecture's own for the kernel. */
+export function bootConfig(network: GuestNetwork, archOptions: readonly string[] = []): string {
+  const options = [...KERNEL_OPTIONS, ...archOptions].filter(
+    (option) => option !== NO_IPV6 || network.ip6 === undefined,
+  );
   if (network.ip !== undefined) options.push(`colo.ip=${network.ip}`);
   if (network.gateway !== undefined) options.push(`colo.gw=${network.gateway}`);
   if (network.ip6 !== undefined) options.push(`colo.ip6=${network.ip6}`);

@@ -4,14 +4,16 @@
  * The guest runs from this archive alone; the disk's second partition holds data only. Nothing is fetched here.
  */
 import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
+import type { Arch } from './arch.ts';
 import { writeCpio, type CpioEntry } from './cpio.ts';
 import { INITTAB, PROFILE, RC, RC_SHUTDOWN } from './guest-scripts.ts';
-import { aliasIndex, dependencyIndex, selectModules, WANTED_MODULES } from './kernel-modules.ts';
-import { SERVICES } from './services-script.ts';
+import { aliasIndex, dependencyIndex, selectModules } from './kernel-modules.ts';
+import { services } from './services-script.ts';
 
 /** Where the unpacked packages are, the kernel's version, and what to record of their origin. */
 export interface RootInputs {
+  readonly arch: Arch;
   readonly tree: string;
   readonly kernelVersion: string;
   /** One line a package (`name version`), kept in the guest as /etc/colo-guest. */
@@ -38,19 +40,24 @@ const APPLETS: readonly string[] = [
 
 /** perl, the libraries it is linked to, and the one module our program uses. */
 const LIBRARIES: readonly string[] = ['libc.so.6', 'libm.so.6', 'libcrypt.so.1'];
-const TRIPLET = 'i386-linux-gnu';
 
 /** Builds the archive the kernel unpacks as its root. */
-export async function buildInitramfs({ tree, kernelVersion, manifest }: RootInputs): Promise<Uint8Array> {
+export async function buildInitramfs({
+  arch,
+  tree,
+  kernelVersion,
+  manifest,
+}: RootInputs): Promise<Uint8Array> {
+  const { triplet, loader } = arch;
   const modulesDir = join('lib/modules', kernelVersion);
-  const modules = await selectModules(join(tree, modulesDir), WANTED_MODULES);
+  const modules = await selectModules(join(tree, modulesDir), arch.modules);
   const copy = async (from: string, to: string, mode: number): Promise<CpioEntry> => ({
     kind: 'file',
     path: to,
     mode,
     data: await readFile(join(tree, from)),
   });
-  const perlBase = `usr/lib/${TRIPLET}/perl-base`;
+  const perlBase = `usr/lib/${triplet}/perl-base`;
   return writeCpio([
     ...['proc', 'sys', 'dev', 'data', 'root', 'tmp', 'run'].map((path): CpioEntry => ({
       kind: 'directory',
@@ -63,9 +70,9 @@ export async function buildInitramfs({ tree, kernelVersion, manifest }: RootInpu
     ...APPLETS.map((path): CpioEntry => ({ kind: 'symlink', path, target: '/bin/busybox' })),
     { kind: 'symlink', path: 'init', target: '/bin/busybox' },
     await copy('usr/bin/perl', 'usr/bin/perl', 0o755),
-    await copy(`lib/${TRIPLET}/ld-linux.so.2`, 'lib/ld-linux.so.2', 0o755),
+    await copy(`lib/${triplet}/${basename(loader)}`, loader, 0o755),
     ...(await Promise.all(
-      LIBRARIES.map((name) => copy(`lib/${TRIPLET}/${name}`, `lib/${TRIPLET}/${name}`, 0o755)),
+      LIBRARIES.map((name) => copy(`lib/${triplet}/${name}`, `lib/${triplet}/${name}`, 0o755)),
     )),
     await copy(`${perlBase}/strict.pm`, `${perlBase}/strict.pm`, 0o644),
     text('etc/inittab', INITTAB),
@@ -76,7 +83,7 @@ export async function buildInitramfs({ tree, kernelVersion, manifest }: RootInpu
     text('etc/group', 'root:x:0:\n'),
     text('etc/hosts', '127.0.0.1 localhost colo-guest\n'),
     text('etc/colo-guest', manifest),
-    text('srv/services.pl', SERVICES),
+    text('srv/services.pl', services(arch)),
     ...modules.map((module): CpioEntry => ({
       kind: 'file',
       path: join(modulesDir, module.path),

@@ -10,15 +10,34 @@ import { join, relative } from 'node:path';
 import { GuestBuildError } from './errors.ts';
 
 /** Drivers for what QEMU and v86 emulate, and the data file system. */
-export const WANTED_MODULES: readonly string[] = [
+export const EMULATED_MODULES: readonly string[] = [
   ...['ata_piix', 'ahci', 'sd_mod', 'virtio_pci', 'virtio_blk', 'virtio_scsi'],
   ...['virtio_net', 'ne2k-pci', '8139too', '8139cp', 'e1000', 'e1000e', 'pcnet32'],
   ...['ext4', 'crc32c_generic', 'button', 'evdev'],
 ];
 
+/** The same for a machine that QEMU alone runs. */
+export const MACHINE_MODULES: readonly string[] = [...EMULATED_MODULES, 'virtio_rng'];
+
 const SIGNATURE_MAGIC = Buffer.from('~Module signature appended~\n', 'latin1');
 /** sizeof(struct module_signature); its last field is the signature's length, big-endian. */
 const SIGNATURE_INFO = 12;
+
+/** Where the fields wanted here lie in an ELF header and in a section's, by the file's class (ELF specification). */
+const ELF_LAYOUTS: readonly (ElfLayout | undefined)[] = [
+  undefined,
+  { wordBytes: 4, sectionsAt: 32, entrySize: 46, offset: 16 },
+  { wordBytes: 8, sectionsAt: 40, entrySize: 58, offset: 24 },
+];
+
+interface ElfLayout {
+  readonly wordBytes: 4 | 8;
+  /** e_shoff and e_shentsize; e_shnum and e_shstrndx follow the latter. */
+  readonly sectionsAt: number;
+  readonly entrySize: number;
+  /** sh_offset; sh_size follows it. */
+  readonly offset: number;
+}
 
 export interface KernelModule {
   /** Path below the modules directory, e.g. `kernel/fs/ext4/ext4.ko`. */
@@ -100,19 +119,23 @@ export function moduleName(path: string): string {
   return path.replace(/^.*\//, '').replace(/\.ko$/, '').replaceAll('-', '_');
 }
 
-/** The `key=value` strings of a 32-bit little-endian ELF module's `.modinfo` section. */
+/** The `key=value` strings of a little-endian ELF module's `.modinfo` section, of 32 or 64 bits. */
 export function readModinfo(elf: Buffer): [string, string][] {
-  if (elf.length < 52 || elf.readUInt32BE(0) !== 0x7f454c46 || elf[4] !== 1 || elf[5] !== 1) {
-    throw new GuestBuildError('A kernel module is not a 32-bit ELF file; is the kernel package damaged?');
+  const layout = elf.length < 64 || elf.readUInt32BE(0) !== 0x7f454c46 ? undefined : ELF_LAYOUTS[elf[4]!];
+  if (layout === undefined || elf[5] !== 1) {
+    throw new GuestBuildError('A kernel module is not an ELF file; is the kernel package damaged?');
   }
-  const sectionsAt = elf.readUInt32LE(32);
-  const entrySize = elf.readUInt16LE(46);
-  const count = elf.readUInt16LE(48);
+  const word = (at: number): number =>
+    layout.wordBytes === 4 ? elf.readUInt32LE(at) : Number(elf.readBigUInt64LE(at));
+  const sectionsAt = word(layout.sectionsAt);
+  const entrySize = elf.readUInt16LE(layout.entrySize);
+  const count = elf.readUInt16LE(layout.entrySize + 2);
   const section = (index: number): { name: number; offset: number; size: number } => {
     const at = sectionsAt + index * entrySize;
-    return { name: elf.readUInt32LE(at), offset: elf.readUInt32LE(at + 16), size: elf.readUInt32LE(at + 20) };
+    const { offset, wordBytes } = layout;
+    return { name: elf.readUInt32LE(at), offset: word(at + offset), size: word(at + offset + wordBytes) };
   };
-  const names = section(elf.readUInt16LE(50));
+  const names = section(elf.readUInt16LE(layout.entrySize + 4));
   for (let index = 0; index < count; index += 1) {
     const { name, offset, size } = section(index);
     const nameAt = names.offset + name;

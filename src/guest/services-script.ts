@@ -6,13 +6,17 @@
  * emulated CPU compiling those modules takes longer than everything else the guest does after its kernel.
  */
 
-export const SERVICES = String.raw`use strict;
+import type { Arch } from './arch.ts';
 
-# i386 Linux numbers, spelt out so that no module has to be compiled at boot.
+/** The program for `arch`. */
+export function services({ name, abi }: Arch): string {
+  return String.raw`use strict;
+
+# ${name} Linux numbers, spelt out so that no module has to be compiled at boot.
 my ($AF_INET, $AF_INET6, $SOCK_STREAM, $SOCK_DGRAM) = (2, 10, 1, 2);
 my ($SOL_SOCKET, $SO_REUSEADDR, $IPPROTO_TCP, $TCP_NODELAY) = (1, 2, 6, 1);
 my ($F_SETFL, $O_NONBLOCK, $EINTR, $EAGAIN) = (4, 2048, 4, 11);
-my ($SYS_FSYNC, $SYS_SYNC, $SYS_CLOCK_GETTIME) = (118, 36, 265);
+my ($SYS_FSYNC, $SYS_SYNC, $SYS_CLOCK_GETTIME) = (${abi.fsync}, ${abi.sync}, ${abi.clockGettime});
 
 my $MAX_CLIENTS = 256;
 my $MAX_LINE = 4096;
@@ -360,13 +364,13 @@ sub open_power_button {
 }
 
 sub power_event {
-    my $n = sysread $power, my $events, 16 * 32;
+    my $n = sysread $power, my $events, ${abi.inputEventBytes} * 32;
     if (!$n) {
         vec($rbits, fileno $power, 1) = 0 if defined $n;
         return;
     }
-    for my $at (map { $_ * 16 } 0 .. length($events) / 16 - 1) {
-        my ($type, $code, $value) = unpack 'x8 S S l', substr $events, $at, 16;
+    for my $at (map { $_ * ${abi.inputEventBytes} } 0 .. length($events) / ${abi.inputEventBytes} - 1) {
+        my ($type, $code, $value) = unpack '${abi.inputEvent}', substr $events, $at, ${abi.inputEventBytes};
         # SIGUSR2 tells busybox init to power off.
         kill 'USR2', 1 if $type == 1 && $code == 116 && $value == 1;
     }
@@ -377,9 +381,9 @@ sub uptime {
 }
 
 sub clock {
-    my $time = pack 'l l', 0, 0;
+    my $time = pack '${abi.timespec}', 0, 0;
     syscall $SYS_CLOCK_GETTIME, 1, $time;
-    return unpack 'l l', $time;
+    return unpack '${abi.timespec}', $time;
 }
 
 sub read_first {
@@ -389,3 +393,4 @@ sub read_first {
     return defined $line ? $line : '';
 }
 `;
+}

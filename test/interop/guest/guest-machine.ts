@@ -1,30 +1,44 @@
 /**
- * Test help: a guest image on stock QEMU with its services forwarded to loopback ports, and clients to talk to them.
+ * Test help: a guest image on stock QEMU with its services forwarded to loopback ports.
  *
  * It runs QEMU as an ordinary child process; our own engines are not involved.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
+import { access, copyFile, mkdtemp, rm } from 'node:fs/promises';
+import { connect, createServer, type AddressInfo } from 'node:net';
 import { tmpdir, userInfo } from 'node:os';
 import { delimiter, join } from 'node:path';
-import { access } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { buildGuest } from '../../../src/guest/build.ts';
+import { ANSWER_PATIENCE_MS, LineClient } from './guest-clients.ts';
 
 export const TEST_CACHE = join(tmpdir(), `colo-ft-test-cache-${userInfo().uid}`);
 const READY = 'colo-guest: ready';
 const BOOT_PATIENCE_MS = 120_000;
-const ANSWER_PATIENCE_MS = 15_000;
 /** The guest's TCP ports; 7 is forwarded for UDP as well, on the same host port. */
 const PORTS = [80, 7, 7000, 7001] as const;
 export type GuestPort = (typeof PORTS)[number];
 
+export type GuestArch = 'i386' | 'amd64';
+/** What runs each kind of guest here, and the image that a run of all tests has built already. */
+const QEMU: Readonly<Record<GuestArch, string>> = {
+  i386: 'qemu-system-i386',
+  amd64: 'qemu-system-x86_64',
+};
+const BUILT: Readonly<Record<GuestArch, string | undefined>> = {
+  i386: process.env['COLO_GUEST_IMAGE'],
+  amd64: process.env['COLO_GUEST_IMAGE_AMD64'],
+};
+
 export interface MachineOptions {
+  readonly arch: GuestArch;
   readonly image: string;
   readonly nic: string;
-  readonly qemu?: string;
+  readonly memoryMiB?: number;
   /** Extra QEMU arguments; `-drive` is ours. */
   readonly args?: readonly string[];
+  /** As in `-drive if=`; a disk with `none` has the id disk0. */
   readonly diskInterface?: string;
   /** Options of `-nic user`, and the address in it that ports are forwarded to. */
   readonly net?: string;
@@ -34,10 +48,12 @@ export interface MachineOptions {
 export class GuestMachine {
   readonly ports: ReadonlyMap<GuestPort, number>;
   readonly #child: ChildProcess;
+  readonly #monitor: string;
   #console = '';
 
-  private constructor(child: ChildProcess, ports: ReadonlyMap<GuestPort, number>) {
+  private constructor(child: ChildProcess, ports: ReadonlyMap<GuestPort, number>, monitor: string) {
     this.#child = child;
+    this.#monitor = monitor;
     this.ports = ports;
     for (const stream of [child.stdout, child.stderr]) {
       stream?.on('data', (data: Buffer) => {
@@ -59,25 +75,19 @@ export class GuestMachine {
       ...(options.net === undefined ? [] : [options.net]),
       ...forwards,
     ];
-    const drive = `file=${options.image},format=qcow2,if=${options.diskInterface ?? 'ide'}`;
+    const format = options.image.endsWith('.raw') ? 'raw' : 'qcow2';
+    const drive = `file=${options.image},format=${format},id=disk0,if=${options.diskInterface ?? 'ide'}`;
+    const monitor = `${options.image}.monitor`;
     const child = spawn(
-      options.qemu ?? 'qemu-system-i386',
+      QEMU[options.arch],
       [
-        ...['-m', '128', '-accel', 'tcg', '-drive', drive, '-nic', nic.join(',')],
-        ...[
-          '-display',
-          'none',
-          '-serial',
-          'stdio',
-          '-monitor',
-          'none',
-          '-no-reboot',
-          ...(options.args ?? []),
-        ],
+        ...['-m', String(options.memoryMiB ?? 128), '-accel', 'tcg', '-drive', drive, '-nic', nic.join(',')],
+        ...['-display', 'none', '-serial', 'stdio', '-monitor', `unix:${monitor},server=on,wait=off`],
+        ...['-no-reboot', ...(options.args ?? [])],
       ],
       { stdio: ['pipe', 'pipe', 'pipe'] },
     );
-    const machine = new GuestMachine(child, ports);
+    const machine = new GuestMachine(child, ports, monitor);
     await machine.waitFor(READY, BOOT_PATIENCE_MS);
     return machine;
   }
@@ -108,6 +118,11 @@ export class GuestMachine {
     return `http://127.0.0.1:${this.ports.get(80)!}${path}`;
   }
 
+  /** Presses the ACPI power button. */
+  pressPowerButton(): void {
+    connect(this.#monitor).end('system_powerdown\n');
+  }
+
   /** Resolves when the guest has powered itself off. */
   async poweredOff(): Promise<void> {
     if (this.#child.exitCode === null)
@@ -123,42 +138,55 @@ export class GuestMachine {
   }
 }
 
-/** Sends lines and takes lines, in order. */
-export class LineClient {
-  readonly socket: Socket;
-  #received = '';
-  #ended = false;
+/** A folder with a guest image in it, and machines that boot copies of that. */
+export class GuestLab {
+  readonly directory: string;
+  readonly arch: GuestArch;
+  readonly #image: string;
 
-  constructor(port: number) {
-    this.socket = connect(port, '127.0.0.1');
-    this.socket.on('data', (data: Buffer) => {
-      this.#received += data.toString('latin1');
-    });
-    this.socket.on('error', () => undefined);
-    this.socket.on('close', () => {
-      this.#ended = true;
-    });
+  private constructor(directory: string, arch: GuestArch, image: string) {
+    this.directory = directory;
+    this.arch = arch;
+    this.#image = image;
   }
 
-  async ask(line: string): Promise<string> {
-    this.socket.write(`${line}\n`);
-    return await this.next();
+  /** Why there cannot be one here, or false. */
+  static async whyNot(arch: GuestArch): Promise<string | false> {
+    if (!(await isOnPath(QEMU[arch]))) return `no ${QEMU[arch]}`;
+    return BUILT[arch] !== undefined || (await isOnPath('apt-get')) ? false : 'no apt-get';
   }
 
-  /** The next line; `(closed)` once the guest has closed the connection. */
-  async next(): Promise<string> {
-    const deadline = Date.now() + ANSWER_PATIENCE_MS;
-    for (;;) {
-      const at = this.#received.indexOf('\n');
-      if (at >= 0) {
-        const line = this.#received.slice(0, at);
-        this.#received = this.#received.slice(at + 1);
-        return line;
-      }
-      if (this.#ended) return '(closed)';
-      if (Date.now() > deadline) throw new Error('the guest did not answer');
-      await sleep(5);
+  static async open(arch: GuestArch): Promise<GuestLab> {
+    const directory = await mkdtemp(join(tmpdir(), 'colo-boot-'));
+    const built = BUILT[arch];
+    const image = built ?? join(directory, 'guest.raw');
+    if (built === undefined) await buildGuest({ arch, output: image, cacheDir: TEST_CACHE });
+    return new GuestLab(directory, arch, image);
+  }
+
+  /** A fresh copy of the image under the name `name`. */
+  async copy(name: string): Promise<string> {
+    const path = join(this.directory, `${name}.raw`);
+    await copyFile(this.#image, path);
+    return path;
+  }
+
+  /** Runs `body` against a guest booted from a fresh copy of the image. */
+  async withGuest(
+    options: Omit<MachineOptions, 'arch' | 'image'>,
+    body: (machine: GuestMachine) => Promise<void>,
+  ): Promise<void> {
+    const image = await this.copy('run');
+    const machine = await GuestMachine.boot({ ...options, arch: this.arch, image });
+    try {
+      await body(machine);
+    } finally {
+      await machine.kill();
     }
+  }
+
+  async close(): Promise<void> {
+    await rm(this.directory, { recursive: true, force: true });
   }
 }
 

@@ -37,6 +37,13 @@ describe('building the guest', { skip: missing }, () => {
     else t.diagnostic('qemu-img is not installed: the two formats were not compared');
   });
 
+  it('gives the same bytes twice for amd64', async () => {
+    const [one, two] = ['four.raw', 'five.raw'].map((name) => join(directory, name));
+    await buildGuest({ arch: 'amd64', output: one!, cacheDir: TEST_CACHE });
+    await buildGuest({ arch: 'amd64', output: two!, cacheDir: TEST_CACHE });
+    assert.ok((await readFile(one!)).equals(await readFile(two!)));
+  });
+
   it('leaves nothing behind when it fails', async () => {
     const output = join(directory, 'too-small.qcow2');
     await assert.rejects(

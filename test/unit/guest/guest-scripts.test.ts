@@ -2,10 +2,11 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { describe, it, type TestContext } from 'node:test';
+import { ARCHITECTURES, findArch } from '../../../src/guest/arch.ts';
 import { GuestBuildError } from '../../../src/guest/errors.ts';
 import { bootConfig, RC, RC_SHUTDOWN } from '../../../src/guest/guest-scripts.ts';
 import { checkNetwork } from '../../../src/guest/network.ts';
-import { SERVICES } from '../../../src/guest/services-script.ts';
+import { services } from '../../../src/guest/services-script.ts';
 
 describe('scripts', () => {
   for (const [name, script] of Object.entries({ RC, RC_SHUTDOWN })) {
@@ -15,17 +16,31 @@ describe('scripts', () => {
     });
   }
 
-  it('the services are a well-formed Perl program that needs no module but strict', (t: TestContext) => {
-    const result = spawnSync('perl', ['-c', '-'], { input: SERVICES, encoding: 'utf8' });
-    if (result.error !== undefined) {
-      t.skip('perl is not installed');
-      return;
-    }
-    assert.equal(result.stderr, '- syntax OK\n');
-    assert.deepEqual(
-      [...SERVICES.matchAll(/^\s*(?:use|require) (\w+)/gm)].map((match) => match[1]),
-      ['strict'],
-    );
+  for (const arch of ARCHITECTURES) {
+    it(`the services for ${arch.name} are a well-formed Perl program that needs no module but strict`, (t: TestContext) => {
+      const program = services(arch);
+      const result = spawnSync('perl', ['-c', '-'], { input: program, encoding: 'utf8' });
+      if (result.error !== undefined) {
+        t.skip('perl is not installed');
+        return;
+      }
+      assert.equal(result.stderr, '- syntax OK\n');
+      assert.deepEqual(
+        [...program.matchAll(/^\s*(?:use|require) (\w+)/gm)].map((match) => match[1]),
+        ['strict'],
+      );
+    });
+  }
+});
+
+describe('findArch', () => {
+  it('gives i386 unless told otherwise', () => {
+    assert.equal(findArch(undefined).name, 'i386');
+    assert.equal(findArch('amd64').kernelMetapackage, 'linux-image-amd64');
+  });
+
+  it('names what can be had', () => {
+    assert.throws(() => findArch('riscv64'), /'riscv64'; ask for i386 or amd64/);
   });
 });
 

@@ -11,26 +11,38 @@ import {
   type KernelModule,
 } from '../../../src/guest/kernel-modules.ts';
 
-/** A 32-bit ELF file with a .modinfo section and a section name table. */
-function elfWithModinfo(info: string): Buffer {
+/** An ELF file of 32 or 64 bits with a .modinfo section and a section name table. */
+function elfWithModinfo(info: string, bits: 32 | 64): Buffer {
   const names = Buffer.from('\0.modinfo\0.shstrtab\0', 'latin1');
   const body = Buffer.from(info, 'latin1');
-  const head = Buffer.alloc(52);
+  const [headBytes, entryBytes] = bits === 32 ? [52, 40] : [64, 64];
+  const head = Buffer.alloc(headBytes);
   head.writeUInt32BE(0x7f454c46, 0);
-  head[4] = 1;
+  head[4] = bits / 32;
   head[5] = 1;
-  head.writeUInt32LE(52 + names.length + body.length, 32);
-  head.writeUInt16LE(40, 46);
-  head.writeUInt16LE(3, 48);
-  head.writeUInt16LE(2, 50);
+  const sectionsAt = headBytes + names.length + body.length;
+  if (bits === 32) head.writeUInt32LE(sectionsAt, 32);
+  else head.writeBigUInt64LE(BigInt(sectionsAt), 40);
+  head.writeUInt16LE(entryBytes, headBytes - 6);
+  head.writeUInt16LE(3, headBytes - 4);
+  head.writeUInt16LE(2, headBytes - 2);
   const section = (name: number, offset: number, size: number): Buffer => {
-    const entry = Buffer.alloc(40);
+    const entry = Buffer.alloc(entryBytes);
     entry.writeUInt32LE(name, 0);
-    entry.writeUInt32LE(offset, 16);
-    entry.writeUInt32LE(size, 20);
+    if (bits === 32) {
+      entry.writeUInt32LE(offset, 16);
+      entry.writeUInt32LE(size, 20);
+    } else {
+      entry.writeBigUInt64LE(BigInt(offset), 24);
+      entry.writeBigUInt64LE(BigInt(size), 32);
+    }
     return entry;
   };
-  const table = [section(0, 0, 0), section(1, 52 + names.length, body.length), section(10, 52, names.length)];
+  const table = [
+    section(0, 0, 0),
+    section(1, headBytes + names.length, body.length),
+    section(10, headBytes, names.length),
+  ];
   return Buffer.concat([head, names, body, ...table]);
 }
 
@@ -39,16 +51,21 @@ function module(path: string, depends: string[], aliases: string[] = []): Kernel
 }
 
 describe('readModinfo', () => {
-  it('gives the section as key and value', () => {
-    const info = readModinfo(elfWithModinfo('license=GPL\0alias=pci:v00001AF4d*\0depends=mii,crc-t10dif\0'));
-    assert.deepEqual(info, [
-      ['license', 'GPL'],
-      ['alias', 'pci:v00001AF4d*'],
-      ['depends', 'mii,crc-t10dif'],
-    ]);
-  });
+  for (const bits of [32, 64] as const) {
+    it(`gives the section of a ${bits}-bit module as key and value`, () => {
+      const text = 'license=GPL\0alias=pci:v00001AF4d*\0depends=mii,crc-t10dif\0';
+      assert.deepEqual(readModinfo(elfWithModinfo(text, bits)), [
+        ['license', 'GPL'],
+        ['alias', 'pci:v00001AF4d*'],
+        ['depends', 'mii,crc-t10dif'],
+      ]);
+    });
+  }
 
-  it('refuses a file that is not a 32-bit ELF', () => {
+  it('refuses a file that is not an ELF of either size', () => {
+    const strange = elfWithModinfo('license=GPL\0', 64);
+    strange[4] = 3;
+    assert.throws(() => readModinfo(strange), GuestBuildError);
     assert.throws(() => readModinfo(Buffer.alloc(100)), GuestBuildError);
     assert.throws(() => readModinfo(Buffer.alloc(3)), GuestBuildError);
   });
