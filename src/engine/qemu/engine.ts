@@ -23,6 +23,7 @@ import type { QemuChild } from './child.ts';
 import { decodeDevice, encodeDevice } from './device-codec.ts';
 import type { DeviceState } from './device-codec.ts';
 import { DiskPort } from './disk-port.ts';
+import { moveClock } from './guest-clock.ts';
 import { HiddenListener } from './hidden-socket.ts';
 import { QemuMachine } from './machine.ts';
 import type { Surroundings } from './machine.ts';
@@ -32,6 +33,9 @@ import type { QemuSpec } from './spec.ts';
 import { Standby } from './standby.ts';
 
 const log = loggerFor('engine-qemu');
+
+/** A load after which the guest stayed stopped for longer says nothing about the next one. */
+const MAX_FEED_MS = 500;
 
 /** QEMU's events that tell of what we ourselves do with it. */
 const OWN_EVENTS = new Set([
@@ -82,6 +86,11 @@ export class QemuEngine implements Engine, EngineMonitor {
   /** We ask QEMU to stop: a STOP event is no news. */
   #isPausing = false;
   #isLoading = false;
+  /** The clock is in the state of the devices (guest-clock.ts). */
+  #hasMovableClock = false;
+  /** When a clock was moved last, and how long it took from there until the guest ran. */
+  #caughtUpAt = -Infinity;
+  #feedMs = 10;
 
   constructor(spec: QemuSpec) {
     this.#spec = spec;
@@ -152,6 +161,7 @@ export class QemuEngine implements Engine, EngineMonitor {
     });
   }
 
+  /** How late the guest is has been told to `load`: the clock is part of what QEMU is fed. */
   async resume(): Promise<void> {
     if (this.#state === 'running') return;
     await this.#alone('resume', ['paused'], async () => {
@@ -162,6 +172,9 @@ export class QemuEngine implements Engine, EngineMonitor {
       machine.begins();
       try {
         await machine.child.execute('cont');
+        const feedMs = performance.now() - this.#caughtUpAt;
+        if (feedMs < MAX_FEED_MS) this.#feedMs = feedMs;
+        this.#caughtUpAt = -Infinity;
       } catch (error) {
         this.#enter('paused');
         throw error;
@@ -208,7 +221,7 @@ export class QemuEngine implements Engine, EngineMonitor {
     if (!this.#current().isWaiting) await this.#standby.wait();
   }
 
-  load(snapshots: readonly Snapshot[]): Promise<void> {
+  load(snapshots: readonly Snapshot[], lateMs?: () => number): Promise<void> {
     return this.#alone('load', ['paused'], async () => {
       if (snapshots.length === 0) return;
       if (!this.#spec.incoming)
@@ -224,7 +237,8 @@ export class QemuEngine implements Engine, EngineMonitor {
         if (next !== before) this.#adopt(next);
         // The one before stands still, and its page tables say what its guest wrote.
         await memory.load(changes);
-        await bothOf(next.feed(state.stream), next === before ? Promise.resolve() : before.retire());
+        const stream = lateMs ? this.#caughtUp(state, lateMs()) : state.stream;
+        await bothOf(next.feed(stream), next === before ? Promise.resolve() : before.retire());
         this.#device = state;
         this.#trackWrites(next);
         if (next.child.isOver) throw await next.child.ended;
@@ -298,6 +312,8 @@ export class QemuEngine implements Engine, EngineMonitor {
     this.#adopt(machine);
     this.#trackWrites(machine);
     this.commands = await commandNames(machine.child);
+    const kvm = (await machine.child.execute('query-kvm')) as { enabled: boolean };
+    this.#hasMovableClock = !kvm.enabled;
     if (!this.#enter('paused')) throw new ClosedError('it was stopped');
   }
 
@@ -330,6 +346,13 @@ export class QemuEngine implements Engine, EngineMonitor {
       throw new ClosedError('engine qemu: there is no machine');
     }
     return this.#machine;
+  }
+
+  /** The stream with the clock as it shall be when the guest runs, which is a moment after this. */
+  #caughtUp({ stream }: DeviceState, lateMs: number): Uint8Array {
+    if (!this.#hasMovableClock) return stream;
+    this.#caughtUpAt = performance.now();
+    return moveClock(stream, this.#device?.stream ?? null, lateMs + this.#feedMs);
   }
 
   /** Throws ProtocolError. The last one that has a device part counts; it may build on those before. */
