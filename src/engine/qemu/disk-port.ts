@@ -37,15 +37,11 @@ export class DiskPort {
     return disks.flatMap(({ disk, how, options }) => {
       const id = escapeOption(disk.id);
       const at = `server.type=unix,server.path=${pathOfFd(CHILD_FD.disks)},export=${id}`;
-      const readOnly = disk.readOnly ? ['read-only=on'] : [];
-      if (how === 'blockdev') {
-        return ['-blockdev', ['driver=nbd', `node-name=${id}`, at, ...readOnly, ...options].join(',')];
-      }
+      // What becomes of a discard is for the block graph to say.
+      const both = ['discard=unmap', ...(disk.readOnly ? ['read-only=on'] : []), ...options];
+      if (how === 'blockdev') return ['-blockdev', ['driver=nbd', `node-name=${id}`, at, ...both].join(',')];
       const file = at.replace(/(^|,)(server|export)/g, '$1file.$2');
-      return [
-        '-drive',
-        ['format=raw', 'file.driver=nbd', file, `id=${id}`, ...readOnly, ...options].join(','),
-      ];
+      return ['-drive', ['format=raw', 'file.driver=nbd', file, `id=${id}`, ...both].join(',')];
     });
   }
 
