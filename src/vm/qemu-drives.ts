@@ -23,7 +23,14 @@ export interface QemuDrivePlan {
 
 const INTERFACES = ['none', 'ide', 'scsi', 'floppy', 'pflash', 'mtd', 'sd', 'virtio', 'xen'];
 /** Options of the device or of what stands between it and the image. */
-const OF_QEMU = ['werror', 'rerror', 'group', 'stats-intervals', 'stats-account-invalid', 'stats-account-failed'];
+const OF_QEMU = [
+  'werror',
+  'rerror',
+  'group',
+  'stats-intervals',
+  'stats-account-invalid',
+  'stats-account-failed',
+];
 const LIMITS = /^(throttling\.|(bps|iops)(_|$))/;
 /** They say where the device sits and what the image is for; none of them is the image's. */
 const PLACE = ['if', 'index', 'bus', 'unit', 'media', 'id'];
@@ -78,7 +85,8 @@ function planDrive(
   const name = id ?? `${bus}${perBus > 0 ? at.bus : ''}${ofMedia}${at.unit}`;
   const isEmpty =
     (own['file'] ?? '') === '' && Object.keys(own).every((key) => NO_MEDIUM.includes(key) || key === 'aio');
-  if (isEmpty) return { id: name, bus, options: null, forQemu: [...forQemu, `id=${escapeOption(name)}`], warnings };
+  if (isEmpty)
+    return { id: name, bus, options: null, forQemu: [...forQemu, `id=${escapeOption(name)}`], warnings };
   if (isCdrom && own['readonly'] === undefined && own['read-only'] === undefined) own['read-only'] = 'on';
   return { id: name, bus, options: { ...own, id: name }, forQemu, warnings };
 }
@@ -124,7 +132,9 @@ function takeCache(own: Options, forQemu: string[]): string[] {
   const isDirect = mode === 'none' || mode === 'directsync' || own['cache.direct'] === 'on';
   if (isDirect) {
     const spelt = own['cache.direct'] === 'on' ? 'cache.direct=on' : `cache=${mode}`;
-    warnings.push(`-drive ${spelt}: the host's page cache is used; what the guest flushes is on disk all the same`);
+    warnings.push(
+      `-drive ${spelt}: the host's page cache is used; what the guest flushes is on disk all the same`,
+    );
     delete own['cache.direct'];
   }
   if (mode === 'writethrough' || mode === 'directsync' || own['cache.writeback'] === 'off') {

@@ -15,7 +15,7 @@ export interface QemuVm {
   readonly vm: VirtualMachine;
   readonly warnings: readonly string[];
   readonly events: { readonly event: string; readonly data?: Record<string, unknown> }[];
-  execute(name: string, args?: unknown): Promise<unknown>;
+  readonly execute: (name: string, args?: unknown) => Promise<unknown>;
 }
 
 /** It stands still until it is told to run. Closed when the test ends. */

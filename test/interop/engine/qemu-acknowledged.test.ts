@@ -57,9 +57,13 @@ class SlowDisk implements EngineDisk {
   }
 
   /** Shows what another disk shows, and forgets what happened to this one. */
-  become({ content, lastWritten, flushed }: DiskState): void {
-    Object.assign(this, { content: content.slice(), lastWritten, flushed });
+  become(state: DiskState): void {
+    Object.assign(this, state);
     this.written.length = 0;
+  }
+
+  state(): DiskState {
+    return { content: this.content.slice(), lastWritten: this.lastWritten, flushed: this.flushed };
   }
 
   async #work(act: () => void): Promise<void> {
@@ -154,7 +158,7 @@ class Pair {
       assert.equal(primary.disk.inFlight, 0, 'a request is under way in a machine that stands');
       const said = primary.said;
       const written = [...primary.disk.written];
-      const disk = { ...primary.disk, content: primary.disk.content.slice() };
+      const disk = primary.disk.state();
       const capture = primary.engine.capture({ full: this.#isFirst });
       dies('capture');
       const snapshot = await capture;

@@ -46,7 +46,7 @@ const LINES: readonly (readonly [what: string, line: string])[] = [
     '-blockdev driver=file,filename=a.raw,node-name=n0 -device virtio-blk-pci,drive=n0,id=v0 ' +
       '-blockdev driver=raw,node-name=n1,file.driver=file,file.filename=b.raw -device ide-hd,drive=n1,write-cache=off ' +
       '-blockdev driver=raw,node-name=n2,read-only=on,file.driver=file,file.filename=c.raw -device ide-cd,drive=n2 ' +
-      '-blockdev driver=raw,node-name=n3,file.driver=file,file.filename=d.raw -device nvme,drive=n3,serial=s',
+      '-blockdev driver=raw,node-name=n3,file.driver=file,file.filename=d.raw -device ich9-ahci,id=ahci -device ide-hd,bus=ahci.0,drive=n3,serial=s',
   ],
   ['q35', '-machine q35 -hda a.raw -cdrom b.raw -drive file=c.raw,format=raw,bus=3,unit=0'],
 ];
@@ -68,7 +68,7 @@ for (const [what, line] of LINES) {
     const [devices, stats] = await Promise.all(asked.map((command) => execute(command)));
     const sorted = (list: unknown): Members[] => (list as Members[]).map(seen).sort(byDevice);
     assert.deepEqual(sorted(devices), sorted(theirs[0]));
-    const names = (list: unknown): unknown[] => (list as Members[]).map(({ device }) => device).sort();
+    const names = (list: unknown): unknown[] => (list as Members[]).map((one) => one['device']).sort();
     assert.deepEqual(names(stats), names(theirs[1]));
   });
 }
