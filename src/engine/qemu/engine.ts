@@ -149,6 +149,10 @@ export class QemuEngine implements Engine, EngineMonitor {
     });
   }
 
+  async preparePause(): Promise<void> {
+    if (this.#state === 'running') await this.#around?.disks.flushAhead();
+  }
+
   async pause(): Promise<void> {
     if (this.#state === 'paused') return;
     await this.#alone('pause', ['running'], async () => {
