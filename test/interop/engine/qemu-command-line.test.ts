@@ -2,6 +2,7 @@
 // every option that it has is known. No guest beyond its firmware.
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
@@ -10,8 +11,10 @@ import { promisify } from 'node:util';
 import { messageOf } from '../../../src/base/errors.ts';
 import { probeQemu } from '../../../src/engine/qemu/index.ts';
 import { tryBoot } from '../../../src/engine/qemu/accelerator.ts';
+import { commands } from '../../../src/monitor/commands/index.ts';
 import { parseCommandLine } from '../../../src/vm/command-line/parse.ts';
 import { VirtualMachine } from '../../../src/vm/machine.ts';
+import { ColoProcess, until } from '../../helpers/colo.ts';
 import { QEMU, skipReason } from './qemu-machines.ts';
 
 const run = promisify(execFile);
@@ -152,6 +155,52 @@ describe('the machine that QEMU becomes', { skip: skipReason }, () => {
       );
     });
   }
+});
+
+describe('the program', { skip: skipReason }, () => {
+  /** Runs to its end. */
+  async function ends(...args: string[]): Promise<{ status: number | null; stdout: string; stderr: string }> {
+    const vm = new ColoProcess('vm', ...args);
+    let stdout = '';
+    vm.child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text));
+    const [status] = (await once(vm.child, 'close')) as [number | null];
+    return { status, stdout, stderr: vm.stderr };
+  }
+
+  it('lets QEMU answer what a machine or a device may be', async () => {
+    const { status, stdout } = await ends('-accel', 'tcg', '-machine', 'help');
+    assert.equal(status, 0);
+    assert.match(stdout, /^pc-q35-7\.2 /m);
+    assert.match((await ends('-enable-kvm', '-device', 'e1000,help')).stdout, /^e1000 options:/);
+    const absent = await ends('--qemu', '/nowhere/qemu', '-accel', 'tcg', '-cpu', 'help');
+    assert.equal(absent.stderr, 'colo vm: --qemu /nowhere/qemu: No such file or directory\n');
+    assert.equal(absent.status, 1);
+  });
+
+  it('tells what QEMU refuses in one line', async () => {
+    const args = ['-accel', 'tcg', '-m', '32', '-incoming', 'defer', '-device', 'flux-capacitor'];
+    const { status, stderr } = await ends(...args);
+    assert.equal(
+      stderr,
+      "colo vm: -device flux-capacitor: 'flux-capacitor' is not a valid device model name\n",
+    );
+    assert.equal(status, 1);
+  });
+});
+
+it('two machines that differ are no pair, and the option is named', { skip: skipReason }, async () => {
+  const line = (cpu: string): string => `-accel tcg -nodefaults -cpu ${cpu}`;
+  await built(`${line('qemu32')} -incoming unix:DIR/in`, async (_ask, secondary) => {
+    await built(line('qemu64'), async (_askPrimary, primary) => {
+      await commands.execute(primary, 'migrate', { uri: `unix:${folder}/in` });
+      await until('the migration fails', 30_000, () => primary.migration.errorText !== null);
+      assert.match(
+        primary.migration.errorText ?? '',
+        /'-cpu qemu32' does not match '-cpu qemu64'; start both with the same options$/,
+      );
+    });
+    assert.equal(secondary.run.state, 'inmigrate');
+  });
 });
 
 it(
