@@ -9,7 +9,7 @@
  * Pauses are between the primary's events STOP and RESUME, on both.
  */
 import { execFile, spawn } from 'node:child_process';
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
@@ -181,6 +181,7 @@ async function pair(kind: Kind, place: Place, rows: Rows, sides: Side[]): Promis
   const machine = { platform, memoryMiB, switchPath };
   const disk = path.join(folder, 'disk.qcow2');
   await run('qemu-img', ['convert', '-O', 'qcow2', image!, disk]);
+  const sizeBytes = await imageSize(disk);
   const shell = path.join(folder, 'serial.sock');
   const serial = ['-serial', `unix:${shell},server=on,wait=off`];
   const started = await kind.start('primary', HOSTS[0], folder, [
@@ -196,8 +197,7 @@ async function pair(kind: Kind, place: Place, rows: Rows, sides: Side[]): Promis
   rows.set('HTTP requests/s unprotected', perSecond.toFixed(0));
 
   const addresses = await pairAddresses(HOSTS[0]);
-  const disks = await createSecondaryDisks(path.join(folder, 'second'), await imageSize(disk));
-  await mkdir(folder, { recursive: true });
+  const disks = await createSecondaryDisks(path.join(folder, 'second'), sizeBytes);
   await addPrimaryChardevs(qmp, addresses);
   const args = secondaryArguments(machine, disks, addresses);
   const secondary = await kind.start('secondary', addresses.secondaryHost, folder, [
