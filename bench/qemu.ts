@@ -65,6 +65,12 @@ const DELAY_MS = 2_000;
 process.env['COLO_PROGRAM'] = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url));
 const run = promisify(execFile);
 
+/** Two files of random bytes take turns in a third: what is written differs from what was there. */
+const DIRTY = `
+cd /dev/shm && dd if=/dev/urandom of=a bs=1M count=5 && dd if=/dev/urandom of=b bs=1M count=5
+while :; do cat a > c; sleep 0.1; cat b > c; sleep 0.1; done &
+`;
+
 /** One side of a pair: `colo vm`, or QEMU itself. */
 interface Side {
   readonly qmp: QmpClient;
@@ -249,12 +255,6 @@ async function pair(kind: Kind, place: Place, rows: Rows, sides: Side[]): Promis
   const { connectionsLost, ledgerLinesLost } = await workload.stop();
   rows.set('lost', `${connectionsLost} connections, ${ledgerLinesLost} ledger lines`);
 }
-
-/** Two files of random bytes take turns in a third: what is written differs from what was there. */
-const DIRTY = `
-cd /dev/shm && dd if=/dev/urandom of=a bs=1M count=5 && dd if=/dev/urandom of=b bs=1M count=5
-while :; do cat a > c; sleep 0.1; cat b > c; sleep 0.1; done &
-`;
 
 /** QEMU 10 and later refuse COLO without it; ours needs no such thing. */
 async function migrateByReturnPath(kind: Kind, ...both: QmpClient[]): Promise<void> {
