@@ -60,6 +60,8 @@ export const MAX_HELD_BYTES = 4 * 1024 * 1024;
 const helloSchema = z.object({
   engine: z.string().max(64),
   buildId: z.string().max(256),
+  /** What it is a hash of, to say what differs. */
+  buildParts: z.array(z.string().max(512)).max(128).optional(),
   ramBytes: z.number().int().positive(),
   /** True: the sender wants to stay in COLO after the first state has been loaded. */
   colo: z.boolean(),
@@ -129,9 +131,24 @@ export function incompatibility(ours: Hello, theirs: Hello): string | null {
   if (ours.nics.length !== theirs.nics.length)
     return `${theirs.nics.length} NIC(s) do not match ${ours.nics.length}`;
   if (ours.buildId !== theirs.buildId) {
+    const differing = differingParts(ours.buildParts ?? [], theirs.buildParts ?? []);
+    if (differing !== null) return differing;
     return 'the machines are built differently (engine version, firmware or devices); start both with the same options';
   }
   return null;
+}
+
+/** The first part that one side has and the other has not, with its counterpart. */
+function differingParts(ours: readonly string[], theirs: readonly string[]): string | null {
+  const [own] = ours.filter((part) => !theirs.includes(part));
+  const [other] = theirs.filter((part) => !ours.includes(part));
+  if (own !== undefined && other !== undefined) {
+    return `'${other}' does not match '${own}'; start both with the same options`;
+  }
+  if (own !== undefined) return `only this side has '${own}'; start both with the same options`;
+  if (other !== undefined) return `only the other side has '${other}'; start both with the same options`;
+  const moved = ours.find((part, at) => theirs[at] !== part);
+  return moved === undefined ? null : `'${moved}' is at another place; give the options in the same order`;
 }
 
 /** Per frame: u16 length of the netdev's id, the id, u32 length of the frame, the frame. Cut to MAX_HELD_BYTES. */

@@ -1,4 +1,6 @@
 /** `colo vm`: one VM from QEMU's command line until it ends. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { unlink, writeFile } from 'node:fs/promises';
 import { withDeadline } from '../base/async.ts';
 import { ColoError, messageOf } from '../base/errors.ts';
@@ -8,12 +10,15 @@ import { ensureSeabios } from '../guest/host-tools.ts';
 import { startMonitors } from '../monitor/monitors.ts';
 import { QEMU_VERSION } from '../monitor/version.ts';
 import { parseCommandLine } from '../vm/command-line/parse.ts';
+import { questionIn } from '../vm/command-line/question.ts';
 import { VirtualMachine } from '../vm/machine.ts';
 
 const HELP = `usage: PROGRAM [QEMU options]
 
-A VM on the embedded v86 engine (-accel v86), with QEMU's options for machine, memory, netdevs, chardevs, objects,
-drives, -incoming and QMP. docs/command-line.md lists what is honoured.
+A VM with QEMU's command line and QMP. -accel kvm, -accel tcg and -enable-kvm run it on a stock QEMU, 7.2 or newer
+(--qemu PATH names another than qemu-system-x86_64); without them it runs on the embedded v86 engine. Disks, packets,
+chardevs, -incoming and monitors are this program's; what is QEMU's goes on to it, -device help included.
+docs/command-line.md lists every option.
 `;
 
 /** The longest that an ending VM may take, all its parts together. */
@@ -33,6 +38,8 @@ export async function runVm(program: string, args: readonly string[]): Promise<n
     process.stdout.write(`${program} (COLO), understands QEMU ${major}.${minor}.${micro}\n`);
     return 0;
   }
+  const question = questionIn(args);
+  if (question) return ask(program, question);
   guardProcess();
   // A VM without a guest and without a client has nothing that Node would wait for.
   const alive = setInterval(() => undefined, FOREVER_MS);
@@ -40,6 +47,18 @@ export async function runVm(program: string, args: readonly string[]): Promise<n
     return await new VmProcess(program).run(args);
   } finally {
     clearInterval(alive);
+  }
+}
+
+/** QEMU answers on our standard output. */
+async function ask(program: string, question: { binary: string; args: string[] }): Promise<number> {
+  const qemu = spawn(question.binary, question.args, { stdio: ['ignore', 'inherit', 'inherit'] });
+  try {
+    const [status] = (await once(qemu, 'close')) as [number | null];
+    return status ?? 1;
+  } catch (error) {
+    process.stderr.write(`${program}: --qemu ${question.binary}: ${systemErrorText(error)}\n`);
+    return 1;
   }
 }
 

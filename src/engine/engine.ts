@@ -87,6 +87,8 @@ export interface Engine extends EngineEvents {
   readonly ramBytes: number;
   /** Hash of all that must be equal on both sides: engine version, firmware, devices, RAM size. Known after start(). */
   readonly buildId: string;
+  /** What it is a hash of, as a person would compare it; an engine without choices has none. */
+  readonly buildParts?: readonly string[];
   readonly nics: readonly EngineNic[];
   readonly serial: EngineSerial;
   /** Null: this engine has none. */

@@ -15,7 +15,7 @@ import { parseChardevOptions } from '../chardev/options.ts';
 import { Chardevs } from '../chardev/registry.ts';
 import { systemErrorText } from '../chardev/system-errors.ts';
 import type { Engine, EngineDisk } from '../engine/engine.ts';
-import { QemuEngine, probeQemu } from '../engine/qemu/index.ts';
+import { QemuEngine } from '../engine/qemu/index.ts';
 import { V86Engine } from '../engine/v86/index.ts';
 import type { VmConfig } from './command-line/config.ts';
 import type { Options } from './command-line/keyval.ts';
@@ -27,6 +27,7 @@ import { VmDisks } from './disks.ts';
 import { VmEvents } from './events.ts';
 import { openNetdevs } from './netdevs.ts';
 import type { OpenNetdevs } from './netdevs.ts';
+import { chooseQemu } from './qemu-machine.ts';
 import { macOf, planQemu } from './qemu-plan.ts';
 import type { QemuPlan } from './qemu-plan.ts';
 
@@ -78,7 +79,7 @@ export async function assemble(config: VmConfig, host: VmHost): Promise<Parts> {
       const inOrder = await openDisks(config, graph, disks, plan, host);
       host.signal?.throwIfAborted();
       if (config.machine === 'pc') engine = await startEmbedded(config, plan, inOrder, host);
-    } else engine = await startQemu(config, plan, graph, disks);
+    } else engine = await startQemu(config, plan, graph, disks, host);
     host.signal?.throwIfAborted();
     return { events, tls, chardevs, graph, jobs, disks, networks, engine };
   } catch (error) {
@@ -156,18 +157,20 @@ async function startQemu(
   plan: QemuPlan,
   graph: BlockGraph,
   disks: VmDisks,
+  host: VmHost,
 ): Promise<Engine> {
   for (const { id, options, origin } of plan.drives) {
     await withOrigin(origin, () => graph.addDrive(id, nestDriveOptions(options)));
   }
-  const qemu = await withOrigin(config.accelOption, () => probeQemu(config.qemu.binary));
+  const chosen = await chooseQemu(config, (text) => host.warn(text));
   const engine = new QemuEngine({
-    qemu,
+    qemu: chosen.qemu,
     name: config.name ?? 'guest',
     ramBytes: config.memoryBytes,
-    machine: config.qemu.machine ?? 'pc',
-    args: [...config.qemu.args, ...plan.args],
-    identity: [...config.qemu.identity, ...plan.args],
+    machine: chosen.machine,
+    args: [...chosen.args, ...plan.args],
+    identity: [...chosen.identity, ...plan.identity],
+    chardevs: plan.chardevs,
     disks: plan.disks.map(({ drive, deviceId, how, options }) => ({
       disk: disks.plug(drive, deviceId),
       how,

@@ -12,6 +12,8 @@ import type { NicPlug } from './netdevs.ts';
 export interface DeviceOption {
   readonly driver: string;
   readonly options: Readonly<Record<string, string>>;
+  /** As given, when it was given as JSON. */
+  readonly json?: Readonly<Record<string, unknown>>;
 }
 
 export interface NicDevice extends NicPlug {

@@ -260,6 +260,7 @@ export class VirtualMachine {
     return {
       engine: engine.engineName,
       buildId: engine.buildId,
+      ...(engine.buildParts ? { buildParts: [...engine.buildParts] } : {}),
       ramBytes: engine.ramBytes,
       colo,
       disks: this.disks.guestDisks.map(({ id, lengthBytes }) => ({ id, lengthBytes })),

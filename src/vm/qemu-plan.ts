@@ -6,7 +6,9 @@ import { ParameterError, messageOf } from '../base/errors.ts';
 import { escapeOption } from '../engine/qemu/index.ts';
 import type { VmConfig } from './command-line/config.ts';
 import type { Options } from './command-line/keyval.ts';
+import { DEFAULT_NIC } from './command-line/nic-option.ts';
 import { originOf } from './command-line/origin.ts';
+import { checkDevice } from './command-line/qemu-refused.ts';
 import { parseMac } from './devices.ts';
 import type { NicPlug } from './netdevs.ts';
 
@@ -35,6 +37,10 @@ export interface QemuPlan {
   readonly disks: readonly QemuDiskPlan[];
   /** QEMU's -device options. */
   readonly args: readonly string[];
+  /** The same as both sides of a pair must have them. */
+  readonly identity: readonly string[];
+  /** Those of our chardevs that options for QEMU name. */
+  readonly chardevs: readonly string[];
 }
 
 /** Options of -drive that are the device's, which QEMU makes; the others are our block layer's. */
@@ -47,13 +53,16 @@ export function planQemu(config: VmConfig): QemuPlan {
     drives: [] as QemuDrivePlan[],
     disks: [] as QemuDiskPlan[],
     args: [] as string[],
+    identity: [] as string[],
+    chardevs: chardevsOf(config),
   };
   const byDrive = new Map<string, { deviceId: string | null }>();
   for (const device of config.devices) {
-    const { driver } = device;
+    const driver = device.driver === DEFAULT_NIC ? defaultNic(config) : device.driver;
     const options: Options = { ...device.options };
     const origin = originOf(device, `-device ${driver}`);
     try {
+      checkDevice(driver);
       const { netdev, drive, id } = options;
       if (netdev !== undefined) {
         const mac = options['mac'] === undefined ? macOf(plan.nics.length) : parseMac(options['mac']);
@@ -64,7 +73,12 @@ export function planQemu(config: VmConfig): QemuPlan {
     } catch (cause) {
       throw new ParameterError(`${origin}: ${messageOf(cause)}`, { cause });
     }
-    plan.args.push('-device', [driver, ...pairs(options)].join(','));
+    const { json } = device;
+    const text = json
+      ? JSON.stringify({ ...json, ...(options['mac'] === undefined ? {} : { mac: options['mac'] }) })
+      : [driver, ...pairs(options)].join(',');
+    plan.args.push('-device', text);
+    plan.identity.push(`-device ${text}`);
   }
   config.drives.forEach((given, at) => {
     const origin = originOf(given, `-drive id=${given['id'] ?? ''}`);
@@ -86,6 +100,19 @@ export function planQemu(config: VmConfig): QemuPlan {
     plan.disks.push({ drive, deviceId, how: 'blockdev', options: [], origin });
   }
   return plan;
+}
+
+/** The chardevs that devices and objects of QEMU's name: ours, with a stream of the engine behind each. */
+function chardevsOf(config: VmConfig): string[] {
+  const named = [...config.devices.map(({ options }) => options), ...config.qemu.objects].map(
+    ({ chardev }) => chardev,
+  );
+  return config.chardevs.map(({ id }) => id ?? '').filter((id) => named.includes(id));
+}
+
+/** As QEMU's machines have it (7.2: hw/i386/pc_piix.c, pc_q35.c). */
+function defaultNic(config: VmConfig): string {
+  return /^(pc-)?q35/.test(config.qemu.machine ?? '') ? 'e1000e' : 'e1000';
 }
 
 function pairs(options: Options): string[] {

@@ -52,7 +52,11 @@ describe('at start-up', () => {
     ],
     ['an unknown device', () => ['-device', 'flux-capacitor'], /flux-capacitor/],
     ['two CPUs', () => ['-smp', '2'], /-smp 2/],
-    ['a QEMU that is not there', () => ['-enable-kvm', '--qemu', '/nowhere/qemu'], /-enable-kvm: .nowhere.qemu cannot be run/],
+    [
+      'a QEMU that is not there',
+      () => ['-enable-kvm', '--qemu', '/nowhere/qemu'],
+      /-enable-kvm: .nowhere.qemu cannot be run/,
+    ],
     ['a netdev that is not there', () => ['-device', 'ne2k_pci,netdev=nowhere'], /nowhere/],
     [
       'a filter on no netdev',

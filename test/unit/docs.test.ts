@@ -13,6 +13,8 @@ import { registerNbd } from '../../src/cli/nbd.ts';
 import { registerSwitch } from '../../src/cli/switch.ts';
 import { commands } from '../../src/monitor/commands/index.ts';
 import { parseCommandLine } from '../../src/vm/command-line/parse.ts';
+import { QEMU_OPTIONS, SHARED } from '../../src/vm/command-line/qemu-options.ts';
+import { QEMU_REFUSED } from '../../src/vm/command-line/qemu-refused.ts';
 
 const TOP = fileURLToPath(new URL('../../', import.meta.url));
 const PAGES = [
@@ -157,20 +159,50 @@ function isVmOption(word: string): boolean {
   }
 }
 
-test('docs/command-line.md has every option of colo vm, and no other', () => {
+test('docs/command-line.md has every option of colo vm on both engines, and no other', () => {
   const table = /const OPTIONS[^]*?\n\]\);/.exec(read('src/vm/command-line/parse.ts'))?.[0] ?? '';
-  const known = [...table.matchAll(/\[\s*'([\w-]+)',\s*(?:value|flag|already|unheeded)\(/g)].map(
-    (match) => match[1]!,
+  const embedded = new Set(
+    [...table.matchAll(/\[\s*'([\w-]+)',\s*(?:value|flag|already|unheeded)\(/g)].map((match) => match[1]!),
   );
-  assert.ok(known.length > 40, `${known.length} options found in parse.ts`);
-  for (const name of known) assert.ok(isVmOption(`-${name}`), name);
+  assert.ok(embedded.size > 40, `${embedded.size} options found in parse.ts`);
   const text = read('docs/command-line.md');
-  const lists = text.slice(text.indexOf('## Honoured'), text.indexOf('## Devices'));
-  const named = [...lists.matchAll(/`-([\w-]+)`/g)].map((match) => match[1]!);
-  for (const name of known) assert.ok(named.includes(name), `-${name} is not in docs/command-line.md`);
-  const own = ['h', 'help', '-help', 'version', '-version'];
-  for (const name of named) assert.ok(known.includes(name) || own.includes(name), `there is no -${name}`);
+  const section = text.slice(text.indexOf('## Options'), text.indexOf('## On a QEMU'));
+  const named = new Set<string>();
+  for (const [, first = '', own = '', qemu = ''] of section.matchAll(
+    /^\| (`-.*?) +\| (.*?) +\| (.*?) +\|$/gm,
+  )) {
+    for (const [, name = ''] of first.matchAll(/`--?([\w-]+)`/g)) {
+      assert.ok(!named.has(name), `-${name} is there twice`);
+      named.add(name);
+      assert.ok(isVmOption(`-${name}`), name);
+      assert.equal(own !== '–', embedded.has(name), `-${name} on the embedded engine`);
+      assert.equal(qemu.startsWith('refused'), QEMU_REFUSED.has(name), `-${name} on a QEMU`);
+      if (qemu.startsWith('passed on')) {
+        const isSeen = SEEN_BY_GUESTS.has(name);
+        assert.equal(/^passed on, alike/.test(qemu), isSeen, `-${name}: whether a guest can tell`);
+      }
+    }
+  }
+  const all = [...embedded, ...QEMU_OPTIONS.keys(), ...SHARED, ...QEMU_REFUSED];
+  for (const name of all) assert.ok(named.has(name), `-${name} is not in docs/command-line.md`);
+  for (const name of named) assert.ok(all.includes(name), `there is no -${name}`);
 });
+
+/** Options that go on to QEMU and must be alike on both sides, found out by using them. */
+const SEEN_BY_GUESTS = new Set(
+  [...QEMU_OPTIONS]
+    .filter(([name, { takesValue }]) => {
+      try {
+        const value = name === 'uuid' ? '00000000-0000-0000-0000-000000000000' : '/x';
+        const { qemu } = parseCommandLine(['-accel', 'tcg', `-${name}`, ...(takesValue ? [value] : [])]);
+        return qemu.identity.length + qemu.files.length > 0;
+      } catch {
+        return false;
+      }
+    })
+    .map(([name]) => name)
+    .concat('device'),
+);
 
 test('docs/qmp.md has every QMP command, and no other', () => {
   const text = read('docs/qmp.md');

@@ -5,7 +5,7 @@ import { pathOfFd } from './hidden-socket.ts';
 import { escapeOption } from './spec.ts';
 import type { QemuSpec } from './spec.ts';
 
-/** Its pipes: where a state comes in, if `incoming`; its NICs; its serial ports. */
+/** Its pipes: where a state comes in, if `incoming`; its NICs; its serial ports; other chardevs. */
 export function qemuArgs(spec: QemuSpec, disks: DiskPort): string[] {
   const nicFd = CHILD_FD.pipes + (spec.incoming ? 1 : 0);
   const serialFd = nicFd + spec.nics.length;
@@ -15,6 +15,8 @@ export function qemuArgs(spec: QemuSpec, disks: DiskPort): string[] {
     '-S',
     '-no-shutdown',
     '-no-user-config',
+    // What QEMU cannot migrate would fail the first checkpoint; it says which device that is.
+    '-only-migratable',
     '-object',
     `memory-backend-file,id=colo-ram,size=${spec.ramBytes},mem-path=${pathOfFd(CHILD_FD.ram)},share=on`,
     '-machine',
@@ -38,6 +40,9 @@ export function qemuArgs(spec: QemuSpec, disks: DiskPort): string[] {
     const id = `colo-serial${at}`;
     args.push('-chardev', `socket,id=${id},fd=${serialFd + at}`, '-serial', `chardev:${id}`);
   }
+  spec.chardevs.forEach((id, at) => {
+    args.push('-chardev', `socket,id=${escapeOption(id)},fd=${serialFd + spec.serialPorts + at}`);
+  });
   args.push(...spec.args);
   if (spec.incoming) args.push('-incoming', 'defer');
   return args;

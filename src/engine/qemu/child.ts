@@ -16,6 +16,7 @@ import { QmpClient } from '../../qmp/client.ts';
 import type { QmpEvent } from '../../qmp/types.ts';
 import { pathOfFd } from './hidden-socket.ts';
 import type { HiddenListener } from './hidden-socket.ts';
+import { QemuRefusedError, refusalOf } from './refusal.ts';
 
 const log = loggerFor('engine-qemu');
 /** From fork to QMP greeting. */
@@ -153,8 +154,10 @@ export class QemuChild {
     this.#process.on('exit', (code, signal) => {
       const how = signal ? `was killed by ${signal}` : `exited with status ${code ?? 0}`;
       void said.promise.then(() => {
-        const last = this.#stderr.trim().split('\n').at(-1) ?? '';
-        this.#over(new ClosedError(`qemu ${how}${last === '' ? '' : `: ${last}`}`));
+        const why = refusalOf(this.#stderr);
+        const isRefusal = why !== null && code !== null && this.#qmp === null;
+        if (isRefusal) this.#over(new QemuRefusedError(why.startsWith('-') ? why : `QEMU: ${why}`));
+        else this.#over(new ClosedError(`qemu ${how}${why === null ? '' : `: ${why}`}`));
       });
     });
   }

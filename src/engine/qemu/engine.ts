@@ -19,11 +19,12 @@ import type {
   Snapshot,
 } from '../engine.ts';
 import { RamSnapshots, SoftDirtyTracker, whyNoSoftDirty } from '../ram/index.ts';
+import { buildParts, hashParts, tellableParts } from './build.ts';
 import type { QemuChild } from './child.ts';
 import { DeviceHistory } from './device-history.ts';
 import { QemuMachine } from './machine.ts';
 import { QemuNic, QemuSerial } from './ports.ts';
-import { buildIdOf } from './spec.ts';
+import { QemuRefusedError } from './refusal.ts';
 import type { QemuSpec } from './spec.ts';
 import { Standby } from './standby.ts';
 import { closeSurroundings, openSurroundings } from './surroundings.ts';
@@ -86,7 +87,10 @@ export class QemuEngine implements Engine, EngineMonitor {
     this.#spec = spec;
     this.ramBytes = spec.ramBytes;
     this.nics = spec.nics.map((nic) => new QemuNic(nic));
-    this.serials = Array.from({ length: Math.max(1, spec.serialPorts) }, () => new QemuSerial());
+    this.serials = Array.from(
+      { length: Math.max(1, spec.serialPorts + spec.chardevs.length) },
+      () => new QemuSerial(),
+    );
   }
 
   get state(): EngineState {
@@ -95,6 +99,10 @@ export class QemuEngine implements Engine, EngineMonitor {
 
   get buildId(): string {
     return this.#buildId;
+  }
+
+  get buildParts(): readonly string[] {
+    return tellableParts(buildParts(this.#spec));
   }
 
   get serial(): QemuSerial {
@@ -123,6 +131,7 @@ export class QemuEngine implements Engine, EngineMonitor {
         // Not stop(): that waits for this.
         this.#enter('stopped');
         await this.#free();
+        if (error instanceof QemuRefusedError) throw error;
         throw new ColoError(`engine qemu: the machine cannot be built: ${messageOf(error)}`, {
           cause: error,
         });
@@ -275,7 +284,7 @@ export class QemuEngine implements Engine, EngineMonitor {
 
   async #build(): Promise<void> {
     const spec = this.#spec;
-    this.#buildId = buildIdOf(spec);
+    this.#buildId = hashParts(buildParts(spec));
     this.#around = await openSurroundings(spec);
     this.#snapshots = await RamSnapshots.open(this.#around.ram);
     const machine = await this.#launch();

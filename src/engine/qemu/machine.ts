@@ -31,7 +31,7 @@ export class QemuMachine {
   /** Starts a process; it stands still. `onSpawn` has the child from its first moment. Throws ColoError. */
   static async launch(around: Surroundings, onSpawn: (child: QemuChild) => void): Promise<QemuMachine> {
     const { spec, ram, disks, control, outlet } = around;
-    const pipes = (spec.incoming ? 1 : 0) + spec.nics.length + spec.serialPorts;
+    const pipes = (spec.incoming ? 1 : 0) + spec.nics.length + spec.serialPorts + spec.chardevs.length;
     const plan = {
       binary: spec.qemu.binary,
       args: qemuArgs(spec, disks),

@@ -2,7 +2,6 @@
  * What the QEMU engine is asked to build. Whoever reads a command line makes this (vm/); the engine adds what is its
  * own: the RAM file, its control socket, where disks, NICs and serial ports are reached.
  */
-import { createHash } from 'node:crypto';
 import type { EngineDisk } from '../engine.ts';
 import type { QemuProbe } from './probe.ts';
 
@@ -36,6 +35,8 @@ export interface QemuSpec {
   readonly nics: readonly QemuNicSpec[];
   /** The guest's serial ports, ttyS0 first. */
   readonly serialPorts: number;
+  /** Ids of chardevs that passed-through options name: streams like serial ports, behind these in Engine.serials. */
+  readonly chardevs: readonly string[];
   /** It waits for another machine's state instead of starting one. */
   readonly incoming: boolean;
 }
@@ -43,17 +44,4 @@ export interface QemuSpec {
 /** A comma inside a value is doubled (QEMU, util/qemu-option.c). */
 export function escapeOption(value: string): string {
   return value.replaceAll(',', ',,');
-}
-
-/** Equal on both sides of a pair: hash of the QEMU and the machine, its RAM, disks and NICs. */
-export function buildIdOf({ qemu, machine, identity, ramBytes, disks, nics }: QemuSpec): string {
-  const alike = {
-    version: qemu.version,
-    machine,
-    identity,
-    ramBytes,
-    disks: disks.map(({ disk, how, options }) => [disk.id, how, options]),
-    nics: nics.map(({ id, netdev, mac }) => [id, netdev, Buffer.from(mac).toString('hex')]),
-  };
-  return createHash('sha256').update(JSON.stringify(alike)).digest('hex').slice(0, 32);
 }

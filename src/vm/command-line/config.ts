@@ -1,4 +1,5 @@
 /** What a command line asks for: the parsed options of one VM, in the order given within each kind. No side effects. */
+import type { Accelerator } from '../../engine/qemu/index.ts';
 import type { DeviceOption } from '../devices.ts';
 import type { Options } from './keyval.ts';
 
@@ -14,12 +15,18 @@ export type StreamTarget =
 export interface QemuConfig {
   /** --qemu: a path, or a name in PATH. */
   binary: string;
-  /** The value of -machine, without accel; null: QEMU's default. */
+  /** The value of -machine, its type first, without accel; null: QEMU's default. */
   machine: string | null;
+  /** In the order to be tried in. */
+  accelerators: Accelerator[];
   /** Options passed on as they are, in order. */
   args: string[];
   /** Those of them that a guest can tell; both sides of a pair must agree on them. */
   identity: string[];
+  /** Files that are passed on by path and whose content a guest can tell, with the option that names each. */
+  files: { readonly option: string; readonly path: string }[];
+  /** Objects that are QEMU's; they are in `args` too. */
+  objects: Options[];
 }
 
 export interface VmConfig {
@@ -52,6 +59,8 @@ export interface VmConfig {
   /** Path of a firmware image, or null for SeaBIOS. */
   bios: string | null;
   pidfile: string | null;
+  /** The value of -vnc; null: no display. */
+  vnc: string | null;
   /** Options that were understood and change nothing here, each with the reason. */
   warnings: string[];
   qemu: QemuConfig;
@@ -82,6 +91,15 @@ export function emptyConfig(): VmConfig {
     bios: null,
     pidfile: null,
     warnings: [],
-    qemu: { binary: 'qemu-system-x86_64', machine: null, args: [], identity: [] },
+    vnc: null,
+    qemu: {
+      binary: 'qemu-system-x86_64',
+      machine: null,
+      accelerators: [],
+      args: [],
+      identity: [],
+      files: [],
+      objects: [],
+    },
   };
 }

@@ -43,7 +43,7 @@ export function setMachine(config: VmConfig, text: string, spelt: string): void 
   if (accel !== undefined) setAccel(config, accel, spelt);
 }
 
-/** `spelt`: the option as typed; kvm and tcg are refused only when a guest is to run, see VirtualMachine.create. */
+/** `spelt`: the option as typed. */
 export function setAccel(config: VmConfig, text: string, spelt: string): void {
   const options = parseOptions(text, 'accel');
   const names = options['accel'] ?? '';
@@ -54,6 +54,8 @@ export function setAccel(config: VmConfig, text: string, spelt: string): void {
       throw new ParameterError(`Property '${known}-accel.${name}' not found`);
     }
   }
+  // The first one decides, as in a list; those of QEMU's that come first are qemu-options.ts's.
+  if (config.accelOption !== '') return;
   config.accel = known;
   config.accelOption = spelt;
 }

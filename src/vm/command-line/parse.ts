@@ -25,7 +25,8 @@ import {
 } from './machine-options.ts';
 import { addNamed, checkId } from './named-options.ts';
 import { noteOrigin, originOf } from './origin.ts';
-import { QEMU_OPTIONS, wantsQemu } from './qemu-options.ts';
+import { QEMU_OPTIONS, SHARED, wantsQemu } from './qemu-options.ts';
+import { whyQemuRefuses } from './qemu-refused.ts';
 import { whyRefused } from './refused.ts';
 import { checkStdio, streamTarget, takeChardev } from './stream-target.ts';
 
@@ -128,8 +129,8 @@ export function parseCommandLine(args: readonly string[]): VmConfig {
       noteOrigins(config, given);
       continue;
     }
-    const spec = (isQemu ? QEMU_OPTIONS.get(name) : undefined) ?? OPTIONS.get(name);
-    if (!spec) throw new ParameterError(`${given}: ${whyRefused(name) ?? 'invalid option'}`);
+    const spec = isQemu ? optionOfQemu(name) : OPTIONS.get(name);
+    if (!spec) throw new ParameterError(`${given}: ${whyNot(name, isQemu)}`);
     let text = '';
     if (spec.takesValue) {
       const next = args[++at];
@@ -152,6 +153,18 @@ export function parseCommandLine(args: readonly string[]): VmConfig {
   addConsole(config);
   checkStdio(config);
   return config;
+}
+
+function optionOfQemu(name: string): OptionSpec | undefined {
+  return QEMU_OPTIONS.get(name) ?? (SHARED.has(name) ? OPTIONS.get(name) : undefined);
+}
+
+function whyNot(name: string, isQemu: boolean): string {
+  if (isQemu) return whyQemuRefuses(name) ?? 'invalid option';
+  const why = whyRefused(name);
+  if (!QEMU_OPTIONS.has(name)) return why ?? whyQemuRefuses(name) ?? 'invalid option';
+  const isPlain = why === null || !why.startsWith('not supported');
+  return `${isPlain ? 'not on the v86 engine' : why}; with -accel kvm or tcg it is there`;
 }
 
 /** The newest entry of each list is the one that this option made, if it made one. */
@@ -231,7 +244,8 @@ function addDevice(config: VmConfig, text: string): void {
     options['id'],
     config.devices.map((other) => other.options['id']),
   );
-  config.devices.push({ driver, options });
+  const json = text.startsWith('{') ? { json: JSON.parse(text) as Record<string, unknown> } : {};
+  config.devices.push({ driver, options, ...json });
 }
 
 function setNic(_config: VmConfig, text: string): void {

@@ -33,6 +33,7 @@ export async function specOf(disk: MemoryDisk, changes: Partial<QemuSpec> = {}):
     disks: [{ disk, how: 'drive', options: ['if=ide'] }],
     nics: [{ id: 'nic0', netdev: 'hn0', mac: MAC }],
     serialPorts: 1,
+    chardevs: [],
     incoming: false,
     ...changes,
   };

@@ -180,8 +180,17 @@ test('the current spellings mean the same, and every chardev of both lines can b
   );
 });
 
-test('what the engine is not like is told once each, and nothing else', () => {
-  const warned = parseCommandLine(PRIMARY.split(' ')).warnings;
+test('what goes to QEMU is passed on, and without -enable-kvm what the engine is not like is told', () => {
+  const config = parseCommandLine(PRIMARY.split(' '));
+  assert.deepEqual(config.warnings, []);
+  assert.equal(config.vnc, ':0');
+  const { args, accelerators } = config.qemu;
+  assert.deepEqual(accelerators, [{ name: 'kvm', text: 'kvm' }]);
+  for (const pair of ['-cpu qemu64,+kvmclock', '-smp 1']) {
+    const at = args.indexOf(pair.split(' ')[0]!);
+    assert.equal(args.slice(at, at + 2).join(' '), pair);
+  }
+  const warned = parseCommandLine(PRIMARY.replace('-enable-kvm ', '').split(' ')).warnings;
   assert.deepEqual(
     warned.map((text) => text.split(':')[0]),
     ['-cpu qemu64,+kvmclock', '-vnc '],

@@ -61,7 +61,9 @@ describe('refused, with the option in front', () => {
     ['-machine virt', "-machine virt: unsupported machine type 'virt'; use pc or none"],
     ['-machine none,foo=1', "-machine none,foo=1: Property 'none-machine.foo' not found"],
     ['-accel hvf', '-accel hvf: invalid accelerator hvf'],
-    ['-accel kvm,foo=1', "-accel kvm,foo=1: Property 'kvm-accel.foo' not found"],
+    ['-accel v86,foo=1', "-accel v86,foo=1: Property 'v86-accel.foo' not found"],
+    ['-accel kvm -accel hvf', '-accel hvf: invalid accelerator hvf'],
+    ['-accel kvm:tcg,thread=multi', /give each accelerator an -accel of its own$/],
     ['-name a,foo=1', "-name a,foo=1: Invalid parameter 'foo'"],
     ['-uuid zz', '-uuid zz: failed to parse UUID string: wrong format'],
     ['-monitor stdio', /^-monitor stdio: there is no human monitor/],
@@ -90,7 +92,9 @@ describe('refused, with the option in front', () => {
     ['-net user', '-net user: use -netdev and -device'],
     ['-kernel /x', /^-kernel: not supported: the guest boots from its disk/],
     ['-snapshot', /^-snapshot: not supported: it would hide the writes/],
-    ['-smbios type=1', '-smbios: this option of QEMU is not supported here, leave it out'],
+    ['-smbios type=1', '-smbios: not on the v86 engine; with -accel kvm or tcg it is there'],
+    ['--qemu x', '--qemu: not on the v86 engine; with -accel kvm or tcg it is there'],
+    ['-numa node', '-numa: this option of QEMU is not supported here, leave it out'],
     ['-netdev {bad', '-netdev {bad: Invalid JSON: {bad'],
     ['-netdev tap', "-netdev tap: Parameter 'id' is missing"],
     ['-netdev id=a', "-netdev id=a: Parameter 'type' is missing"],
@@ -139,6 +143,9 @@ describe('honoured', () => {
     assert.deepEqual(chosen('-enable-kvm'), ['kvm', '-enable-kvm']);
     assert.deepEqual(chosen('-accel hvf:tcg,thread=single'), ['tcg', '-accel hvf:tcg,thread=single']);
     assert.deepEqual(chosen('-M pc,accel=v86'), ['v86', '-M pc,accel=v86']);
+    assert.deepEqual(chosen('-accel v86 -enable-kvm'), ['v86', '-accel v86']);
+    assert.deepEqual(chosen('-accel v86:kvm'), ['v86', '-accel v86:kvm']);
+    assert.deepEqual(chosen('-accel kvm:v86'), ['kvm', '-accel kvm:v86']);
   });
 
   it('remembers how every named thing was spelt', () => {
