@@ -9,7 +9,7 @@
  * Pauses are between the primary's events STOP and RESUME, on both.
  */
 import { execFile, spawn } from 'node:child_process';
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
@@ -64,6 +64,12 @@ const DELAY_MS = 2_000;
 // The built program: a loader for TypeScript would be measured too.
 process.env['COLO_PROGRAM'] = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url));
 const run = promisify(execFile);
+
+/** Two files of random bytes take turns in a third: what is written differs from what was there. */
+const DIRTY = `
+cd /dev/shm && dd if=/dev/urandom of=a bs=1M count=5 && dd if=/dev/urandom of=b bs=1M count=5
+while :; do cat a > c; sleep 0.1; cat b > c; sleep 0.1; done &
+`;
 
 /** One side of a pair: `colo vm`, or QEMU itself. */
 interface Side {
@@ -181,6 +187,7 @@ async function pair(kind: Kind, place: Place, rows: Rows, sides: Side[]): Promis
   const machine = { platform, memoryMiB, switchPath };
   const disk = path.join(folder, 'disk.qcow2');
   await run('qemu-img', ['convert', '-O', 'qcow2', image!, disk]);
+  const sizeBytes = await imageSize(disk);
   const shell = path.join(folder, 'serial.sock');
   const serial = ['-serial', `unix:${shell},server=on,wait=off`];
   const started = await kind.start('primary', HOSTS[0], folder, [
@@ -196,8 +203,7 @@ async function pair(kind: Kind, place: Place, rows: Rows, sides: Side[]): Promis
   rows.set('HTTP requests/s unprotected', perSecond.toFixed(0));
 
   const addresses = await pairAddresses(HOSTS[0]);
-  const disks = await createSecondaryDisks(path.join(folder, 'second'), await imageSize(disk));
-  await mkdir(folder, { recursive: true });
+  const disks = await createSecondaryDisks(path.join(folder, 'second'), sizeBytes);
   await addPrimaryChardevs(qmp, addresses);
   const args = secondaryArguments(machine, disks, addresses);
   const secondary = await kind.start('secondary', addresses.secondaryHost, folder, [
@@ -249,12 +255,6 @@ async function pair(kind: Kind, place: Place, rows: Rows, sides: Side[]): Promis
   const { connectionsLost, ledgerLinesLost } = await workload.stop();
   rows.set('lost', `${connectionsLost} connections, ${ledgerLinesLost} ledger lines`);
 }
-
-/** Two files of random bytes take turns in a third: what is written differs from what was there. */
-const DIRTY = `
-cd /dev/shm && dd if=/dev/urandom of=a bs=1M count=5 && dd if=/dev/urandom of=b bs=1M count=5
-while :; do cat a > c; sleep 0.1; cat b > c; sleep 0.1; done &
-`;
 
 /** QEMU 10 and later refuse COLO without it; ours needs no such thing. */
 async function migrateByReturnPath(kind: Kind, ...both: QmpClient[]): Promise<void> {

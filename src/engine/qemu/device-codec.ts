@@ -13,6 +13,8 @@ const FLAG_FULL = 1;
 const HEADER_BYTES = 16;
 const DELTA_HEADER_BYTES = 32;
 const BLOCK_BYTES = 256;
+/** The longest stream: far more than any machine's devices have, and what still fits a checkpoint's message. */
+export const MAX_STREAM_BYTES = 95 * 1024 * 1024;
 /** Compared at once; what differs is looked at block by block. */
 const COARSE_BYTES = 16 * BLOCK_BYTES;
 
@@ -72,6 +74,7 @@ function applyBlocks(base: Uint8Array, bytes: Uint8Array, view: DataView): Uint8
   if (dataAt > bytes.length) throw malformed('is cut off');
   // No longer than what is here already: nothing is allocated on a peer's word.
   if (length > base.length + (bytes.length - dataAt)) throw malformed('is shorter than it says');
+  if (length > MAX_STREAM_BYTES) throw malformed(`is longer than ${MAX_STREAM_BYTES} bytes`);
   const stream = new Uint8Array(length);
   stream.set(base.subarray(0, length));
   let from = dataAt;

@@ -7,7 +7,7 @@
  * new one gets the device state and runs the guest. Disks, NICs and serial ports are at our sockets and stay. Whatever
  * can be refused is refused before the old one is killed; a load that fails later leaves no whole state: `failed`.
  */
-import { ClosedError, ColoError, ProtocolError, messageOf } from '../../base/errors.ts';
+import { ClosedError, ColoError, messageOf } from '../../base/errors.ts';
 import { loggerFor } from '../../base/logger.ts';
 import type { QmpEvent } from '../../qmp/types.ts';
 import type {
@@ -18,25 +18,19 @@ import type {
   EngineState,
   Snapshot,
 } from '../engine.ts';
-import { RamFile, RamSnapshots, SoftDirtyTracker, whyNoSoftDirty } from '../ram/index.ts';
+import { RamSnapshots, SoftDirtyTracker, whyNoSoftDirty } from '../ram/index.ts';
 import { buildParts, hashParts, tellableParts } from './build.ts';
 import type { QemuChild } from './child.ts';
-import { decodeDevice, encodeDevice } from './device-codec.ts';
-import type { DeviceState } from './device-codec.ts';
-import { DiskPort } from './disk-port.ts';
-import { moveClock } from './guest-clock.ts';
-import { HiddenListener } from './hidden-socket.ts';
+import { DeviceHistory } from './device-history.ts';
 import { QemuMachine } from './machine.ts';
-import type { Surroundings } from './machine.ts';
 import { QemuNic, QemuSerial } from './ports.ts';
 import { QemuRefusedError } from './refusal.ts';
 import type { QemuSpec } from './spec.ts';
 import { Standby } from './standby.ts';
+import { closeSurroundings, openSurroundings } from './surroundings.ts';
+import type { Surroundings } from './surroundings.ts';
 
 const log = loggerFor('engine-qemu');
-
-/** A load after which the guest stayed stopped for longer says nothing about the next one. */
-const MAX_FEED_MS = 500;
 
 /** QEMU's events that tell of what we ourselves do with it. */
 const OWN_EVENTS = new Set([
@@ -76,8 +70,7 @@ export class QemuEngine implements Engine, EngineMonitor {
   #around: Surroundings | null = null;
   #snapshots: RamSnapshots | null = null;
   #machine: QemuMachine | null = null;
-  /** The state of the devices that was captured or loaded last, of which the next one tells the difference. */
-  #device: DeviceState | null = null;
+  readonly #devices = new DeviceHistory();
   readonly #standby = new Standby(() => this.#launch());
   /** All that have been started and have not ended. */
   readonly #children = new Set<QemuChild>();
@@ -89,9 +82,6 @@ export class QemuEngine implements Engine, EngineMonitor {
   #isLoading = false;
   /** The clock is in the state of the devices (guest-clock.ts). */
   #hasMovableClock = false;
-  /** When a clock was moved last, and how long it took from there until the guest ran. */
-  #caughtUpAt = -Infinity;
-  #feedMs = 10;
 
   constructor(spec: QemuSpec) {
     this.#spec = spec;
@@ -185,9 +175,7 @@ export class QemuEngine implements Engine, EngineMonitor {
       machine.begins();
       try {
         await machine.child.execute('cont');
-        const feedMs = performance.now() - this.#caughtUpAt;
-        if (feedMs < MAX_FEED_MS) this.#feedMs = feedMs;
-        this.#caughtUpAt = -Infinity;
+        this.#devices.runs();
       } catch (error) {
         this.#enter('paused');
         throw error;
@@ -211,14 +199,10 @@ export class QemuEngine implements Engine, EngineMonitor {
         this.#memory().capture({ full, isStill: !ramOnly, ...(maxPages === undefined ? {} : { maxPages }) }),
         ramOnly ? Promise.resolve(null) : machine.captureState(),
       );
-      // Whoever takes a full one holds nothing of ours.
-      if (full) this.#device = null;
+      if (full) this.#devices.forget();
       const { pages, more } = ram;
       if (!device) return { ram: ram.ram, device: new Uint8Array(0), pages, more };
-      const state = { id: ram.id, stream: device };
-      const encoded = encodeDevice(state, this.#device);
-      this.#device = state;
-      return { ram: ram.ram, device: encoded, pages, more };
+      return { ram: ram.ram, device: this.#devices.encode({ id: ram.id, stream: device }), pages, more };
     });
   }
 
@@ -241,7 +225,7 @@ export class QemuEngine implements Engine, EngineMonitor {
         throw new ColoError('engine qemu: only a machine with -incoming takes a state');
       const memory = this.#memory();
       const changes = memory.check(snapshots.map(({ ram }) => ram));
-      const state = this.#decodeDevices(snapshots, changes);
+      const state = this.#devices.decode(snapshots, changes);
       const before = this.#current();
       const next = before.isWaiting ? before : await this.#standby.take();
       try {
@@ -250,9 +234,10 @@ export class QemuEngine implements Engine, EngineMonitor {
         if (next !== before) this.#adopt(next);
         // The one before stands still, and its page tables say what its guest wrote.
         await memory.load(changes);
-        const stream = lateMs ? this.#caughtUp(state, lateMs()) : state.stream;
+        const stream =
+          lateMs && this.#hasMovableClock ? this.#devices.caughtUp(state, lateMs()) : state.stream;
         await bothOf(next.feed(stream), next === before ? Promise.resolve() : before.retire());
-        this.#device = state;
+        this.#devices.loaded(state);
         this.#trackWrites(next);
         if (next.child.isOver) throw await next.child.ended;
         this.#mustBe('load', 'paused');
@@ -298,29 +283,14 @@ export class QemuEngine implements Engine, EngineMonitor {
     this.#snapshots = null;
     const around = this.#around;
     this.#around = null;
-    if (!around) return;
-    await around.disks.close();
-    around.control.close();
-    around.outlet.close();
-    around.ram.close();
+    if (around) await closeSurroundings(around);
   }
 
   async #build(): Promise<void> {
     const spec = this.#spec;
     this.#buildId = hashParts(buildParts(spec));
-    const ram = RamFile.create(`guest ${spec.name}`, this.ramBytes);
-    const opened: { close(): unknown }[] = [ram];
-    try {
-      const disks = await DiskPort.open(spec.disks);
-      opened.push(disks);
-      const control = await HiddenListener.open();
-      opened.push(control);
-      this.#around = { spec, ram, disks, control, outlet: await HiddenListener.open() };
-    } catch (error) {
-      for (const one of opened.reverse()) await one.close();
-      throw error;
-    }
-    this.#snapshots = await RamSnapshots.open(ram);
+    this.#around = await openSurroundings(spec);
+    this.#snapshots = await RamSnapshots.open(this.#around.ram);
     const machine = await this.#launch();
     this.#adopt(machine);
     this.#trackWrites(machine);
@@ -359,23 +329,6 @@ export class QemuEngine implements Engine, EngineMonitor {
       throw new ClosedError('engine qemu: there is no machine');
     }
     return this.#machine;
-  }
-
-  /** The stream with the clock as it shall be when the guest runs, which is a moment after this. */
-  #caughtUp({ stream }: DeviceState, lateMs: number): Uint8Array {
-    if (!this.#hasMovableClock) return stream;
-    this.#caughtUpAt = performance.now();
-    return moveClock(stream, this.#device?.stream ?? null, lateMs + this.#feedMs);
-  }
-
-  /** Throws ProtocolError. The last one that has a device part counts; it may build on those before. */
-  #decodeDevices(snapshots: readonly Snapshot[], changes: readonly { readonly id: bigint }[]): DeviceState {
-    let state: DeviceState | null = null;
-    for (const [at, { device }] of snapshots.entries()) {
-      if (device.length > 0) state = decodeDevice(device, changes[at]!.id, state ?? this.#device);
-    }
-    if (!state) throw new ProtocolError('snapshot: the state of the devices is missing');
-    return state;
   }
 
   #memory(): RamSnapshots {

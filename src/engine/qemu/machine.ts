@@ -4,24 +4,11 @@
  */
 import type net from 'node:net';
 import { ClosedError } from '../../base/errors.ts';
-import type { RamFile } from '../ram/index.ts';
 import { qemuArgs } from './args.ts';
 import { CHILD_FD, QemuChild } from './child.ts';
-import type { DiskPort } from './disk-port.ts';
 import type { HiddenListener } from './hidden-socket.ts';
-import type { QemuSpec } from './spec.ts';
 import { captureState, feedState, prepareMigration } from './state.ts';
-
-/** What all processes of an engine share. */
-export interface Surroundings {
-  readonly spec: QemuSpec;
-  readonly ram: RamFile;
-  readonly disks: DiskPort;
-  /** QMP connections of processes that start. */
-  readonly control: HiddenListener;
-  /** Where device states come out. */
-  readonly outlet: HiddenListener;
-}
+import type { Surroundings } from './surroundings.ts';
 
 export class QemuMachine {
   readonly child: QemuChild;

@@ -7,12 +7,11 @@ import type net from 'node:net';
 import { ColoError, ProtocolError, messageOf } from '../../base/errors.ts';
 import { CHILD_FD } from './child.ts';
 import type { QemuChild } from './child.ts';
+import { MAX_STREAM_BYTES } from './device-codec.ts';
 import { pathOfFd } from './hidden-socket.ts';
 import type { HiddenListener } from './hidden-socket.ts';
 
 const MIGRATION_DEADLINE_MS = 30_000;
-/** More than any machine's devices have; a bound on what a broken QEMU can make us hold. */
-const MAX_STATE_BYTES = 512 * 1024 * 1024;
 
 /** Once a child. `incomingFd`: it waits for a state there, started with `-incoming defer`. */
 export async function prepareMigration(child: QemuChild, incomingFd: number | null): Promise<void> {
@@ -20,8 +19,9 @@ export async function prepareMigration(child: QemuChild, incomingFd: number | nu
     child.execute('migrate-set-capabilities', {
       capabilities: ['x-ignore-shared', 'events'].map((capability) => ({ capability, state: true })),
     }),
-    // By default QEMU holds a stream back to 128 MiB/s.
-    child.execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 40 }),
+    // By default QEMU holds a stream back to 128 MiB/s, and announces its NICs after each load: those frames would pass
+    // for the guest's.
+    child.execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 40, 'announce-rounds': 0 }),
   ];
   if (incomingFd !== null) steps.push(child.execute('migrate-incoming', { uri: `fd:${incomingFd}` }));
   await Promise.all(steps);
@@ -66,7 +66,11 @@ async function readAll(socket: net.Socket): Promise<Buffer> {
   let length = 0;
   for await (const chunk of socket as AsyncIterable<Buffer>) {
     length += chunk.length;
-    if (length > MAX_STATE_BYTES) throw new ColoError('qemu: its device state has no end');
+    if (length > MAX_STREAM_BYTES) {
+      throw new ColoError(
+        `qemu: the state of its devices is larger than ${MAX_STREAM_BYTES} bytes; give it less video memory (vgamem_mb=)`,
+      );
+    }
     chunks.push(chunk);
   }
   return Buffer.concat(chunks, length);

@@ -299,6 +299,24 @@ describe('COLO secondary in adversity', () => {
     await end(pair);
   });
 
+  it('says no to a checkpoint that its engine cannot take, keeps its state, and can take over', async () => {
+    const pair = await protect(await socketPair());
+    const kept = pair.s.engine.ram.slice();
+    pair.p.engine.ram.fill(0x11);
+    Object.assign(pair.s.engine, {
+      prepareLoad: () => Promise.reject(new Error('no QEMU waits to take it')),
+    });
+    pair.lines.length = 0;
+    pair.primary.request('mismatch');
+    await Promise.all([pair.primary.ended, pair.secondary.ended]);
+    assert.ok(!pair.lines.includes('primary net commit'), 'nothing was released');
+    assert.deepEqual(pair.s.engine.ram, kept);
+    assert.ok(pair.errors.some((error) => /no QEMU waits to take it/.test(String(error))));
+    assert.equal(pair.secondary.isTorn, false);
+    await pair.secondary.failover();
+    await end(pair);
+  });
+
   it('ends when the primary says something that it cannot know', async () => {
     const sockets = await socketPair();
     const pair = await protect(sockets);
