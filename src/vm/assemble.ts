@@ -168,7 +168,7 @@ async function startQemu(
     name: config.name ?? 'guest',
     ramBytes: config.memoryBytes,
     machine: chosen.machine,
-    args: [...chosen.args, ...plan.args],
+    args: [...chosen.args, ...(config.noReboot ? ['-no-reboot'] : []), ...plan.args],
     identity: [...chosen.identity, ...plan.identity],
     chardevs: plan.chardevs,
     disks: plan.disks.map(({ drive, deviceId, how, options }) => ({

@@ -16,14 +16,15 @@ export async function connectSerial(
   chardevs: Chardevs,
 ): Promise<() => void> {
   const chardev = await openStream(target, 'serial0', chardevs);
-  if (!chardev || !engine) return () => undefined;
-  const frontend = { onData: (bytes: Uint8Array) => engine.serial.write(bytes) };
+  const serial = engine?.serials[0];
+  if (!chardev || !serial) return () => undefined;
+  const frontend = { onData: (bytes: Uint8Array) => serial.write(bytes) };
   chardev.attach(frontend, 'serial0');
-  engine.serial.onData = (bytes) => {
+  serial.onData = (bytes) => {
     chardev.write(bytes);
   };
   return () => {
-    engine.serial.onData = null;
+    serial.onData = null;
     chardev.detach(frontend);
   };
 }

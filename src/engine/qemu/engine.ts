@@ -9,15 +9,7 @@
  */
 import { ClosedError, ColoError, ProtocolError, messageOf } from '../../base/errors.ts';
 import { loggerFor } from '../../base/logger.ts';
-import type { QmpEvent } from '../../qmp/types.ts';
-import type {
-  CaptureOptions,
-  Engine,
-  EngineEvents,
-  EngineMonitor,
-  EngineState,
-  Snapshot,
-} from '../engine.ts';
+import type { CaptureOptions, Engine, EngineEvents, EngineState, Snapshot } from '../engine.ts';
 import { RamFile, RamSnapshots } from '../ram/index.ts';
 import { buildParts, hashParts, tellableParts } from './build.ts';
 import type { QemuChild } from './child.ts';
@@ -26,24 +18,13 @@ import { DiskPort } from './disk-port.ts';
 import { HiddenListener } from './hidden-socket.ts';
 import { QemuMachine } from './machine.ts';
 import type { Surroundings } from './machine.ts';
+import { QemuMonitor } from './monitor.ts';
 import { QemuNic, QemuSerial } from './ports.ts';
 import { QemuRefusedError } from './refusal.ts';
 import type { QemuSpec } from './spec.ts';
 import { Standby } from './standby.ts';
 
 const log = loggerFor('engine-qemu');
-
-/** QEMU's events that tell of what we ourselves do with it. */
-const OWN_EVENTS = new Set([
-  'STOP',
-  'RESUME',
-  'MIGRATION',
-  'MIGRATION_PASS',
-  'NETDEV_STREAM_CONNECTED',
-  'NETDEV_STREAM_DISCONNECTED',
-  'SHUTDOWN',
-  'RESET',
-]);
 
 /** The state machine: from where to where. What is not here does not happen, however calls and deaths overlap. */
 const NEXT: Readonly<Record<EngineState, readonly EngineState[]>> = {
@@ -54,17 +35,26 @@ const NEXT: Readonly<Record<EngineState, readonly EngineState[]>> = {
   stopped: [],
 };
 
-/** Run states of QEMU in which it has given the guest up (qapi/run-state.json). */
-const GIVEN_UP = ['internal-error', 'guest-panicked'];
-
-export class QemuEngine implements Engine, EngineMonitor {
+export class QemuEngine implements Engine {
   readonly engineName = 'qemu';
   readonly ramBytes: number;
   readonly nics: readonly QemuNic[];
   readonly serials: readonly QemuSerial[];
   onShutdown: EngineEvents['onShutdown'] = null;
-  onEvent: EngineMonitor['onEvent'] = null;
-  commands: ReadonlySet<string> = new Set();
+  onStopped: EngineEvents['onStopped'] = null;
+  onResumed: EngineEvents['onResumed'] = null;
+  readonly monitor = new QemuMonitor({
+    onBegin: () => this.#machine?.begins(),
+    onSelfStop: (state) => this.#stoppedByItself(state),
+    onSelfResume: () => {
+      if (this.#enter('running')) this.#machine?.begins();
+      this.onResumed?.();
+    },
+    onShutdown: (cause) => {
+      this.#enter('paused');
+      this.onShutdown?.('guest-shutdown', undefined, cause);
+    },
+  });
   readonly #spec: QemuSpec;
   #state: EngineState = 'created';
   #buildId = '';
@@ -77,8 +67,6 @@ export class QemuEngine implements Engine, EngineMonitor {
   /** The owner's call that is under way. Never rejects. */
   #work: Promise<unknown> | null = null;
   #stopping: Promise<void> | null = null;
-  /** We ask QEMU to stop: a STOP event is no news. */
-  #isPausing = false;
 
   constructor(spec: QemuSpec) {
     this.#spec = spec;
@@ -100,14 +88,6 @@ export class QemuEngine implements Engine, EngineMonitor {
 
   get buildParts(): readonly string[] {
     return tellableParts(buildParts(this.#spec));
-  }
-
-  get serial(): QemuSerial {
-    return this.serials[0]!;
-  }
-
-  get monitor(): EngineMonitor {
-    return this;
   }
 
   /** The process that runs the guest; 0: none. */
@@ -139,16 +119,9 @@ export class QemuEngine implements Engine, EngineMonitor {
   async pause(): Promise<void> {
     if (this.#state === 'paused') return;
     await this.#alone('pause', ['running'], async () => {
-      const { child } = this.#current();
+      this.#current();
       for (const nic of this.nics) nic.flush();
-      this.#isPausing = true;
-      try {
-        // What was sent to the guest so far shall be in the state that stands: QEMU takes one command a turn of its
-        // main loop, so between these two it has looked at its sockets.
-        await Promise.all([child.execute('query-status'), child.execute('stop')]);
-      } finally {
-        this.#isPausing = false;
-      }
+      await this.monitor.stop();
       this.#enter('paused');
       // What the guest said before lies in our sockets; a turn of the event loop reads it.
       await nextTurn();
@@ -166,7 +139,7 @@ export class QemuEngine implements Engine, EngineMonitor {
       this.#enter('running');
       machine.begins();
       try {
-        await machine.child.execute('cont');
+        await this.monitor.cont();
       } catch (error) {
         this.#enter('paused');
         throw error;
@@ -217,25 +190,24 @@ export class QemuEngine implements Engine, EngineMonitor {
       const next = before.isWaiting ? before : await this.#standby.take();
       try {
         this.#mustBe('load', 'paused');
-        if (next !== before) await before.retire();
+        if (next !== before) {
+          this.monitor.detach();
+          await before.retire();
+        }
         await memory.load(changes);
         if (next !== before) this.#adopt(next);
         await next.feed(state);
+        await this.monitor.attach(next.child);
         this.#mustBe('load', 'paused');
       } catch (error) {
         await next.retire();
         // It was a whole one before. Its owner hears it from here.
+        this.monitor.close(new ColoError('a state could not be loaded', { cause: error }));
         if (this.#enter('failed')) log.error({ err: error }, 'a state could not be loaded');
         throw error;
       }
       this.#standby.prepare();
     });
-  }
-
-  async execute(command: string, args: Readonly<Record<string, unknown>>): Promise<unknown> {
-    const machine = this.#current();
-    if (!command.startsWith('query-')) machine.begins();
-    return machine.child.execute(command, args);
   }
 
   stop(): Promise<void> {
@@ -245,6 +217,7 @@ export class QemuEngine implements Engine, EngineMonitor {
   }
 
   async #end(): Promise<void> {
+    this.monitor.close(new ClosedError('engine qemu: stopped'));
     // Whatever is under way ends with the processes that it talks to.
     for (const child of this.#children) void child.kill();
     await this.#work;
@@ -287,7 +260,7 @@ export class QemuEngine implements Engine, EngineMonitor {
     this.#snapshots = await RamSnapshots.open(ram);
     const machine = await this.#launch();
     this.#adopt(machine);
-    this.commands = await commandNames(machine.child);
+    await this.monitor.attach(machine.child);
     if (!this.#enter('paused')) throw new ClosedError('it was stopped');
   }
 
@@ -339,40 +312,27 @@ export class QemuEngine implements Engine, EngineMonitor {
   #adopt(machine: QemuMachine): void {
     this.#machine = machine;
     [...this.nics, ...this.serials].forEach((port, at) => port.attach(machine.ports[at] ?? null));
-    machine.child.onEvent = (event) => this.#onEvent(machine, event);
     void machine.child.ended.then((error) => {
       if (!machine.isRetired) this.#failed(error);
     });
   }
 
-  #onEvent(machine: QemuMachine, { event, data }: QmpEvent): void {
-    if (event === 'RESET' && data['guest'] === true) this.onShutdown?.('guest-reset');
-    if (event === 'SHUTDOWN' && data['guest'] === true) {
-      this.#enter('paused');
-      this.onShutdown?.('guest-shutdown');
+  /** An I/O error (werror=stop), a watchdog, a panic; or QEMU has given the guest up. */
+  #stoppedByItself(state: string): void {
+    if (state === 'internal-error') {
+      this.#failed(new ColoError('qemu gave the guest up: internal-error'));
+      return;
     }
-    if (event === 'STOP' && this.#state === 'running' && !this.#isPausing) {
-      this.#stoppedByItself(machine).catch((error: unknown) => log.debug({ err: error }, 'query-status'));
-    }
-    if (!OWN_EVENTS.has(event)) this.onEvent?.(event, data);
-  }
-
-  /** An I/O error (werror=stop), a watchdog, or QEMU has given the guest up. */
-  async #stoppedByItself(machine: QemuMachine): Promise<void> {
-    const { status } = (await machine.child.execute('query-status')) as { status: string };
-    if (GIVEN_UP.includes(status)) this.#failed(new ColoError(`qemu gave the guest up: ${status}`));
+    this.#enter('paused');
+    this.onStopped?.(state);
   }
 
   #failed(error: Error): void {
     if (!this.#enter('failed')) return;
+    this.monitor.close(error);
     log.error({ err: error }, 'the machine failed');
     this.onShutdown?.('failed', error);
   }
-}
-
-async function commandNames(child: QemuChild): Promise<ReadonlySet<string>> {
-  const answer = (await child.execute('query-commands')) as { name: string }[];
-  return new Set(answer.map(({ name }) => name));
 }
 
 function nextTurn(): Promise<void> {

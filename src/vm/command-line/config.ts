@@ -56,6 +56,8 @@ export interface VmConfig {
   startPaused: boolean;
   noShutdown: boolean;
   noReboot: boolean;
+  /** -action panic=: what a panic of the guest's kernel does, where there is a device that tells of it. */
+  panicAction: 'pause' | 'shutdown' | 'exit-failure' | 'none';
   /** Path of a firmware image, or null for SeaBIOS. */
   bios: string | null;
   pidfile: string | null;
@@ -88,6 +90,7 @@ export function emptyConfig(): VmConfig {
     startPaused: false,
     noShutdown: false,
     noReboot: false,
+    panicAction: 'shutdown',
     bios: null,
     pidfile: null,
     warnings: [],
