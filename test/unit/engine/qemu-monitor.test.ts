@@ -45,8 +45,8 @@ function rig(): Rig {
   const heard: string[] = [];
   const monitor = new QemuMonitor({
     onBegin: () => undefined,
-    onSelfStop: (state) => told.push(`stop ${state}`),
-    onSelfResume: () => told.push('resume'),
+    onSelfStop: (state) => void told.push(`stop ${state}`),
+    onSelfResume: () => void told.push('resume'),
     onShutdown: ({ guest, reason }) => told.push(`shutdown ${reason} ${guest}`),
   });
   monitor.onEvent = (name, data, { seconds }) => heard.push(`${name} ${JSON.stringify(data)} ${seconds}`);
@@ -193,6 +193,6 @@ describe('the monitor of an engine whose QEMU changes', () => {
     await turn();
     assert.deepEqual(told, ['stop io-error', 'stop io-error']);
     a.event('RESUME');
-    assert.equal(told.at(-1), 'resume');
+    assert.deepEqual(told, ['stop io-error', 'stop io-error', 'resume']);
   });
 });
