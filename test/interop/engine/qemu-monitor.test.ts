@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
+import { IoError } from '../../../src/base/errors.ts';
 import { commands } from '../../../src/monitor/commands/index.ts';
 import { refusedCommands, whyNotForwarded } from '../../../src/monitor/forwarding.ts';
 import { refusedLines } from '../../../src/monitor/hmp-forwarding.ts';
@@ -120,7 +121,7 @@ test('a guest that stands, sleeps, resets and ends by itself', { skip: noQemu },
   await writeKeyGuest(image);
   const q = await qemuVm(
     t,
-    `-device ib700 -device pvpanic -no-shutdown -drive if=ide,file=${image},format=raw`,
+    `-device ib700 -device pvpanic -no-shutdown -drive if=ide,file=${image},format=raw,werror=stop`,
   );
   const guest = new Console(q);
   const press = async (key: string): Promise<unknown> =>
@@ -167,6 +168,20 @@ test('a guest that stands, sleeps, resets and ends by itself', { skip: noQemu },
   assert.equal(await q.status(), 'guest-panicked');
   await q.execute('cont');
 
+  const [disk] = q.vm.disks.guestDisks;
+  assert.ok(disk);
+  const write = disk.write.bind(disk);
+  disk.write = () => Promise.reject(new IoError('ENOSPC', 'full'));
+  q.events.length = 0;
+  await press('d');
+  await q.event('STOP');
+  assert.equal(await q.status(), 'io-error');
+  const { data } = await q.event('BLOCK_IO_ERROR', (event) => event.data?.['action'] === 'stop');
+  assert.deepEqual([data?.['operation'], data?.['nospace']], ['write', true]);
+  disk.write = write;
+  await q.execute('cont');
+  await guest.until('k');
+
   q.events.length = 0;
   await press('o');
   await q.event('STOP');
@@ -181,4 +196,26 @@ test('a guest that stands, sleeps, resets and ends by itself', { skip: noQemu },
   await guest.until('>');
   await q.execute('system_powerdown');
   await q.event('POWERDOWN');
+});
+
+test('what ends a VM: -no-reboot, a panic', { skip: noQemu }, async (t) => {
+  const folder = await testFolder(t);
+  const image = path.join(folder, 'guest.raw');
+  await writeKeyGuest(image);
+  const disk = `-device pvpanic -drive if=ide,file=${image},format=raw`;
+  const ends: [string, string, string, object, number][] = [
+    ['-no-reboot', 'r', 'SHUTDOWN', { guest: true, reason: 'guest-reset' }, 0],
+    ['', 'p', 'GUEST_PANICKED', { action: 'poweroff' }, 0],
+    ['-action panic=exit-failure', 'p', 'SHUTDOWN', { guest: true, reason: 'guest-panic' }, 1],
+  ];
+  for (const [options, key, event, data, status] of ends) {
+    const q = await qemuVm(t, `${disk} ${options}`);
+    const guest = new Console(q);
+    await q.vm.start();
+    await guest.until('>');
+    await q.execute('send-key', { keys: [{ type: 'qcode', data: key }] });
+    assert.deepEqual((await q.event(event)).data, data);
+    assert.equal(await q.vm.ended, status);
+    await q.vm.close();
+  }
 });
