@@ -22,8 +22,12 @@ export interface EngineNic {
 
 /** A serial port of the guest, or another stream of characters that one of its devices has. */
 export interface EngineSerial {
-  write(bytes: Uint8Array): void;
+  /** Which chardev of ours is to be at its other end; absent for a serial port. */
+  readonly chardev?: string;
+  /** False: the guest is behind, wait for `onDrain`. The bytes have been taken all the same, within bounds. */
+  write(bytes: Uint8Array): boolean;
   onData: ((bytes: Uint8Array) => void) | null;
+  onDrain: (() => void) | null;
 }
 
 /** The disk as the engine uses it. Requests may overlap; a rejected promise is an I/O error for the guest. */
@@ -109,7 +113,7 @@ export interface Engine extends EngineEvents {
   /** What it is a hash of, as a person would compare it; an engine without choices has none. */
   readonly buildParts?: readonly string[];
   readonly nics: readonly EngineNic[];
-  /** ttyS0 first. */
+  /** ttyS0 first; behind the serial ports the streams of other devices. */
   readonly serials: readonly EngineSerial[];
   /** Null: this engine has none. */
   readonly monitor: EngineMonitor | null;

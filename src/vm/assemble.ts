@@ -28,6 +28,7 @@ import { VmEvents } from './events.ts';
 import { openNetdevs } from './netdevs.ts';
 import type { OpenNetdevs } from './netdevs.ts';
 import { chooseQemu } from './qemu-machine.ts';
+import { serialPortsOf } from './serial.ts';
 import { macOf, planQemu } from './qemu-plan.ts';
 import type { QemuPlan } from './qemu-plan.ts';
 
@@ -177,7 +178,7 @@ async function startQemu(
       options,
     })),
     nics: plan.nics,
-    serialPorts: 1,
+    serialPorts: serialPortsOf(config),
     incoming: config.incoming !== null,
   });
   await engine.start();

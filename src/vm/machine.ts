@@ -27,7 +27,7 @@ import type { OpenNetdevs } from './netdevs.ts';
 import { VmObjects } from './objects.ts';
 import { VmGuest } from './protected-guest.ts';
 import { RunControl } from './run-control.ts';
-import { connectSerial } from './serial.ts';
+import { bridgeChardevs, connectSerial, presentPorts } from './serial.ts';
 
 const log = loggerFor('vm');
 
@@ -131,11 +131,14 @@ export class VirtualMachine {
         const origin = originOf(options, `-object ${options['qom-type'] ?? ''}`);
         await withOrigin(origin, () => vm.objects.add(options));
       }
-      const { serial, incoming } = config;
-      if (serial) {
-        const connect = (): Promise<() => void> => connectSerial(vm.engine, serial, vm.chardevs);
+      const { serials, incoming } = config;
+      // A port that is not there is not counted, on the embedded engine's one port either.
+      for (const [at, serial] of presentPorts(serials).entries()) {
+        const connect = (): Promise<() => void> =>
+          connectSerial(vm.engine?.serials[at], serial, at, vm.chardevs);
         vm.#closers.push(await withOrigin(originOf(serial, '-serial'), connect));
       }
+      vm.#closers.push(bridgeChardevs(vm.engine, vm.chardevs));
       if (incoming === 'defer') vm.#setSilent(true);
       else if (incoming !== null) {
         await withOrigin(`-incoming ${incoming}`, () => vm.migration.listen(incoming));

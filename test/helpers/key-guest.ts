@@ -1,5 +1,5 @@
 /**
- * A guest of one boot sector that does what a key asks for, and says each key on its serial port: `w` watchdog (ib700),
+ * A guest of one boot sector that does what a key, or a byte of its serial port, asks for, and says each there: `w` watchdog (ib700),
  * `p` panic (pvpanic), `s` ACPI S3, `o` power-off, `r` reset, `d` a write of the disk's second sector (then `k` or `E`).
  * It says `>` when it is ready. Its machine is `pc` with SeaBIOS; ports and values are those of QEMU's devices.
  */
@@ -43,8 +43,9 @@ export function keyGuestSector(): Uint8Array {
   ];
   const loop = code.length;
   const back = (): void => void code.push(0xe9, ...word((loop - (code.length + 3)) & 0xffff));
-  // int 16h: wait for a key; say it.
-  code.push(0xb4, 0x00, 0xcd, 0x16, ...SAY);
+  // hlt; a key (int 16h)? else a byte of the serial port? else again. Say it.
+  const line = [0xba, ...word(0x3fd), 0xec, 0xa8, 0x01, 0x74, 0xf1, 0xba, ...word(0x3f8), 0xec, 0xeb, 0x04];
+  code.push(0xf4, 0xb4, 0x01, 0xcd, 0x16, 0x75, line.length, ...line, 0xb4, 0x00, 0xcd, 0x16, ...SAY);
   for (const [key, port, value, bits] of OUT) {
     const load = bits === 8 ? [0xb0, value] : [0xb8, ...word(value)];
     const act = [0xba, ...word(port), ...load, bits === 8 ? 0xee : 0xef];

@@ -75,7 +75,15 @@ export class QemuVm {
 /** Words are separated by blanks. The VM is closed when the test ends. */
 export async function qemuVm(t: Pick<TestContext, 'after'>, line = ''): Promise<QemuVm> {
   const words = line.split(' ').filter((word) => word !== '');
-  const config = parseCommandLine(['-accel', 'tcg', '-m', '16', '-nodefaults', ...words]);
+  const config = parseCommandLine([
+    '-accel',
+    'tcg',
+    '-m',
+    '16',
+    '-nodefaults',
+    ...(words.includes('-serial') ? [] : ['-serial', 'null']),
+    ...words,
+  ]);
   const vm = await VirtualMachine.create(config, {
     firmware: () => Promise.reject(new Error('QEMU has its own')),
     warn: () => undefined,

@@ -72,10 +72,10 @@ export class QemuEngine implements Engine {
     this.#spec = spec;
     this.ramBytes = spec.ramBytes;
     this.nics = spec.nics.map((nic) => new QemuNic(nic));
-    this.serials = Array.from(
-      { length: Math.max(1, spec.serialPorts + spec.chardevs.length) },
-      () => new QemuSerial(),
-    );
+    this.serials = [
+      ...Array.from({ length: spec.serialPorts }, () => new QemuSerial()),
+      ...spec.chardevs.map((id) => new QemuSerial(id)),
+    ];
   }
 
   get state(): EngineState {

@@ -6,6 +6,8 @@ import type { Options } from './keyval.ts';
 /** Where a character stream goes: QMP monitors and serial ports. */
 export type StreamTarget =
   | { readonly type: 'none' }
+  /** A serial port that is there, and leads nowhere. */
+  | { readonly type: 'null' }
   | { readonly type: 'stdio' }
   | { readonly type: 'socket'; readonly options: Options }
   | { readonly type: 'file'; readonly path: string }
@@ -39,8 +41,8 @@ export interface VmConfig {
   accelOption: string;
   memoryBytes: number;
   qmp: StreamTarget[];
-  /** ttyS0; null: not given. */
-  serial: StreamTarget | null;
+  /** ttyS0 first, as given; `none`: no such port. */
+  serials: StreamTarget[];
   nographic: boolean;
   /** No device that was not asked for: with -nographic, no serial port on standard output. */
   noDefaults: boolean;
@@ -76,7 +78,7 @@ export function emptyConfig(): VmConfig {
     accelOption: '',
     memoryBytes: 128 * 1024 * 1024,
     qmp: [],
-    serial: null,
+    serials: [],
     nographic: false,
     noDefaults: false,
     uuid: null,
