@@ -7,6 +7,7 @@
  * RAM and device state travel as snapshots. An engine keeps the last captured or loaded state as its baseline, so that
  * a later snapshot holds only what changed and a load can undo what the guest did since.
  */
+import type { Socket } from 'node:net';
 import type { QmpTimestamp, QmpVersion } from '../qmp/types.ts';
 
 /** One NIC of the guest. */
@@ -42,6 +43,15 @@ export interface EngineDisk {
   writeZeroes?(offset: number, length: number, unmap: boolean): Promise<void>;
   /** A hint that the content is needed no more. */
   discard?(offset: number, length: number): Promise<void>;
+}
+
+/** The screen of an engine that has a VNC server (RFB). */
+export interface EngineDisplay {
+  /**
+   * A new connection to the server of the machine that runs; waits for one that takes over, within bounds. It ends when
+   * the machine is replaced. Throws ClosedError when there is none any more.
+   */
+  connect(): Promise<Socket>;
 }
 
 /** The monitor of an engine that has one of its own: commands that are not ours go there, its events are relayed. */
@@ -117,6 +127,8 @@ export interface Engine extends EngineEvents {
   readonly serials: readonly EngineSerial[];
   /** Null: this engine has none. */
   readonly monitor: EngineMonitor | null;
+  /** Absent: none, or none was asked for. */
+  readonly display?: EngineDisplay;
   /** Builds the machine; it stays paused. Throws when it cannot be built. */
   start(): Promise<void>;
   /** When it ends no vCPU runs and no disk request is in flight. Idempotent. */

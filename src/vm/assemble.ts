@@ -24,6 +24,7 @@ import { planDevices } from './devices.ts';
 import type { DevicePlan } from './devices.ts';
 import { planDrives } from './disk-options.ts';
 import { VmDisks } from './disks.ts';
+import { vncOptionsOf } from './vnc/address.ts';
 import { VmEvents } from './events.ts';
 import { openNetdevs } from './netdevs.ts';
 import type { OpenNetdevs } from './netdevs.ts';
@@ -179,6 +180,7 @@ async function startQemu(
     })),
     nics: plan.nics,
     serialPorts: serialPortsOf(config),
+    vnc: config.vnc === null ? null : vncOptionsOf(config.vnc),
     incoming: config.incoming !== null,
   });
   await engine.start();

@@ -27,6 +27,8 @@ import type { OpenNetdevs } from './netdevs.ts';
 import { VmObjects } from './objects.ts';
 import { VmGuest } from './protected-guest.ts';
 import { RunControl } from './run-control.ts';
+import { vncAddressOf } from './vnc/address.ts';
+import { VncServer } from './vnc/server.ts';
 import { bridgeChardevs, connectSerial, presentPorts } from './serial.ts';
 
 const log = loggerFor('vm');
@@ -55,6 +57,7 @@ export class VirtualMachine {
   readonly #ended = new Deferred<number>();
   readonly #closers: (() => Promise<void> | void)[] = [];
   #isEnding = false;
+  #vnc: VncServer | null = null;
 
   private constructor(config: VmConfig, parts: Parts) {
     this.config = config;
@@ -139,6 +142,7 @@ export class VirtualMachine {
         vm.#closers.push(await withOrigin(originOf(serial, '-serial'), connect));
       }
       vm.#closers.push(bridgeChardevs(vm.engine, vm.chardevs));
+      await vm.#openVnc();
       if (incoming === 'defer') vm.#setSilent(true);
       else if (incoming !== null) {
         await withOrigin(`-incoming ${incoming}`, () => vm.migration.listen(incoming));
@@ -156,6 +160,10 @@ export class VirtualMachine {
 
   get netdevs(): ReadonlyMap<string, Netdev> {
     return this.#networks.netdevs;
+  }
+
+  get vnc(): VncServer | null {
+    return this.#vnc;
   }
 
   /** Resolves with the exit status when the VM is to end. */
@@ -263,6 +271,21 @@ export class VirtualMachine {
     return panicAction === 'exit-failure' || (panicAction === 'shutdown' && !noShutdown);
   }
 
+  async #openVnc(): Promise<void> {
+    const display = this.engine?.display;
+    const { vnc } = this.config;
+    if (!display || vnc === null) return;
+    const server = await withOrigin(`-vnc ${vnc}`, () =>
+      VncServer.open(vncAddressOf(vnc), {
+        display,
+        isFollowing: () => this.run.isFollower || this.run.state === 'inmigrate',
+        emit: (event, data) => this.emit(event, data),
+      }),
+    );
+    this.#vnc = server;
+    this.#closers.push(() => server.close());
+  }
+
   /** A machine that waits for a guest neither hears the wire nor speaks on it. */
   #setSilent(silent: boolean): void {
     for (const netdev of this.netdevs.values()) netdev.wireEnabled = !silent;
@@ -317,6 +340,11 @@ export class VirtualMachine {
     engine.onResumed = () => this.run.resumedItself();
     if (engine.monitor) {
       engine.monitor.onEvent = (event, data, timestamp) => {
+        if (this.#vnc && event.startsWith('VNC_')) {
+          // Its clients are our connections.
+          if (event === 'VNC_INITIALIZED') this.#vnc.initialized(data);
+          return;
+        }
         const isEnd = event === 'GUEST_PANICKED' && this.#endsByPanic;
         this.events.relay({ event, data: isEnd ? { ...data, action: 'poweroff' } : data, timestamp });
       };

@@ -7,9 +7,17 @@
  * new one gets the device state and runs the guest. Disks, NICs and serial ports are at our sockets and stay. Whatever
  * can be refused is refused before the old one is killed; a load that fails later leaves no whole state: `failed`.
  */
+import type { Socket } from 'node:net';
 import { ClosedError, ColoError, ProtocolError, messageOf } from '../../base/errors.ts';
 import { loggerFor } from '../../base/logger.ts';
-import type { CaptureOptions, Engine, EngineEvents, EngineState, Snapshot } from '../engine.ts';
+import type {
+  CaptureOptions,
+  Engine,
+  EngineDisplay,
+  EngineEvents,
+  EngineState,
+  Snapshot,
+} from '../engine.ts';
 import { RamFile, RamSnapshots } from '../ram/index.ts';
 import { buildParts, hashParts, tellableParts } from './build.ts';
 import type { QemuChild } from './child.ts';
@@ -55,6 +63,7 @@ export class QemuEngine implements Engine {
       this.onShutdown?.('guest-shutdown', undefined, cause);
     },
   });
+  readonly display?: EngineDisplay;
   readonly #spec: QemuSpec;
   #state: EngineState = 'created';
   #buildId = '';
@@ -72,6 +81,13 @@ export class QemuEngine implements Engine {
     this.#spec = spec;
     this.ramBytes = spec.ramBytes;
     this.nics = spec.nics.map((nic) => new QemuNic(nic));
+    if ((spec.vnc ?? null) !== null) {
+      const connect = async (): Promise<Socket> => {
+        await this.monitor.ready('vnc');
+        return await this.#current().connectDisplay();
+      };
+      this.display = { connect };
+    }
     this.serials = [
       ...Array.from({ length: spec.serialPorts }, () => new QemuSerial()),
       ...spec.chardevs.map((id) => new QemuSerial(id)),

@@ -105,7 +105,7 @@ export class QemuMonitor implements EngineMonitor {
 
   async execute(command: string, args: Readonly<Record<string, unknown>>): Promise<unknown> {
     for (let repeats = 0; ; repeats++) {
-      const child = await this.#ready(command);
+      const child = await this.ready(command);
       if (!command.startsWith('query-')) this.#hooks.onBegin();
       try {
         const result = await child.qmp.execute(command, args, { timeoutMs: COMMAND_DEADLINE_MS });
@@ -124,7 +124,7 @@ export class QemuMonitor implements EngineMonitor {
    * before it stops.
    */
   async stop(): Promise<void> {
-    const { qmp } = await this.#ready('stop');
+    const { qmp } = await this.ready('stop');
     await this.#command(async () => {
       qmp.execute('query-status').catch(() => undefined);
       const stopped = qmp.execute('stop');
@@ -137,7 +137,7 @@ export class QemuMonitor implements EngineMonitor {
   }
 
   async cont(): Promise<void> {
-    const { qmp } = await this.#ready('cont');
+    const { qmp } = await this.ready('cont');
     await this.#command(() => qmp.execute('cont'));
   }
 
@@ -150,7 +150,8 @@ export class QemuMonitor implements EngineMonitor {
     }
   }
 
-  async #ready(command: string): Promise<MonitoredChild> {
+  /** Waits for a process, within bounds; `command` is for the error. Throws ClosedError, TimeoutError. */
+  async ready(command: string): Promise<MonitoredChild> {
     if (!this.#child && !this.#failure) await withDeadline(this.#next.promise, SWAP_DEADLINE_MS, command);
     if (this.#failure)
       throw new ClosedError(`${command}: the machine is gone: ${this.#failure.message}`, {

@@ -17,6 +17,12 @@ const setAction = z.strictObject({
   watchdog: z.enum(['reset', 'shutdown', 'poweroff', 'pause', 'debug', 'none', 'inject-nmi']).optional(),
 });
 
+interface VncInfo {
+  readonly enabled: boolean;
+  readonly id?: string;
+  readonly auth?: string;
+}
+
 export const engineCommands = [
   /** What ends the VM is decided here: the engine's process always stays (`shutdown=pause`). */
   command('set-action', setAction, async (vm, { shutdown, ...others }) => {
@@ -31,6 +37,24 @@ export const engineCommands = [
   command('query-qmp-schema', noArguments, async (vm) => {
     mustHaveMonitor(vm, 'query-qmp-schema');
     return mergedSchema(await askEngine(vm, 'query-qmp-schema'), commands);
+  }),
+  command('query-vnc', noArguments, async (vm) => {
+    mustHaveMonitor(vm, 'query-vnc');
+    const info = (await askEngine(vm, 'query-vnc')) as VncInfo;
+    const { vnc } = vm;
+    if (!vnc?.server) return { enabled: info.enabled, clients: [] };
+    const { host, service, family } = vnc.server;
+    return { ...info, host, service, family, clients: vnc.clients };
+  }),
+  command('query-vnc-servers', noArguments, async (vm) => {
+    mustHaveMonitor(vm, 'query-vnc-servers');
+    const servers = (await askEngine(vm, 'query-vnc-servers')) as (VncInfo & { server: object[] })[];
+    const { vnc } = vm;
+    return servers.map((info) => ({
+      ...info,
+      server: vnc?.server ? info.server.map((one) => ({ ...one, ...vnc.server })) : [],
+      clients: vnc?.clients ?? [],
+    }));
   }),
 ];
 
