@@ -152,7 +152,7 @@ export class ColoSecondary {
     try {
       await Promise.all(networks.map(async (net) => net.peerMarks?.('secondary', peerMarks)));
       for (const net of networks) net.peerHeldOutput?.(heldOutput);
-      await guest.engine.load([snapshot]);
+      await guest.engine.load([snapshot], () => this.#now() - peerRuns);
       for (const disk of this.#disks) await disk.commit('secondary');
       for (const net of networks) await net.commit('secondary');
       this.#torn = null;

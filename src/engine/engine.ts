@@ -146,8 +146,10 @@ export interface Engine extends EngineEvents {
    * baseline. All or nothing: a snapshot that does not fit is refused (ProtocolError) before anything changes. A load
    * that fails later leaves no whole state: `failed`.
    * The buffers may be transferred away; the caller must not use them afterwards.
+   * `lateMs`: how far behind the guest's clock is by now, for an engine that can move it here alone; others do so in
+   * `resume`.
    */
-  load(snapshots: readonly Snapshot[]): Promise<void>;
+  load(snapshots: readonly Snapshot[], lateMs?: () => number): Promise<void>;
   /**
    * Takes a snapshot of RAM alone ahead of the load that will need it, so that nobody has to keep it: the guest is as it
    * was until then. An engine without this gets all of them at the load.

@@ -225,7 +225,8 @@ export class VirtualMachine {
     this.#isEnding = true;
     this.emit('SHUTDOWN', { ...cause });
     const failed =
-      reason === 'host-error' || (reason === 'guest-panic' && this.config.panicAction === 'exit-failure');
+      reason === 'host-error' ||
+      (cause.reason === 'guest-panic' && this.config.panicAction === 'exit-failure');
     setImmediate(() => this.#ended.resolve(failed ? 1 : 0));
   }
 

@@ -18,11 +18,13 @@ import type {
   EngineState,
   Snapshot,
 } from '../engine.ts';
-import { RamFile, RamSnapshots } from '../ram/index.ts';
+import { RamFile, RamSnapshots, SoftDirtyTracker, whyNoSoftDirty } from '../ram/index.ts';
 import { buildParts, hashParts, tellableParts } from './build.ts';
 import type { QemuChild } from './child.ts';
 import { decodeDevice, encodeDevice } from './device-codec.ts';
+import type { DeviceState } from './device-codec.ts';
 import { DiskPort } from './disk-port.ts';
+import { moveClock } from './guest-clock.ts';
 import { HiddenListener } from './hidden-socket.ts';
 import { QemuMachine } from './machine.ts';
 import type { Surroundings } from './machine.ts';
@@ -33,6 +35,9 @@ import type { QemuSpec } from './spec.ts';
 import { Standby } from './standby.ts';
 
 const log = loggerFor('engine-qemu');
+
+/** A load after which the guest stayed stopped for longer says nothing about the next one. */
+const MAX_FEED_MS = 500;
 
 /** The state machine: from where to where. What is not here does not happen, however calls and deaths overlap. */
 const NEXT: Readonly<Record<EngineState, readonly EngineState[]>> = {
@@ -70,12 +75,20 @@ export class QemuEngine implements Engine {
   #around: Surroundings | null = null;
   #snapshots: RamSnapshots | null = null;
   #machine: QemuMachine | null = null;
+  /** The state of the devices that was captured or loaded last, of which the next one tells the difference. */
+  #device: DeviceState | null = null;
   readonly #standby = new Standby(() => this.#launch());
   /** All that have been started and have not ended. */
   readonly #children = new Set<QemuChild>();
   /** The owner's call that is under way. Never rejects. */
   #work: Promise<unknown> | null = null;
   #stopping: Promise<void> | null = null;
+  #isLoading = false;
+  /** The clock is in the state of the devices (guest-clock.ts). */
+  #hasMovableClock = false;
+  /** When a clock was moved last, and how long it took from there until the guest ran. */
+  #caughtUpAt = -Infinity;
+  #feedMs = 10;
 
   constructor(spec: QemuSpec) {
     this.#spec = spec;
@@ -146,6 +159,7 @@ export class QemuEngine implements Engine {
     });
   }
 
+  /** How late the guest is has been told to `load`: the clock is part of what QEMU is fed. */
   async resume(): Promise<void> {
     if (this.#state === 'running') return;
     await this.#alone('resume', ['paused'], async () => {
@@ -156,6 +170,9 @@ export class QemuEngine implements Engine {
       machine.begins();
       try {
         await this.monitor.cont();
+        const feedMs = performance.now() - this.#caughtUpAt;
+        if (feedMs < MAX_FEED_MS) this.#feedMs = feedMs;
+        this.#caughtUpAt = -Infinity;
       } catch (error) {
         this.#enter('paused');
         throw error;
@@ -171,19 +188,29 @@ export class QemuEngine implements Engine {
   }
 
   capture(options: CaptureOptions): Promise<Snapshot> {
-    const ramOnly = options.ramOnly ?? false;
+    const { full, ramOnly = false, maxPages } = options;
     return this.#alone('capture', ramOnly ? ['paused', 'running'] : ['paused'], async () => {
       const machine = this.#current();
       if (machine.isWaiting) throw new ColoError('engine qemu: the machine waits for a state');
       const [ram, device] = await bothOf(
-        this.#memory().capture({ full: options.full }),
+        this.#memory().capture({ full, isStill: !ramOnly, ...(maxPages === undefined ? {} : { maxPages }) }),
         ramOnly ? Promise.resolve(null) : machine.captureState(),
       );
-      return {
-        ram: ram.ram,
-        device: device ? encodeDevice(ram.id, device) : new Uint8Array(0),
-        pages: ram.pages,
-      };
+      // Whoever takes a full one holds nothing of ours.
+      if (full) this.#device = null;
+      const { pages, more } = ram;
+      if (!device) return { ram: ram.ram, device: new Uint8Array(0), pages, more };
+      const state = { id: ram.id, stream: device };
+      const encoded = encodeDevice(state, this.#device);
+      this.#device = state;
+      return { ram: ram.ram, device: encoded, pages, more };
+    });
+  }
+
+  stage({ ram }: Snapshot): Promise<void> {
+    return this.#alone('stage', ['paused'], async () => {
+      const memory = this.#memory();
+      await memory.stage(memory.check([ram]));
     });
   }
 
@@ -192,35 +219,40 @@ export class QemuEngine implements Engine {
     if (!this.#current().isWaiting) await this.#standby.wait();
   }
 
-  load(snapshots: readonly Snapshot[]): Promise<void> {
+  load(snapshots: readonly Snapshot[], lateMs?: () => number): Promise<void> {
     return this.#alone('load', ['paused'], async () => {
       if (snapshots.length === 0) return;
       if (!this.#spec.incoming)
         throw new ColoError('engine qemu: only a machine with -incoming takes a state');
       const memory = this.#memory();
       const changes = memory.check(snapshots.map(({ ram }) => ram));
-      const last = snapshots.findLast(({ device }) => device.byteLength > 0);
-      if (!last) throw new ProtocolError('snapshot: the state of the devices is missing');
-      const state = decodeDevice(last.device, changes[snapshots.indexOf(last)]!.id);
+      const state = this.#decodeDevices(snapshots, changes);
       const before = this.#current();
       const next = before.isWaiting ? before : await this.#standby.take();
       try {
         this.#mustBe('load', 'paused');
+        this.#isLoading = true;
         if (next !== before) {
           this.monitor.detach();
-          await before.retire();
+          this.#adopt(next);
         }
+        // The one before stands still, and its page tables say what its guest wrote.
         await memory.load(changes);
-        if (next !== before) this.#adopt(next);
-        await next.feed(state);
+        const stream = lateMs ? this.#caughtUp(state, lateMs()) : state.stream;
+        await bothOf(next.feed(stream), next === before ? Promise.resolve() : before.retire());
         await this.monitor.attach(next.child);
+        this.#device = state;
+        this.#trackWrites(next);
+        if (next.child.isOver) throw await next.child.ended;
         this.#mustBe('load', 'paused');
       } catch (error) {
-        await next.retire();
+        await bothOf(next.retire(), before.retire());
         // It was a whole one before. Its owner hears it from here.
         this.monitor.close(new ColoError('a state could not be loaded', { cause: error }));
         if (this.#enter('failed')) log.error({ err: error }, 'a state could not be loaded');
         throw error;
+      } finally {
+        this.#isLoading = false;
       }
       this.#standby.prepare();
     });
@@ -277,6 +309,9 @@ export class QemuEngine implements Engine {
     const machine = await this.#launch();
     this.#adopt(machine);
     await this.monitor.attach(machine.child);
+    this.#trackWrites(machine);
+    const kvm = (await machine.child.execute('query-kvm')) as { enabled: boolean };
+    this.#hasMovableClock = !kvm.enabled;
     if (!this.#enter('paused')) throw new ClosedError('it was stopped');
   }
 
@@ -311,6 +346,23 @@ export class QemuEngine implements Engine {
     return this.#machine;
   }
 
+  /** The stream with the clock as it shall be when the guest runs, which is a moment after this. */
+  #caughtUp({ stream }: DeviceState, lateMs: number): Uint8Array {
+    if (!this.#hasMovableClock) return stream;
+    this.#caughtUpAt = performance.now();
+    return moveClock(stream, this.#device?.stream ?? null, lateMs + this.#feedMs);
+  }
+
+  /** Throws ProtocolError. The last one that has a device part counts; it may build on those before. */
+  #decodeDevices(snapshots: readonly Snapshot[], changes: readonly { readonly id: bigint }[]): DeviceState {
+    let state: DeviceState | null = null;
+    for (const [at, { device }] of snapshots.entries()) {
+      if (device.length > 0) state = decodeDevice(device, changes[at]!.id, state ?? this.#device);
+    }
+    if (!state) throw new ProtocolError('snapshot: the state of the devices is missing');
+    return state;
+  }
+
   #memory(): RamSnapshots {
     if (!this.#snapshots) throw new ClosedError('engine qemu: there is no machine');
     return this.#snapshots;
@@ -329,8 +381,21 @@ export class QemuEngine implements Engine {
     this.#machine = machine;
     [...this.nics, ...this.serials].forEach((port, at) => port.attach(machine.ports[at] ?? null));
     void machine.child.ended.then((error) => {
-      if (!machine.isRetired) this.#failed(error);
+      // In a load that is the load's own failure.
+      if (machine === this.#machine && !machine.isRetired && !this.#isLoading) this.#failed(error);
     });
+  }
+
+  /** Where the kernel can say which pages a process has written, most need not be compared. */
+  #trackWrites({ child }: QemuMachine): void {
+    // A page that a balloon gave back is zero without having been written.
+    if (this.#spec.args.some((arg) => arg.includes('balloon')) || whyNoSoftDirty() !== null) return;
+    if (!this.#around || !this.#snapshots) return;
+    try {
+      this.#snapshots.track(SoftDirtyTracker.open(child.pid, this.#around.ram));
+    } catch (error) {
+      log.info({ err: error }, 'all of the guest’s RAM is compared at each checkpoint');
+    }
   }
 
   /** An I/O error (werror=stop), a watchdog, a panic; or QEMU has given the guest up. */

@@ -4,6 +4,10 @@ import { describe, it } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import { Deferred } from '../../../src/base/async.ts';
 import { ColoError, ProtocolError } from '../../../src/base/errors.ts';
+import type { Snapshot } from '../../../src/engine/engine.ts';
+import { decodeDevice } from '../../../src/engine/qemu/device-codec.ts';
+import { findClock } from '../../../src/engine/qemu/guest-clock.ts';
+import type { GuestClock } from '../../../src/engine/qemu/guest-clock.ts';
 import { memoryDisk } from '../../unit/engine/mini-guest.ts';
 import { bootedQemu, skipReason, specOf, unstarted, waitingQemu } from './qemu-machines.ts';
 
@@ -178,6 +182,29 @@ void describe('QemuEngine', { skip: skipReason }, () => {
     assert.deepEqual(b.engine.pids, []);
   });
 
+  it('moves the clock of a guest that comes late, and its time stamp counter with it', async () => {
+    await using a = await bootedQemu();
+    await using b = await waitingQemu();
+    await a.engine.pause();
+    const first = await a.engine.capture({ full: true });
+    const one = clockOf(first);
+    await b.engine.load([first]);
+    await a.engine.resume();
+    await a.console.counter();
+    await a.engine.pause();
+    const delta = await a.engine.capture({ full: false });
+    await b.engine.load([delta], () => 5000);
+    const two = clockOf(await a.engine.capture({ full: true }));
+    const moved = clockOf(await b.engine.capture({ full: true }));
+    const ahead = Number(moved.nanoseconds - two.nanoseconds) / 1e6;
+    assert.ok(ahead >= 5000 && ahead < 5100, `${ahead} ms`);
+    const rate = Number(two.ticks - one.ticks) / Number(two.nanoseconds - one.nanoseconds);
+    const ticks = Number(moved.ticks - two.ticks) / 1e6;
+    assert.ok(Math.abs(ticks / rate - ahead) < 1, `${ticks} million ticks, ${rate} a ns`);
+    await b.engine.resume();
+    assert.ok((await b.console.counter()) > 0);
+  });
+
   it('does one thing at a time', async () => {
     await using a = await bootedQemu();
     await a.engine.pause();
@@ -192,18 +219,34 @@ void describe('QemuEngine', { skip: skipReason }, () => {
     const told = new Deferred<string>();
     machine.engine.onShutdown = (reason) => told.resolve(reason);
     machine.console.send('b');
-    const pausing = machine.engine.pause();
+    // The pause may come before the guest has read that, or in the middle.
+    for (;;) {
+      await machine.engine.pause();
+      if (told.settled) break;
+      await machine.engine.resume();
+      await setImmediate();
+    }
     assert.equal(await told.promise, 'guest-shutdown');
-    await pausing;
+    assert.equal(machine.engine.state, 'paused');
+    await assert.rejects(machine.engine.resume(), /[Rr]eset/);
     assert.equal(machine.engine.state, 'paused');
     await using other = await bootedQemu();
     const reset = new Deferred<string>();
-    other.engine.onShutdown = (reason) => reset.resolve(reason);
+    other.engine.monitor.onEvent = (name, data) => {
+      if (name === 'RESET') reset.resolve(String(data['reason']));
+    };
     other.console.send('b');
     assert.equal(await reset.promise, 'guest-reset');
     await other.console.waitFor(/R/);
   });
 });
+
+function clockOf({ ram, device }: Snapshot): GuestClock {
+  const id = Buffer.from(ram.buffer, ram.byteOffset).readBigUInt64LE(16);
+  const clock = findClock(decodeDevice(device, id, null).stream);
+  assert.ok(clock);
+  return clock;
+}
 
 function patched(bytes: Uint8Array, at: number): Uint8Array {
   const copy = bytes.slice();
