@@ -128,8 +128,7 @@ const PANIC_ACTIONS = ['pause', 'shutdown', 'exit-failure', 'none'] as const;
 function choice<T extends string>(options: Options, name: string, values: readonly T[]): T {
   const given = options[name] ?? '';
   const known = values.find((value) => value === given);
-  if (known === undefined)
-    throw new ParameterError(`Parameter '${name}' does not accept value '${given}'`);
+  if (known === undefined) throw new ParameterError(`Parameter '${name}' does not accept value '${given}'`);
   return known;
 }
 
