@@ -38,6 +38,12 @@ async function timed(work: () => unknown): Promise<number> {
   return performance.now() - from;
 }
 
+/** Processor time of all threads since `from`, in ms: what a busy machine changes less than the time on the wall. */
+function cpuMs(from: NodeJS.CpuUsage): number {
+  const { user, system } = process.cpuUsage(from);
+  return (user + system) / 1000;
+}
+
 /** Shared memory that this process has in its page tables, in MiB. */
 function sharedMib(): number {
   return Number(/RssShmem:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))![1]) / 1024;
@@ -47,12 +53,13 @@ interface Sample {
   readonly gib: number;
   readonly pages: number;
   readonly ms: number;
+  readonly cpuMs: number;
 }
 
 /** ms for each GiB and for each thousand pages. */
-function fit(samples: readonly Sample[]): { a: number; b: number } {
+function fit(samples: readonly Sample[], what: 'ms' | 'cpuMs'): { a: number; b: number } {
   let [gg, gp, pp, gm, pm] = [0, 0, 0, 0, 0];
-  for (const { gib, pages, ms } of samples) {
+  for (const { gib, pages, [what]: ms } of samples) {
     const p = pages / 1000;
     gg += gib * gib;
     gp += gib * p;
@@ -95,9 +102,10 @@ async function measure(mib: number, samples: Map<number, Sample[]>): Promise<voi
       note('one thread, compare only', await timed(() => findChangedPages(ram.bytes, copy, list)));
       for (const { threads, snapshots } of all) {
         let pages = 0;
+        const before = process.cpuUsage();
         const ms = await timed(async () => ({ pages } = await snapshots.capture({ full: false })));
         note(`capture, ${threads} threads`, ms);
-        samples.set(threads, [...(samples.get(threads) ?? []), { gib, pages, ms }]);
+        samples.set(threads, [...(samples.get(threads) ?? []), { gib, pages, ms, cpuMs: cpuMs(before) }]);
         await sleep(1);
       }
     }
@@ -146,7 +154,14 @@ console.log(`${availableParallelism()} processors, load ${loadavg()[0]!.toFixed(
 const samples = new Map<number, Sample[]>();
 for (const mib of numbers(values.mib)) await measure(mib, samples);
 for (const [threads, list] of samples) {
-  const { a, b } = fit(list);
-  console.log(`${threads} threads: ${a.toFixed(0)} ms × GiB + ${b.toFixed(2)} ms × thousand changed pages`);
+  for (const [what, name] of [
+    ['ms', 'time'],
+    ['cpuMs', 'processor time'],
+  ] as const) {
+    const { a, b } = fit(list, what);
+    console.log(
+      `${threads} threads, ${name}: ${a.toFixed(0)} ms × GiB + ${b.toFixed(2)} ms × thousand changed pages`,
+    );
+  }
 }
 await measureSparse(Number(values['sparse-mib']));

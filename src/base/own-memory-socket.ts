@@ -6,21 +6,18 @@
 import { Socket } from 'node:net';
 import type { OnReadOpts, SocketConstructorOpts } from 'node:net';
 
-/** Where bytes go. `received` is told after each read, and may not throw. */
+/** Where bytes go. `received` is told after each read, and may not throw. False: nothing is read until `resume`. */
 export interface ReceivingMemory {
   /** Always the same memory, or what is asked for before each read; that may not throw either. */
   readonly buffer: Uint8Array | (() => Uint8Array);
-  received(count: number): void;
+  received(count: number): boolean;
 }
 
 /** The option of a socket that is going to connect. */
 export function intoMemory(memory: ReceivingMemory): SocketConstructorOpts & { readonly onread: OnReadOpts } {
   const onread = {
     buffer: memory.buffer,
-    callback: (count: number) => {
-      memory.received(count);
-      return true;
-    },
+    callback: (count: number) => memory.received(count),
   };
   return { onread };
 }

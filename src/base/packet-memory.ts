@@ -77,8 +77,10 @@ class PacketMemory {
 
 const memory = new PacketMemory(PACKET_MEMORY_BYTES);
 
+/** What one read brings at most. A unix socket holds less (net.core.wmem_default), so that one read empties it. */
+export const RECEIVE_BYTES = 256 * 1024;
 /** What sockets read into whose bytes are used up when the callback of the read ends. One serves all of them. */
-export const RECEIVE_SLAB = memory.take(64 * 1024);
+export const RECEIVE_SLAB = memory.take(RECEIVE_BYTES);
 
 /** A piece of the block, or of memory of its own when that is used up. */
 export function takePacketMemory(bytes: number): Buffer {

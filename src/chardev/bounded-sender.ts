@@ -7,7 +7,8 @@
  *
  * A socket mostly takes a piece within the call; then the same place of the slab serves the next one and nothing is
  * allocated. While something is still waiting the slab's used part belongs to the stream: the position moves on, and a
- * full slab is used again when the stream has emptied.
+ * full slab is put aside until the stream has done with the last piece of it. So a stream that is behind all the time
+ * (never empty, never stuck) goes round a few slabs.
  */
 import type { Writable } from 'node:stream';
 import { copyPacketBytes, takePacketMemory } from '../base/packet-memory.ts';
@@ -19,28 +20,35 @@ export const UNSENT_LIMIT_BYTES = 4 * 1024 * 1024;
 const PIECE_BYTES = 64 * 1024;
 /** A piece below that bound and the largest framed packet (69632 bytes and an 8 byte header). */
 const SLAB_BYTES = PIECE_BYTES + 72 * 1024;
-/** Slabs that are kept for later. What a long stall takes beyond them is left to the garbage collector. */
-const KEPT_SLABS = 16;
+/** Slabs that are kept for later: all that frames of usual size need up to the limit. Others are left to the collector. */
+const KEPT_SLABS = 34;
 
 const EMPTY = new Uint8Array(0);
+
+/**
+ * Memory that pieces are cut from. A stream that has a piece has `written` too, which holds all of the slab, so that it
+ * is nobody else's meanwhile (base/packet-memory.ts).
+ */
+interface Slab {
+  readonly bytes: Buffer;
+  /** Pieces that the stream has not done with. */
+  underWay: number;
+  readonly written: () => void;
+}
 
 export class BoundedSender {
   readonly #stream: Writable;
   readonly #limitBytes: number;
-  #slab: Buffer | null = null;
+  #slab: Slab | null = null;
   /** The bytes [start, end) of the slab wait for the end of the tick. */
   #start = 0;
   #end = 0;
   /** What the stream had unsent when the present piece was begun. */
   #waiting = 0;
   #isFlushDue = false;
-  /** Pieces that the stream has not done with. */
-  #underWay = 0;
-  #isKept = false;
   #kept = 0;
-  /** Kept slabs that are full and that the stream still reads, and those that it does not. */
-  #busy: Buffer[] = [];
-  #spare: Buffer[] = [];
+  /** Kept slabs that nobody reads. */
+  readonly #spare: Slab[] = [];
   /** Bytes accepted so far. */
   bytesSent = 0;
 
@@ -61,10 +69,10 @@ export class BoundedSender {
     }
     if (this.#waiting + (this.#end - this.#start) + length > this.#limitBytes) return false;
     if (length === 0) return true;
-    const slab = this.#roomFor(length);
+    const { bytes } = this.#roomFor(length);
     const at = this.#end;
-    copyPacketBytes(head, 0, head.length, slab, at);
-    copyPacketBytes(body, from, to, slab, at + head.length);
+    copyPacketBytes(head, 0, head.length, bytes, at);
+    copyPacketBytes(body, from, to, bytes, at + head.length);
     this.#end = at + length;
     this.bytesSent += length;
     if (this.#end - this.#start >= PIECE_BYTES) this.flush();
@@ -78,12 +86,13 @@ export class BoundedSender {
   /** Hands over what waits for the end of the tick. */
   flush(): void {
     const start = this.#start;
-    if (start === this.#end || this.#slab === null) return;
+    const slab = this.#slab;
+    if (start === this.#end || slab === null) return;
     this.#start = this.#end;
     // A stream that has ended meanwhile takes its bytes along.
     if (!this.#stream.writable) return;
-    this.#underWay++;
-    this.#stream.write(this.#slab.subarray(start, this.#end), this.#written);
+    slab.underWay++;
+    this.#stream.write(slab.bytes.subarray(start, this.#end), slab.written);
   }
 
   readonly #flushDue = (): void => {
@@ -91,39 +100,39 @@ export class BoundedSender {
     this.flush();
   };
 
-  /** A stream that has this holds us, so that our slabs are nobody else's meanwhile (base/packet-memory.ts). */
-  readonly #written = (): void => {
-    this.#underWay--;
-  };
-
   /** The slab with `length` bytes free at `#end`. */
-  #roomFor(length: number): Buffer {
+  #roomFor(length: number): Slab {
     const slab = this.#slab;
     if (slab !== null) {
-      if (this.#start === this.#end && this.#waiting === 0) this.#rewind();
-      if (this.#end + length <= slab.length) return slab;
+      // The stream may have taken all before it has said so of each piece.
+      const isUnread = slab.underWay === 0 || this.#waiting === 0;
+      if (this.#start === this.#end && isUnread) this.#start = this.#end = 0;
+      if (this.#end + length <= slab.bytes.length) return slab;
       this.flush();
       this.#waiting = this.#stream.writableLength;
-      if (this.#isKept) this.#busy.push(slab);
     }
     this.#start = this.#end = 0;
     this.#slab = this.#nextSlab(length);
     return this.#slab;
   }
 
-  #nextSlab(length: number): Buffer {
-    const spare = length <= SLAB_BYTES ? this.#spare.pop() : undefined;
-    this.#isKept = spare !== undefined || (length <= SLAB_BYTES && this.#kept < KEPT_SLABS);
-    if (!this.#isKept) return Buffer.allocUnsafeSlow(Math.max(SLAB_BYTES, length));
-    if (spare) return spare;
-    this.#kept++;
-    return takePacketMemory(SLAB_BYTES);
-  }
-
-  /** The stream reads none of the slabs any more. */
-  #rewind(): void {
-    this.#start = this.#end = 0;
-    for (const slab of this.#busy) this.#spare.push(slab);
-    this.#busy.length = 0;
+  #nextSlab(length: number): Slab {
+    const isUsual = length <= SLAB_BYTES;
+    const spare = isUsual ? this.#spare.pop() : undefined;
+    if (spare !== undefined) return spare;
+    const isKept = isUsual && this.#kept < KEPT_SLABS;
+    if (isKept) this.#kept++;
+    const bytes = isKept
+      ? takePacketMemory(SLAB_BYTES)
+      : Buffer.allocUnsafeSlow(Math.max(SLAB_BYTES, length));
+    const slab: Slab = {
+      bytes,
+      underWay: 0,
+      written: () => {
+        slab.underWay--;
+        if (isKept && slab.underWay === 0 && slab !== this.#slab) this.#spare.push(slab);
+      },
+    };
+    return slab;
   }
 }

@@ -206,12 +206,19 @@ export class SocketChardev implements Chardev {
   };
 
   /** Bytes of the current connection have come into the slab: only that one is ever read. */
-  #received(count: number): void {
+  #received(count: number): boolean {
     const link = this.#link;
-    if (link === null) return;
+    if (link === null) return true;
     link.bytesIn += count;
     this.#port.data(RECEIVE_SLAB, count);
+    if (count < RECEIVE_SLAB.length) return true;
+    // There is more. libuv would read on up to 32 times, and of two inputs that are compared one would run ahead.
+    setImmediate(this.#readOn);
+    return false;
   }
+
+  /** All others have had their turn. */
+  readonly #readOn = (): void => this.#applyReading();
 
   #accept(socket: net.Socket): void {
     // It may fail while it waits, too; 'close' follows.

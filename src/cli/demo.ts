@@ -84,8 +84,10 @@ async function demo(flags: DemoFlags): Promise<number> {
     },
     tell,
   );
-  if (flags.json) process.stdout.write(`${JSON.stringify({ ...report, clean: isClean(report) })}\n`);
-  else {
+  if (flags.json) {
+    const { accelerator } = platform;
+    process.stdout.write(`${JSON.stringify({ accelerator, ...report, clean: isClean(report) })}\n`);
+  } else {
     process.stdout.write(`\n${closingTable(report)}\n\n`);
     process.stdout.write(isClean(report) ? 'Nothing was lost.\n' : 'Something was lost.\n');
   }

@@ -4,6 +4,7 @@
  */
 export interface Platform {
   readonly engine: 'v86' | 'qemu';
+  readonly accelerator: string;
   /** Which guest of `colo guest` runs on it. */
   readonly arch: 'i386' | 'amd64';
   /** RAM that the guest is comfortable with. */
@@ -17,6 +18,7 @@ export interface Platform {
 
 export const EMBEDDED: Platform = {
   engine: 'v86',
+  accelerator: 'v86',
   arch: 'i386',
   memoryMiB: 128,
   args: ['-accel', 'v86', '-smp', '1'],
@@ -37,6 +39,7 @@ export function stockQemu({ accelerator, vcpus, binary }: StockQemu): Platform {
   const which = binary === undefined ? [] : ['--qemu', binary];
   return {
     engine: 'qemu',
+    accelerator,
     arch: 'amd64',
     memoryMiB: 256,
     args: [...which, '-accel', accelerator, '-smp', String(vcpus)],

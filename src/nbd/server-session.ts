@@ -71,7 +71,10 @@ export class NbdServerSession {
     this.#reader = new ByteReader(flow, NBD_READ_AHEAD, pool);
     const socket = readIntoOwnMemory(accepted, {
       buffer: () => this.#reader.nextBuffer(),
-      received: (count) => this.#reader.received(count),
+      received: (count) => {
+        this.#reader.received(count);
+        return true;
+      },
     });
     this.#socket = socket;
     this.#out = socket;

@@ -30,8 +30,8 @@ export class Flow {
 
 export class FlowTable<T extends Flow> implements Iterable<T> {
   readonly #buckets = new Map<number, T>();
-  /** Guests choose the keys: without a secret they could choose them all alike. */
-  readonly #seed = randomInt(2 ** 32);
+  /** Guests choose the keys: without a secret they could choose them all alike. Signed: no object when it is handed on. */
+  readonly #seed = randomInt(2 ** 32) | 0;
   #oldest: T | null = null;
   #newest: T | null = null;
   #size = 0;

@@ -89,8 +89,9 @@ export class PacketView {
   isTcp = false;
   sourcePort = 0;
   destinationPort = 0;
-  sequence = 0;
-  acknowledgment = 0;
+  /** Signed: half of all numbers would be objects otherwise, wherever they are handed on. */
+  signedSequence = 0;
+  signedAcknowledgment = 0;
   tcpHeaderBytes = 0;
   tcpFlags = 0;
   payloadAt = 0;
@@ -99,6 +100,14 @@ export class PacketView {
   /** IPv4 without a VLAN tag: what QEMU's COLO proxy compares (docs/qemu-behaviour.md 3.3). */
   get isComparable(): boolean {
     return this.network === 'ipv4' && this.vlanTags === 0;
+  }
+
+  get sequence(): number {
+    return this.signedSequence >>> 0;
+  }
+
+  get acknowledgment(): number {
+    return this.signedAcknowledgment >>> 0;
   }
 
   /** IPv4 (or ARP) addresses as u32. */
@@ -258,8 +267,8 @@ export class PacketView {
     if (headerBytes < TCP_MIN_BYTES || at + headerBytes > this.ipEnd) return;
     this.isTcp = true;
     this.tcpHeaderBytes = headerBytes;
-    this.sequence = u32(frame, at + 4);
-    this.acknowledgment = u32(frame, at + 8);
+    this.signedSequence = i32(frame, at + 4);
+    this.signedAcknowledgment = i32(frame, at + 8);
     this.tcpFlags = frame[at + 13]! & 0x3f;
     this.payloadAt = at + headerBytes;
     this.payloadBytes = this.ipEnd - this.payloadAt;

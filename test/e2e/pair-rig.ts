@@ -19,6 +19,9 @@ import {
   secondaryArguments,
 } from '../../src/demo/hosts.ts';
 import { HOSTS, pairAddresses, protect } from '../../src/demo/pair.ts';
+import { EMBEDDED } from '../../src/demo/platform.ts';
+import type { Platform } from '../../src/demo/platform.ts';
+import type { DemoMachine } from '../../src/demo/hosts.ts';
 import type { Teller } from '../../src/demo/report.ts';
 import { VmProcess } from '../../src/demo/vm-process.ts';
 import { Workload } from '../../src/demo/workload.ts';
@@ -38,15 +41,21 @@ import { startSwitch } from '../../src/switch/index.ts';
 import type { RunningSwitch } from '../../src/switch/index.ts';
 import type { Noted } from '../helpers/frame-relay.ts';
 import { FrameRelay } from '../helpers/frame-relay.ts';
+import { whyNoQemu } from '../interop/net/qemu.ts';
 
 const run = promisify(execFile);
 
-/** A guest image made by `colo guest`; tests without one say why they are skipped. */
-export const guestImage = process.env['COLO_GUEST_IMAGE'];
-export const skipWithoutGuest =
-  guestImage === undefined ? 'set COLO_GUEST_IMAGE to a guest made by colo guest' : false;
+/** Where `colo test` says the guest images are that `colo guest` made. */
+const GUEST_VARIABLE = { i386: 'COLO_GUEST_IMAGE', amd64: 'COLO_GUEST_IMAGE_AMD64' } as const;
 
-const MEMORY_MIB = 128;
+/** Why a test cannot have a guest on `platform`, or false. */
+export function whyNoGuest({ arch, engine }: Platform): string | false {
+  const variable = GUEST_VARIABLE[arch];
+  if (process.env[variable] === undefined) return `set ${variable} to a guest made by colo guest`;
+  return engine === 'qemu' ? whyNoQemu() : false;
+}
+export const skipWithoutGuest = whyNoGuest(EMBEDDED);
+
 const BOOT_MS = 300_000;
 /** Any single step; generous, as the machine may be loaded. */
 export const STEP_MS = 60_000;
@@ -74,6 +83,7 @@ export interface PairView {
 }
 
 export class PairRig {
+  readonly platform: Platform;
   readonly folder: string;
   readonly network: RunningSwitch;
   readonly troubles: string[] = [];
@@ -91,7 +101,14 @@ export class PairRig {
   /** The primary was a secondary once: it has a rewriter. */
   #isPromoted = false;
 
-  private constructor(folder: string, network: RunningSwitch, httpPort: number, sizeBytes: number) {
+  private constructor(
+    platform: Platform,
+    folder: string,
+    network: RunningSwitch,
+    httpPort: number,
+    sizeBytes: number,
+  ) {
+    this.platform = platform;
     this.folder = folder;
     this.httpPort = httpPort;
     this.network = network;
@@ -99,11 +116,11 @@ export class PairRig {
   }
 
   /** A guest that serves, and a client with a session and a ledger. */
-  static async boot(): Promise<PairRig> {
+  static async boot(platform = EMBEDDED): Promise<PairRig> {
     const folder = await mkdtemp(path.join(os.tmpdir(), 'colo-pair-'));
     const [session, ledger, http] = (await freePorts(3, ['127.0.0.1'])) as [number, number, number];
     const disk = path.join(folder, 'primary.qcow2');
-    await run('qemu-img', ['convert', '-O', 'qcow2', guestImage!, disk]);
+    await run('qemu-img', ['convert', '-O', 'qcow2', process.env[GUEST_VARIABLE[platform.arch]]!, disk]);
     const network = await startSwitch({
       listen: [`unix:${path.join(folder, 'switch.sock')}`],
       nat: {
@@ -114,7 +131,7 @@ export class PairRig {
         ],
       },
     });
-    const rig = new PairRig(folder, network, http, await imageSize(disk));
+    const rig = new PairRig(platform, folder, network, http, await imageSize(disk));
     try {
       rig.primary = await rig.#start('primary', HOSTS[0], disk, (machine) =>
         firstPrimaryArguments(machine, disk),
@@ -255,7 +272,7 @@ export class PairRig {
     name: string,
     host: string,
     disk: string,
-    args: (machine: { memoryMiB: number; switchPath: string }) => string[],
+    args: (machine: DemoMachine) => string[],
   ): Promise<Member> {
     const switchPath = path.join(this.folder, `${name}.net`);
     const member: { frames: Noted[]; onFrame: Member['onFrame'] } = { frames: [], onFrame: null };
@@ -268,7 +285,8 @@ export class PairRig {
       },
     });
     this.onClose(() => relay.close());
-    const words = args({ memoryMiB: MEMORY_MIB, switchPath }).map(this.edit);
+    const { platform } = this;
+    const words = args({ platform, memoryMiB: platform.memoryMiB, switchPath }).map(this.edit);
     const vm = await VmProcess.start(name, host, this.folder, words);
     this.onClose(() => vm.kill());
     return Object.assign(member, { vm, disk });

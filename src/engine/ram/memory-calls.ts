@@ -28,7 +28,6 @@ const FALLOC_FL_PUNCH_HOLE = 2;
 const MADV_HUGEPAGE = 14;
 const HUGE_PAGE_BYTES = 2 * 1024 * 1024;
 const SEEK_DATA = 3;
-const SEEK_HOLE = 4;
 /** The longest name that memfd_create takes (man 2 memfd_create). */
 const MAX_NAME_BYTES = 249;
 
@@ -158,9 +157,9 @@ export function punchHole(fd: number, offset: number, length: number): void {
   }
 }
 
-/** The first byte at or after `from` that is allocated (or a hole), `end` if none is before it. */
-export function seek(fd: number, what: 'data' | 'hole', from: number, end: number): number {
-  const at = calls().lseek(fd, from, what === 'data' ? SEEK_DATA : SEEK_HOLE);
+/** The first byte at or after `from` that is allocated, `end` if none is before it. */
+export function nextData(fd: number, from: number, end: number): number {
+  const at = calls().lseek(fd, from, SEEK_DATA);
   // ENXIO: nothing but hole to the end of the file.
   return at < 0 || at > end ? end : at;
 }

@@ -6,6 +6,8 @@ import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { Deferred } from '../../base/async.ts';
 import { ClosedError, ColoError, messageOf } from '../../base/errors.ts';
+import { loggerFor } from '../../base/logger.ts';
+import type { Logger } from '../../base/logger.ts';
 import { addressOf } from './memory-calls.ts';
 import type { RamFile } from './ram-file.ts';
 import {
@@ -43,10 +45,14 @@ export class PageScanner {
   readonly #base: RamFile;
   #workers: Worker[] = [];
   #job: Deferred<void> | null = null;
-  #failure: Error | null = null;
+  #isClosed = false;
+  /** Threads that are being ended. */
+  #ending: Promise<unknown> = Promise.resolve();
+  readonly #log: Logger;
 
   private constructor(ram: RamFile, base: RamFile) {
     this.#base = base;
+    this.#log = loggerFor(`ram ${ram.name}`);
     this.#shared = createShared(ram.byteLength);
     this.#pair = pairOf({ shared: this.#shared, ram, base });
   }
@@ -121,12 +127,17 @@ export class PageScanner {
 
   /** Ends the threads; a job that is under way ends first. Idempotent. */
   async close(): Promise<void> {
-    this.#failure ??= new ClosedError('page scanner: closed');
+    this.#isClosed = true;
     await this.#job?.promise.catch(() => undefined);
+    this.#endWorkers();
+    await this.#ending;
+  }
+
+  #endWorkers(): void {
     const workers = this.#workers;
+    if (workers.length === 0) return;
     this.#workers = [];
-    this.#begin('end');
-    await Promise.all(workers.map(async (worker) => worker.terminate()));
+    this.#ending = Promise.all(workers.map(async (worker) => worker.terminate()));
   }
 
   async #startWorkers(ram: RamFile, base: RamFile, threads: number): Promise<void> {
@@ -166,10 +177,10 @@ export class PageScanner {
   }
 
   async #run(kind: JobKind, next: number, isWorthThreads: boolean): Promise<void> {
-    if (this.#failure) throw this.#failure;
+    if (this.#isClosed) throw new ClosedError('page scanner: closed');
     if (this.#job) throw new ColoError('page scanner: busy');
-    const isShared = isWorthThreads && this.#workers.length > 0;
-    if (!isShared) {
+    const workers = this.#workers;
+    if (!isWorthThreads || workers.length === 0) {
       Atomics.store(this.#shared.control, KIND, JOB[kind]);
       Atomics.store(this.#shared.control, NEXT, next);
       takePart(this.#shared, this.#pair);
@@ -177,13 +188,13 @@ export class PageScanner {
     }
     const job = new Deferred<void>();
     this.#job = job;
-    for (const worker of this.#workers) worker.ref();
+    for (const worker of workers) worker.ref();
     this.#begin(kind, next);
     try {
       await job.promise;
     } finally {
       this.#job = null;
-      for (const worker of this.#workers) worker.unref();
+      for (const worker of workers) worker.unref();
     }
   }
 
@@ -200,9 +211,15 @@ export class PageScanner {
     this.#job?.resolve();
   }
 
+  /** A thread is lost, and with it the job; the next ones are done by the caller. */
   #failed(cause: Error): void {
-    this.#failure ??= new ColoError(`page scanner: ${cause.message}`, { cause });
-    this.#job?.reject(this.#failure);
+    if (this.#isClosed || this.#workers.length === 0) return;
+    this.#log.error({ err: cause }, 'a thread has failed; pages are compared without threads from now on');
+    this.#endWorkers();
+    const error = new ColoError(`page scanner: ${cause.message}`, { cause });
+    // Nobody else may be at it when the caller goes on.
+    const job = this.#job;
+    void this.#ending.finally(() => job?.reject(error));
   }
 }
 

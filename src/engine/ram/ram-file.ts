@@ -4,12 +4,12 @@
  * inherits `fd` (by its place in `stdio`) and opens /proc/self/fd/N.
  *
  * Memory is taken page by page as it is written. Reading a page that was never written through a mapping takes it too,
- * so whoever reads all of it asks first where data is (`nextData`, `nextHole`).
+ * so nobody may read all of it: strips.ts asks first where data is.
  */
 import { constants } from 'node:buffer';
 import { closeSync } from 'node:fs';
 import { ColoError } from '../../base/errors.ts';
-import { createMemoryFile, mapNothing, mapShared, punchHole, seek, unmap, viewOf } from './memory-calls.ts';
+import { createMemoryFile, mapNothing, mapShared, punchHole, unmap, viewOf } from './memory-calls.ts';
 import { PAGE_BYTES } from './ram-codec.ts';
 
 /** A Buffer of Node.js 20 ends at 4 GiB, so all that may be larger goes through windows. */
@@ -95,16 +95,6 @@ export class RamFile implements MappedMemory {
     this.#bytes = viewOf(this.address, this.byteLength);
     this.#watch(this.#bytes);
     return this.#bytes;
-  }
-
-  /** The first allocated byte at or after `from`, or `end`. */
-  nextData(from: number, end = this.byteLength): number {
-    return seek(this.fd, 'data', from, end);
-  }
-
-  /** The first byte at or after `from` that takes no memory, or `end`. */
-  nextHole(from: number, end = this.byteLength): number {
-    return seek(this.fd, 'hole', from, end);
   }
 
   /** Makes whole pages zero and gives their memory back. */

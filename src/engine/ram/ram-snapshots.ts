@@ -161,8 +161,12 @@ export class RamSnapshots {
     await this.#alone(() => this.#apply(changes));
   }
 
-  /** What the guest did since the baseline is undone, and the changes (from `check`) applied in order. */
-  async load(changes: readonly RamChanges[]): Promise<void> {
+  /**
+   * What the guest did since the baseline is undone, and the changes (from `check`) applied in order. From then on
+   * `successor`, if given, says what is written instead of the tracker until now: the process that is to run the guest.
+   * It must not have run yet, nor have been given its device state, which may write too.
+   */
+  async load(changes: readonly RamChanges[], successor?: WriteTracker | null): Promise<void> {
     if (changes.length === 0) return;
     await this.#alone(async () => {
       await this.#apply(changes);
@@ -173,6 +177,9 @@ export class RamSnapshots {
       await this.#scanner.copyBack(length);
       this.#id = id;
       this.#isTracked = isTracked;
+      if (successor === undefined) return;
+      this.track(successor);
+      this.#isTracked = this.#clearTracker();
     });
   }
 

@@ -13,7 +13,7 @@ import type { PageFilter, Pair, StripNotes } from './strips.ts';
 /** Pages of a list that a thread takes at once. */
 const CHUNK_PAGES = 64;
 
-export const JOB = { compare: 0, copyOut: 1, copyIn: 2, copyBack: 3, end: 4 } as const;
+export const JOB = { compare: 0, copyOut: 1, copyIn: 2, copyBack: 3 } as const;
 export type JobKind = keyof typeof JOB;
 
 /** Slots of `control`. GENERATION is what workers wait on. */

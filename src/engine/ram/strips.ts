@@ -11,7 +11,7 @@
  * in blocks of 64 KiB in 85 ms. A strip that had changes the last time is therefore the only one compared in blocks at
  * once.
  */
-import { punchHole, seek } from './memory-calls.ts';
+import { nextData, punchHole } from './memory-calls.ts';
 import { PAGE_BYTES } from './ram-codec.ts';
 import { WINDOW_BYTES } from './ram-file.ts';
 
@@ -132,7 +132,7 @@ export class StripComparer {
     for (let block = 0; start + block * BLOCK_BYTES < end; block++) {
       if ((found & (1 << block)) !== 0) continue;
       const at = start + block * BLOCK_BYTES;
-      const data = seek(this.#pair.ram.fd, 'data', at, this.#pair.byteLength);
+      const data = nextData(this.#pair.ram.fd, at, this.#pair.byteLength);
       if (data >= end) {
         this.#hole = at;
         this.#holeEnd = data;

@@ -12,7 +12,7 @@ import type { Connection } from './connection.ts';
 import { ConnectionTable } from './connection-table.ts';
 import { FlowKey } from '../flow-key.ts';
 import type { HeldPacket } from './held-packet.ts';
-import { LatencyHistogram } from './latency.ts';
+import { LatencyHistogram, MAX_SMALL_US } from './latency.ts';
 import type { ColoCompareStats } from './options.ts';
 import { PacketPool } from './packet-pool.ts';
 
@@ -146,11 +146,12 @@ export class Comparison {
 
   /** The secondary holds the checkpoint: what was said before the cut leaves. */
   cover(nowMs: number): void {
+    this.#nowMs = nowMs;
     for (const connection of this.table.all()) {
       const { closed, comparer } = connection;
       for (let packet = closed.shift(); packet !== null; packet = closed.shift()) {
         this.#stats.releasedByCheckpoint++;
-        this.heldUntilCheckpoint.record(nowMs - packet.atMs);
+        this.#recordTime(this.heldUntilCheckpoint, packet);
         comparer.released(packet);
         this.#release(packet);
         this.#drop(packet);
@@ -182,7 +183,7 @@ export class Comparison {
   /** Late, but covered by a checkpoint that the secondary holds. */
   #coverLate(connection: Connection, packet: HeldPacket): void {
     this.#stats.releasedByCheckpoint++;
-    this.heldUntilCheckpoint.record(0);
+    this.heldUntilCheckpoint.recordUs(0);
     connection.comparer.released(packet);
     this.#release(packet);
     connection.comparer.adopt();
@@ -247,9 +248,16 @@ export class Comparison {
 
   #letOut(connection: Connection, packet: HeldPacket): void {
     this.#stats.released++;
-    this.heldUntilSaid.record(this.#nowMs - packet.atMs);
+    this.#recordTime(this.heldUntilSaid, packet);
     connection.comparer.released(packet);
     this.#release(packet);
+  }
+
+  /** How long it was held. Whole microseconds are handed on: see latency.ts. */
+  #recordTime(histogram: LatencyHistogram, packet: HeldPacket): void {
+    const us = (this.#nowMs - packet.atMs) * 1000 + 0.5;
+    if (us < MAX_SMALL_US) histogram.recordUs(us > 0 ? us | 0 : 0);
+    else histogram.record(this.#nowMs - packet.atMs);
   }
 
   #drop(packet: HeldPacket): void {

@@ -66,8 +66,8 @@ export class HeldPacket {
     this.start = from;
     this.end = to;
     this.vnetHdrLen = vnetHdrLen;
-    this.sequence = view.sequence | 0;
-    this.acknowledgment = view.acknowledgment | 0;
+    this.sequence = view.signedSequence;
+    this.acknowledgment = view.signedAcknowledgment;
     this.tcpFlags = view.isTcp ? view.tcpFlags : 0;
     this.fragment = view.fragment;
     this.generation = 0;

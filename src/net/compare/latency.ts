@@ -13,7 +13,7 @@ const BUCKETS = (TOP_BITS - SUB_BITS + 1) * SUB_BUCKETS;
 const TOP_US = 2 ** TOP_BITS - 1;
 /** Up to here, half an hour, bit operations do. */
 const SMALL_BITS = 31;
-const MAX_SMALL_US = 2 ** SMALL_BITS;
+export const MAX_SMALL_US = 2 ** SMALL_BITS;
 
 /** Percentiles as `query-colo-compare` shows them; all in microseconds. */
 export interface LatencySummary {
@@ -40,10 +40,15 @@ export class LatencyHistogram {
 
   /** A clock that went back counts as no time at all. */
   record(heldMs: number): void {
-    const us = heldMs * 1000 + 0.5;
-    // The usual case: whole numbers of 31 bits.
-    if (us >= 1 && us < MAX_SMALL_US) this.#add(us | 0);
-    else this.#add(us >= 1 ? Math.floor(us) : 0);
+    const us = Math.floor(heldMs * 1000 + 0.5);
+    this.recordUs(us > 0 ? us : 0);
+  }
+
+  /** A whole number, from 0. Handed on by itself a fraction would be an object a packet, and so would 2^31. */
+  recordUs(us: number): void {
+    this.#counts[bucketOf(us)]!++;
+    this.#count++;
+    if (us > this.#maxUs) this.#maxUs = us;
   }
 
   /** The value in microseconds that `fraction` (0 to 1) of all are at or below; 0 when nothing was recorded. */
@@ -55,12 +60,6 @@ export class LatencyHistogram {
       if (seen >= wanted) return Math.min(upperEndOf(bucket), this.#maxUs);
     }
     return this.#maxUs;
-  }
-
-  #add(us: number): void {
-    this.#counts[bucketOf(us)]!++;
-    this.#count++;
-    if (us > this.#maxUs) this.#maxUs = us;
   }
 
   summary(): LatencySummary {

@@ -57,6 +57,7 @@ export class StreamBackend implements NetdevBackend {
     buffer: RECEIVE_SLAB,
     received: (count) => {
       if (this.#socket) this.#decoder.push(RECEIVE_SLAB, count);
+      return true;
     },
   };
   readonly #closing = new AbortController();

@@ -8,7 +8,9 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { test } from 'node:test';
 import { withDeadline } from '../../../src/base/async.ts';
-import { RamFile, RamSnapshots } from '../../../src/engine/ram/index.ts';
+import { RamFile, RamSnapshots, SoftDirtyTracker } from '../../../src/engine/ram/index.ts';
+import { parseRamChanges } from '../../../src/engine/ram/ram-codec.ts';
+import { whyNoBits } from '../../../src/engine/ram/soft-dirty.ts';
 
 const QEMU = 'qemu-system-x86_64';
 const MIB = 1024 * 1024;
@@ -30,6 +32,10 @@ class Qemu {
       stdio: ['pipe', 'pipe', 'inherit', ram.fd],
     });
     this.#lines = createInterface({ input: this.#child.stdout! })[Symbol.asyncIterator]();
+  }
+
+  get pid(): number {
+    return this.#child.pid!;
   }
 
   async execute(command: string, args: object = {}): Promise<void> {
@@ -103,3 +109,36 @@ test('QEMU runs on memory of ours', { skip: missing }, async () => {
     rmSync(folder, { recursive: true });
   }
 });
+
+test(
+  'what the kernel says of QEMU’s writes is what the comparison finds',
+  { skip: missing || (whyNoBits() ?? false) },
+  async () => {
+    const ram = RamFile.create('qemu', RAM_BYTES);
+    const [tracked, compared] = [await RamSnapshots.open(ram, 0), await RamSnapshots.open(ram, 0)];
+    const qemu = new Qemu(ram);
+    const indexes = (bytes: Uint8Array): number[] => [...parseRamChanges(bytes, RAM_BYTES).indexes];
+    try {
+      await qemu.execute('qmp_capabilities');
+      tracked.track(SoftDirtyTracker.open(qemu.pid, ram, null));
+      await tracked.capture({ full: true, isStill: true });
+      await compared.capture({ full: true });
+      let pages = 0;
+      for (let round = 0; round < 8; round++) {
+        await qemu.execute('cont');
+        await qemu.execute('stop');
+        const ours = await tracked.capture({ full: false, isStill: true });
+        const theirs = await compared.capture({ full: false });
+        assert.deepEqual(indexes(ours.ram), indexes(theirs.ram));
+        pages += ours.pages;
+        if (round === 3) await qemu.execute('system_reset');
+      }
+      assert.ok(pages > 0, 'the firmware has written nothing');
+    } finally {
+      await qemu.stop();
+      await tracked.close();
+      await compared.close();
+      ram.close();
+    }
+  },
+);

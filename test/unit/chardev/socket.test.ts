@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import net from 'node:net';
 import path from 'node:path';
 import { test } from 'node:test';
+import { RECEIVE_SLAB } from '../../../src/base/packet-memory.ts';
 import { ChardevInUseError } from '../../../src/chardev/chardev.ts';
 import { RecordingFrontend, connectTo, openSocket, portOf, tempFolder, turns } from './support.ts';
 
@@ -66,6 +67,42 @@ test('bytes wait in the kernel until a frontend attaches, and while it does not 
   await frontend.until(() => length === sent.length);
   assert.ok(Buffer.concat(chunks).equals(sent));
   assert.equal(server.bytesIn, sent.length);
+});
+
+test('of two peers that always have more, neither is read far ahead of the other', async (t) => {
+  const total = 24 * 1024 * 1024;
+  const aTurn = RECEIVE_SLAB.length;
+  const order: { name: string; bytes: number }[] = [];
+  const ends: Promise<void>[] = [];
+  for (const name of ['left', 'right']) {
+    const server = await openSocket(t, { id: name });
+    const peer = await connectTo(t, server);
+    await server.waitConnected();
+    peer.write(Buffer.alloc(total));
+    const frontend = new RecordingFrontend();
+    let length = 0;
+    frontend.onData = (chunk) => {
+      order.push({ name, bytes: chunk.length });
+      length += chunk.length;
+      if (length === total) frontend.onClose();
+    };
+    server.attach(frontend, 'test');
+    server.setReading(false);
+    // By then the kernel has all that it takes.
+    void turns(100).then(() => server.setReading(true));
+    ends.push(frontend.until(() => length === total));
+  }
+  await Promise.all(ends);
+  const last = order.at(-1)?.name;
+  const until = order.findLastIndex(({ name }) => name !== last);
+  let longest = 0;
+  let run = 0;
+  for (let at = 0; at < until; at++) {
+    run = at > 0 && order[at]!.name === order[at - 1]!.name ? run + order[at]!.bytes : order[at]!.bytes;
+    longest = Math.max(longest, run);
+  }
+  t.diagnostic(`${order.length} reads, the longest run ${longest / aTurn} turns`);
+  assert.ok(longest <= 4 * aTurn, `${longest} bytes in a row`);
 });
 
 test('a server serves one client at a time and the next when it leaves', async (t) => {

@@ -21,15 +21,26 @@ class Drain extends MemoryChardev {
   }
 }
 
-const FRAMES = 32;
+/** Frames of a chunk: a burst that small queues hold, and one for which they grow. */
+const BURSTS = [32, 500] as const;
+const SAMPLED_FRAMES = 12_800;
 /** A frame's sequence number, behind the length word, Ethernet and IPv4. */
 const SEQUENCE_AT = 4 + 14 + 20 + 4;
-/** A view is about 100 bytes. */
-const LIMIT_BYTES = 40;
+/** A number that is an object is 16 bytes, a view about 100. What a chunk costs has its share in each frame of it. */
+const LIMIT_BYTES = 4;
+
+const MAX_SAMPLES = 20;
+/** Some Node.js types lack the options that count what has been collected already. */
+const SAMPLING = {
+  samplingInterval: 1024,
+  includeObjectsCollectedByMajorGC: true,
+  includeObjectsCollectedByMinorGC: true,
+};
 
 interface Sampled {
   /** Bytes allocated by the files of the comparer, for each frame of the primary. */
   readonly perFrame: number;
+  readonly samples: number;
   readonly externalGrowth: number;
 }
 
@@ -39,28 +50,45 @@ interface ProfileNode {
   readonly children: readonly ProfileNode[];
 }
 
+/** What the files of the comparer have allocated since sampling began. */
+async function ownBytes(session: inspector.Session): Promise<number> {
+  const head = await new Promise<ProfileNode>((resolve, reject) => {
+    session.post('HeapProfiler.stopSampling', (error, result) => {
+      if (error) reject(error);
+      else resolve(result.profile.head);
+    });
+  });
+  const own = (node: ProfileNode): number =>
+    (/\/src\/(net|base)\/|node:buffer/.test(node.callFrame.url) ? node.selfSize : 0) +
+    node.children.reduce((sum, child) => sum + own(child), 0);
+  return own(head);
+}
+
 async function sample(
   frames: readonly Uint8Array[],
   isTcp: boolean,
   isPrimaryFirst: boolean,
 ): Promise<Sampled> {
   const [primary, secondary, out] = [new MemoryChardev('p'), new MemoryChardev('s'), new Drain('o')];
+  // As of a clock: a fraction, which is an object wherever it is handed on.
+  let nowMs = 1000.25;
   const compare = new ColoCompare('c', {
     primaryIn: primary,
     secondaryIn: secondary,
     outdev: out,
-    now: () => 0,
+    now: () => (nowMs += 0.371),
     expiredScanCycleMs: 1_000_000,
   });
   const framedAll = Buffer.concat(frames.map((frame) => framed(frame)));
   // As what sockets read into.
   const chunk = takePacketMemory(framedAll.length);
   chunk.set(framedAll);
-  const frameBytes = chunk.length / FRAMES;
+  const count = frames.length;
+  const frameBytes = chunk.length / count;
   let sequence = 0x7fff0000;
   const round = (): void => {
     if (isTcp) {
-      for (let at = 0; at < FRAMES; at++) {
+      for (let at = 0; at < count; at++) {
         putU32(chunk, at * frameBytes + SEQUENCE_AT, sequence);
         sequence = (sequence + frameBytes - 58) >>> 0;
       }
@@ -71,32 +99,22 @@ async function sample(
   const session = new inspector.Session();
   session.connect();
   try {
-    for (let at = 0; at < 600; at++) round();
+    const rounds = Math.ceil(SAMPLED_FRAMES / count);
+    const warmUp = 2 * rounds;
+    for (let at = 0; at < warmUp; at++) round();
     const externalBefore = process.memoryUsage().arrayBuffers;
-    const rounds = 400;
-    // Some Node.js types lack the options that count what has been collected already.
-    const options = {
-      samplingInterval: 1024,
-      includeObjectsCollectedByMajorGC: true,
-      includeObjectsCollectedByMinorGC: true,
-    };
-    session.post('HeapProfiler.startSampling', options);
-    for (let at = 0; at < rounds; at++) round();
-    const head = await new Promise<ProfileNode>((resolve, reject) => {
-      session.post('HeapProfiler.stopSampling', (error, result) => {
-        if (error) reject(error);
-        else resolve(result.profile.head);
-      });
-    });
-    const own = (node: ProfileNode): number =>
-      (/\/src\/(net|base)\/|node:buffer/.test(node.callFrame.url) ? node.selfSize : 0) +
-      node.children.reduce((sum, child) => sum + own(child), 0);
-    assert.equal(compare.stats.released, 1000 * FRAMES);
+    let perFrame = Infinity;
+    let samples = 0;
+    // Code that V8 has not compiled to the end makes objects of numbers, and when it will have is its own affair.
+    while (perFrame >= LIMIT_BYTES && samples < MAX_SAMPLES) {
+      samples++;
+      session.post('HeapProfiler.startSampling', SAMPLING);
+      for (let at = 0; at < rounds; at++) round();
+      perFrame = Math.min(perFrame, (await ownBytes(session)) / (rounds * count));
+    }
+    assert.equal(compare.stats.released, (warmUp + samples * rounds) * count);
     assert.deepEqual([compare.heldPackets, compare.secondaryPackets, compare.heldBytes], [0, 0, 0]);
-    return {
-      perFrame: own(head) / (rounds * FRAMES),
-      externalGrowth: process.memoryUsage().arrayBuffers - externalBefore,
-    };
+    return { perFrame, samples, externalGrowth: process.memoryUsage().arrayBuffers - externalBefore };
   } finally {
     session.disconnect();
     compare.close();
@@ -109,15 +127,19 @@ for (const [name, isTcp, bytes] of [
   ['UDP', false, 1000],
 ] as const) {
   test(`${name}: whoever comes first, nothing is allocated for a packet`, async (t) => {
-    const payload = (at: number): Uint8Array => Buffer.alloc(bytes, at + 1);
-    const frames = Array.from({ length: FRAMES }, (_, at) =>
-      isTcp ? tcp({ ack: 1, payload: payload(at) }) : udp(payload(at)),
-    );
-    for (const isPrimaryFirst of [true, false]) {
-      const { perFrame, externalGrowth } = await sample(frames, isTcp, isPrimaryFirst);
-      t.diagnostic(`${perFrame.toFixed(1)} bytes a frame, ${externalGrowth} bytes of buffers`);
-      assert.ok(perFrame < LIMIT_BYTES, `${perFrame} bytes a frame`);
-      assert.ok(externalGrowth < 1024 * 1024, `${externalGrowth} bytes of buffers`);
+    for (const count of BURSTS) {
+      const payload = (at: number): Uint8Array => Buffer.alloc(bytes, at + 1);
+      const frames = Array.from({ length: count }, (_, at) =>
+        isTcp ? tcp({ ack: 1, payload: payload(at) }) : udp(payload(at)),
+      );
+      for (const isPrimaryFirst of [true, false]) {
+        const { perFrame, samples, externalGrowth } = await sample(frames, isTcp, isPrimaryFirst);
+        t.diagnostic(
+          `${count}: ${perFrame.toFixed(1)} bytes a frame (sample ${samples}), ${externalGrowth} of buffers`,
+        );
+        assert.ok(perFrame < LIMIT_BYTES, `${perFrame} bytes a frame, ${count} in a chunk`);
+        assert.ok(externalGrowth < 1024 * 1024, `${externalGrowth} bytes of buffers`);
+      }
     }
   });
 }

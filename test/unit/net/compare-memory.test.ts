@@ -63,6 +63,36 @@ test('a ring is a list', () => {
   );
 });
 
+test('queues that were long hand their arrays on, and nothing of what was in them', () => {
+  const sizes = fc.array(fc.tuple(fc.nat(3), fc.nat(1500), fc.boolean()), { maxLength: 30 });
+  fc.assert(
+    fc.property(sizes, (all) => {
+      const rings = Array.from({ length: 4 }, () => new Ring<number>());
+      const lists: number[][] = rings.map(() => []);
+      let value = 0;
+      for (const [which, size, isCleared] of all) {
+        const ring = rings[which]!;
+        const list = lists[which]!;
+        if (isCleared) {
+          ring.clear();
+          list.length = 0;
+        }
+        // Half of it by the front, so that the rest lies across the end of the array.
+        for (let at = 0; at < size; at++) {
+          ring.push(value);
+          list.push(value++);
+          if (at % 2 === 1) assert.equal(ring.shift(), list.shift());
+        }
+      }
+      for (const [which, ring] of rings.entries()) {
+        for (const item of lists[which]!) assert.equal(ring.shift(), item);
+        assert.deepEqual([ring.length, ring.first(), ring.last(), ring.shift()], [0, null, null, null]);
+      }
+    }),
+    { numRuns: 50 },
+  );
+});
+
 test('a store of bytes keeps what came first, in any order, and gives all its memory back', () => {
   const pieces = fc.array(fc.tuple(fc.nat(120), fc.integer({ min: 1, max: 40 })), { maxLength: 60 });
   fc.assert(

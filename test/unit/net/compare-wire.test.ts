@@ -8,8 +8,8 @@ import type { TestContext } from 'node:test';
 import { SocketChardev } from '../../../src/chardev/socket.ts';
 import { ColoCompare } from '../../../src/net/compare/compare.ts';
 import { FrameDecoder } from '../../../src/net/framing.ts';
-import { socketConfig, tempFolder } from '../chardev/support.ts';
-import { udp } from './frames.ts';
+import { portOf, socketConfig, tempFolder } from '../chardev/support.ts';
+import { tcp, udp } from './frames.ts';
 import { framed } from './memory-chardev.ts';
 
 interface Wires {
@@ -22,21 +22,22 @@ interface Wires {
   readonly again: () => Promise<net.Socket>;
 }
 
-async function wires(t: TestContext): Promise<Wires> {
+async function wires(t: TestContext, isTcp = false): Promise<Wires> {
   const folder = await tempFolder(t);
   const open = async (id: string): Promise<SocketChardev> => {
     const chardev = new SocketChardev(
-      socketConfig({ id, address: { type: 'unix', path: path.join(folder, id) } }),
+      socketConfig(isTcp ? { id } : { id, address: { type: 'unix', path: path.join(folder, id) } }),
     );
     t.after(() => chardev.close());
     await chardev.open();
     return chardev;
   };
   const [primaryIn, secondaryIn, outdev] = [await open('p'), await open('s'), await open('o')];
-  const compare = new ColoCompare('c', { primaryIn, secondaryIn, outdev });
+  const compare = new ColoCompare('c', { primaryIn, secondaryIn, outdev, compareTimeoutMs: 60_000 });
   t.after(() => compare.close());
   const connect = async (id: string, chardev: SocketChardev): Promise<net.Socket> => {
-    const socket = net.connect(path.join(folder, id)).on('error', () => undefined);
+    const socket = isTcp ? net.connect(portOf(chardev), '127.0.0.1') : net.connect(path.join(folder, id));
+    socket.on('error', () => undefined);
     t.after(() => socket.destroy());
     await once(socket, 'connect');
     await chardev.waitConnected();
@@ -122,4 +123,28 @@ test('a peer of outdev gets whole frames only, also when its predecessor left in
     seen.filter((frame) => !known.has(frame)),
     [],
   );
+});
+
+test('megabytes of one connection that wait on both sides overflow no queue', async (t) => {
+  const { compare, primary, secondary, out } = await wires(t, true);
+  const overflow = new Promise<never>((_, reject) => {
+    compare.onAsked = ({ cause }) => reject(new Error(`a checkpoint is asked for: ${cause}`));
+  });
+  const payload = Buffer.alloc(1446, 'x');
+  // Of so many the kernel holds more than `max_queue_size`.
+  const count = 4000;
+  for (const isPrimaryFirst of [true, false]) {
+    const from = isPrimaryFirst ? 0 : count;
+    const all = run(
+      Array.from({ length: count }, (_, at) =>
+        tcp({ seq: 1 + (from + at) * payload.length, ack: 1, payload }),
+      ),
+    );
+    const done = read(out, all.length);
+    (isPrimaryFirst ? primary : secondary).write(all);
+    (isPrimaryFirst ? secondary : primary).write(all);
+    assert.ok((await Promise.race([done, overflow])).equals(all));
+  }
+  assert.deepEqual([compare.stats.droppedPrimary, compare.stats.droppedSecondary], [0, 0]);
+  assert.equal(compare.stats.released, 2 * count);
 });

@@ -146,6 +146,27 @@ test('the filter is asked only while it can be believed', async () => {
   });
 });
 
+test('who takes over at a load is believed at once', async () => {
+  await withPair(0, async ([primary, secondary], folder) => {
+    assert.ok(primary && secondary);
+    const { ram, snapshots } = secondary;
+    primary.writer.write(1, 0, 1);
+    const move = async (next: Writer): Promise<void> => {
+      const { ram: changes } = await primary.snapshots.capture({ full: !primary.snapshots.hasBaseline });
+      await snapshots.load(snapshots.check([changes]), next);
+    };
+    const second = new Writer(ram, folder);
+    await move(second);
+    second.write(7, 0, 1);
+    ram.bytes[8 * PAGE] = 1;
+    primary.writer.write(2, 0, 1);
+    await move(new Writer(ram, folder));
+    assert.equal(ram.bytes[2 * PAGE], 1);
+    assert.equal(ram.bytes[7 * PAGE], 0, 'what it wrote is undone');
+    assert.equal(ram.bytes[8 * PAGE], 1, 'what nobody wrote is not even looked at');
+  });
+});
+
 test('what the machine has against it is said', () => {
   const ram = RamFile.create('x', PAGE);
   try {
