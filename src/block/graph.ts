@@ -43,8 +43,9 @@ export interface BlockGraphOptions {
   readonly tlsCredentials?: TlsLookup;
 }
 
-/** A device's view on the graph: `-drive id=`. */
+/** A device's view on the graph: `-drive id=`, or that of a device of the guest directly on a node. */
 export interface BlockBackend {
+  /** For a device on a node no drive's id: addDevice. */
   readonly id: string;
   /** The node that guest requests go to. A job that pivots may replace it. */
   root: BlockNode;
@@ -71,6 +72,14 @@ interface Frame {
   readonly generic: InheritedOptions;
   readonly opened: BlockNode[];
   identity: string | null;
+}
+
+/** What the id of a device without a name begins with. */
+const ANONYMOUS = 'device on ';
+
+/** What monitors call a device: its drive's id; empty for one on a node. */
+export function deviceName({ id }: BlockBackend): string {
+  return id.startsWith(ANONYMOUS) ? '' : id;
 }
 
 /** The text under which a parent node refers to a child. Node names hold no slash. */
@@ -112,6 +121,19 @@ export class BlockGraph {
       this.#drives.delete(id);
       throw error;
     }
+  }
+
+  /**
+   * A device of the guest on a node (`-device …,drive=NODE`). It has no name for monitors (QEMU: an anonymous block
+   * backend), so its id here is one that no drive can have. Null: there is no such node.
+   */
+  addDevice(nodeName: string): BlockBackend | null {
+    const root = this.findNode(nodeName);
+    if (!root) return null;
+    const backend: BlockBackend = { id: `${ANONYMOUS}${nodeName}`, root, gate: new Gate() };
+    this.#drives.set(backend.id, backend);
+    this.attach(root, `drive:${backend.id}`);
+    return backend;
   }
 
   /** `blockdev-add`, `drive_add -n`: a node that belongs to the monitor. Throws ColoError. */

@@ -6,7 +6,7 @@ import path from 'node:path';
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
 import { ColoError } from '../base/errors.ts';
-import { chooseAccelerator } from '../demo/accelerator.ts';
+import { acceleratorFor } from '../demo/accelerator.ts';
 import { runDemo } from '../demo/demo.ts';
 import { EMBEDDED, stockQemu } from '../demo/platform.ts';
 import type { Platform } from '../demo/platform.ts';
@@ -107,7 +107,7 @@ async function prepare(flags: DemoFlags, tell: Teller): Promise<{ image: string;
   // Before anything is downloaded.
   const { version } = await probeQemu(binary);
   const image = flags.image ?? (await cachedGuest('amd64', tell));
-  const { name, reason } = await chooseAccelerator({ binary, image });
+  const { name, reason } = await acceleratorFor({ binary, image });
   tell.step(`QEMU ${version} with ${name.toUpperCase()} (${reason}), ${vcpus} vCPU${vcpus > 1 ? 's' : ''}`);
   return { image, platform: stockQemu({ accelerator: name, vcpus, binary }) };
 }

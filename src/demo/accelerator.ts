@@ -1,7 +1,8 @@
 /**
- * Whether KVM boots a guest on this host, found out by booting one. That /dev/kvm is there does not say so: within other
- * virtual machines it may run the BIOS and stop at the first instruction that its emulator lacks. QEMU prints "KVM
- * internal error" then and stands still for ever (asked of QEMU 7.2).
+ * Whether KVM boots the demo's guest on this host, found out by booting it: its kernel and its services, not only the
+ * firmware. That /dev/kvm is there does not say so: within another virtual machine it may run the BIOS and stop at the
+ * first instruction that its emulator lacks. QEMU prints "KVM internal error" then and stands still for ever (asked of
+ * QEMU 7.2).
  */
 import { spawn } from 'node:child_process';
 import { access, constants } from 'node:fs/promises';
@@ -27,7 +28,7 @@ const PATIENCE_MS = 15_000;
 const KEPT_CHARS = 64 * 1024;
 
 /** KVM where it boots the guest, else TCG. Never throws: a QEMU that cannot run at all is found when it is to run. */
-export async function chooseAccelerator(question: AcceleratorQuestion): Promise<Accelerator> {
+export async function acceleratorFor(question: AcceleratorQuestion): Promise<Accelerator> {
   const device = question.device ?? '/dev/kvm';
   try {
     await access(device, constants.R_OK | constants.W_OK);

@@ -131,6 +131,8 @@ export interface Engine extends EngineEvents {
   readonly display?: EngineDisplay;
   /** Builds the machine; it stays paused. Throws when it cannot be built. */
   start(): Promise<void>;
+  /** Before a pause, while the guest runs: what would otherwise make the pause long. */
+  preparePause?(): Promise<void>;
   /** When it ends no vCPU runs and no disk request is in flight. Idempotent. */
   pause(): Promise<void>;
   /** `lateMs`: the guest's clock goes on from that much later than where it stood. */

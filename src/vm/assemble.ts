@@ -16,6 +16,7 @@ import { Chardevs } from '../chardev/registry.ts';
 import { systemErrorText } from '../chardev/system-errors.ts';
 import type { Engine, EngineDisk } from '../engine/engine.ts';
 import { QemuEngine } from '../engine/qemu/index.ts';
+import type { QemuDiskSpec } from '../engine/qemu/index.ts';
 import { V86Engine } from '../engine/v86/index.ts';
 import type { VmConfig } from './command-line/config.ts';
 import type { Options } from './command-line/keyval.ts';
@@ -149,7 +150,7 @@ async function openDisks(
     ...plugged.map(({ id: drive, origin }) => ({ drive, origin, id: null })),
     ...devices.disks,
   ]) {
-    inOrder.push(await withOrigin(origin, () => disks.plug(drive, id)));
+    inOrder.push(await withOrigin(origin, () => disks.plug(drive, { driver: 'ide-hd', id })));
   }
   return inOrder;
 }
@@ -161,10 +162,17 @@ async function startQemu(
   disks: VmDisks,
   host: VmHost,
 ): Promise<Engine> {
-  for (const { id, options, origin } of plan.drives) {
+  for (const { id, options, origin, warnings } of plan.drives) {
+    for (const warning of warnings) host.warn(warning);
+    if (options === null) continue;
     await withOrigin(origin, () => graph.addDrive(id, nestDriveOptions(options)));
   }
   const chosen = await chooseQemu(config, (text) => host.warn(text));
+  const guestDisks: QemuDiskSpec[] = [];
+  for (const { drive, deviceId: id, driver, how, options, origin } of plan.disks) {
+    const disk = await withOrigin(origin, () => disks.plug(drive, { driver, id, tellsErrors: true }));
+    guestDisks.push({ disk, how, options });
+  }
   const engine = new QemuEngine({
     qemu: chosen.qemu,
     name: config.name ?? 'guest',
@@ -173,11 +181,7 @@ async function startQemu(
     args: [...chosen.args, ...(config.noReboot ? ['-no-reboot'] : []), ...plan.args],
     identity: [...chosen.identity, ...plan.identity],
     chardevs: plan.chardevs,
-    disks: plan.disks.map(({ drive, deviceId, how, options }) => ({
-      disk: disks.plug(drive, deviceId),
-      how,
-      options,
-    })),
+    disks: guestDisks,
     nics: plan.nics,
     serialPorts: serialPortsOf(config),
     vnc: config.vnc === null ? null : vncOptionsOf(config.vnc),

@@ -19,7 +19,7 @@ const FOREIGN = new Set(['floppy', 'pflash', 'mtd', 'sd', 'xen']);
 /** Disks on one bus: IDE's master and slave, SCSI's targets, virtio's one. */
 const UNITS: Readonly<Record<string, number>> = { ide: 2, scsi: 7, virtio: 1, none: 1 };
 const IDE_DISKS = 2;
-const AIO = ['threads', 'native', 'io_uring'];
+export const AIO = ['threads', 'native', 'io_uring'];
 const ERROR_ACTIONS = ['report', 'ignore', 'enospc', 'stop'];
 
 /** Without a guest (`machine` none) a drive is on no bus. Throws ParameterError naming the option that cannot be served. */
@@ -88,7 +88,7 @@ function positionOf(options: Options, bus: string, taken: ReadonlySet<number>): 
   return position;
 }
 
-function numberOf(options: Options, key: string): number | null {
+export function numberOf(options: Options, key: string): number | null {
   const text = options[key];
   if (text === undefined) return null;
   if (!/^\d{1,6}$/.test(text)) throw new ParameterError(`Parameter '${key}' expects a number`);

@@ -5,8 +5,9 @@
 import { ColoError, ERRNO_TEXT, ParameterError, errnoOf } from '../base/errors.ts';
 import type { CheckpointParticipant } from '../base/participant.ts';
 import { findReplications, isReplication } from '../block/drivers/replication.ts';
-import { parentUser } from '../block/graph.ts';
+import { deviceName, parentUser } from '../block/graph.ts';
 import type { BlockBackend, BlockGraph } from '../block/graph.ts';
+import type { WriteFlags } from '../block/driver.ts';
 import type { BlockJobs } from '../block/jobs/manager.ts';
 import { nestDriveOptions } from '../block/drive-options.ts';
 import { nestOptions } from '../block/options.ts';
@@ -16,24 +17,38 @@ import { QuorumDriver } from '../block/drivers/quorum.ts';
 import { checkDrive } from './disk-options.ts';
 import { DiskStats } from './disk-stats.ts';
 
+const KEEP: WriteFlags = { unmap: false };
+const UNMAP: WriteFlags = { unmap: true };
+
+/** A device that shows a disk: `driver` is its -device name, `id` its id, if it has one. */
+export interface DiskUser {
+  readonly driver: string;
+  readonly id: string | null;
+  /** The engine tells of I/O errors itself. */
+  readonly tellsErrors?: boolean;
+}
+
 type Emit = (event: string, data: Record<string, unknown>) => void;
 
-/** A guest disk on a block backend; follows the backend when a job makes it show another node. */
+/**
+ * A guest disk on a block backend; follows the backend when a job makes it show another node. Writes by zeros and
+ * discards are counted as QEMU does: zeros with the writes, discards by themselves.
+ */
 export class GuestDisk implements EngineDisk {
+  /** Its drive's id, or the name of the node that it was plugged on. */
+  readonly id: string;
   readonly backend: BlockBackend;
   readonly stats = new DiskStats();
   /** The `id=` of its `-device`, if there is one. */
   readonly deviceId: string | null;
-  readonly #emit: Emit;
+  /** Null: the engine itself tells of errors, for it decides what becomes of them. */
+  readonly #emit: Emit | null;
 
-  constructor(backend: BlockBackend, emit: Emit, deviceId: string | null = null) {
+  constructor(backend: BlockBackend, emit: Emit | null, deviceId: string | null = null) {
     this.backend = backend;
+    this.id = deviceName(backend) || backend.root.nodeName;
     this.deviceId = deviceId;
     this.#emit = emit;
-  }
-
-  get id(): string {
-    return this.backend.id;
   }
 
   get lengthBytes(): number {
@@ -80,11 +95,36 @@ export class GuestDisk implements EngineDisk {
     this.stats.ended('flush', 0, startMs, true);
   }
 
+  async writeZeroes(offset: number, length: number, unmap: boolean): Promise<void> {
+    const startMs = performance.now();
+    if (!this.backend.gate.isOpen) await this.backend.gate.pass();
+    try {
+      await this.backend.root.writeZeroes(offset, length, unmap ? UNMAP : KEEP);
+    } catch (error) {
+      this.stats.ended('wr', length, startMs, false);
+      this.#failed('write', error);
+    }
+    this.stats.ended('wr', length, startMs, true);
+  }
+
+  async discard(offset: number, length: number): Promise<void> {
+    const startMs = performance.now();
+    if (!this.backend.gate.isOpen) await this.backend.gate.pass();
+    try {
+      await this.backend.root.discard(offset, length);
+    } catch (error) {
+      this.stats.ended('unmap', length, startMs, false);
+      this.#failed('write', error);
+    }
+    this.stats.ended('unmap', length, startMs, true);
+  }
+
   /** As QEMU with werror/rerror=report: an event for the manager, an error for the guest. */
   #failed(operation: 'read' | 'write', error: unknown): never {
+    if (!this.#emit) throw error;
     const errno = errnoOf(error);
     this.#emit('BLOCK_IO_ERROR', {
-      device: this.id,
+      device: deviceName(this.backend),
       'node-name': this.backend.root.nodeName,
       operation,
       action: 'report',
@@ -113,15 +153,28 @@ export class VmDisks {
     return [...this.#guestDisks.values()];
   }
 
-  /** Puts a drive behind a guest disk. Throws ParameterError when there is no such drive. */
-  plug(id: string, deviceId: string | null = null): GuestDisk {
-    const backend = this.#graph.findBackend(id);
-    if (!backend) throw new ParameterError(`Property 'ide-hd.drive' can't find value '${id}'`);
-    if (this.#guestDisks.has(id))
-      throw new ParameterError(`Drive '${id}' is already in use by another device`);
-    const disk = new GuestDisk(backend, this.#emit, deviceId);
-    this.#guestDisks.set(id, disk);
+  /** Whether the guest has the backend of that id. */
+  isPlugged(backendId: string): boolean {
+    return this.guestDisks.some(({ backend }) => backend.id === backendId);
+  }
+
+  /** Puts a drive or a node behind a guest disk. Throws ParameterError when there is no such thing. */
+  plug(name: string, { driver, id, tellsErrors }: DiskUser = { driver: 'ide-hd', id: null }): GuestDisk {
+    if (this.#guestDisks.has(name))
+      throw new ParameterError(`Drive '${name}' is already in use by another device`);
+    const backend = this.#graph.findBackend(name) ?? this.#graph.addDevice(name);
+    if (!backend) throw new ParameterError(`Property '${driver}.drive' can't find value '${name}'`);
+    const disk = new GuestDisk(backend, tellsErrors === true ? null : this.#emit, id);
+    this.#guestDisks.set(name, disk);
     return disk;
+  }
+
+  /** An event of an engine about a disk, with the name that the disk's node has now and here. */
+  inOurNames(data: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
+    const name = data['device'] === '' ? data['node-name'] : data['device'];
+    const disk = typeof name === 'string' ? this.#guestDisks.get(name) : undefined;
+    if (!disk || data['node-name'] === undefined) return data;
+    return { ...data, 'node-name': disk.backend.root.nodeName };
   }
 
   /** The replication nodes, newest first, for a manager that drives them itself. */

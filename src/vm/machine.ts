@@ -66,9 +66,7 @@ export class VirtualMachine {
     this.graph = parts.graph;
     this.jobs = parts.jobs;
     this.disks = parts.disks;
-    this.blockJobs = new VmBlockJobs(this.graph, this.jobs, (device) =>
-      this.disks.guestDisks.some(({ id }) => id === device),
-    );
+    this.blockJobs = new VmBlockJobs(this.graph, this.jobs, (id) => this.disks.isPlugged(id));
     this.engine = parts.engine;
     this.#networks = parts.networks;
     const emit = (event: string, data?: Record<string, unknown>): void => this.emit(event, data);

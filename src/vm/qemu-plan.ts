@@ -11,6 +11,8 @@ import { originOf } from './command-line/origin.ts';
 import { checkDevice } from './command-line/qemu-refused.ts';
 import { parseMac } from './devices.ts';
 import type { NicPlug } from './netdevs.ts';
+import { planQemuDrives } from './qemu-drives.ts';
+import type { QemuDrivePlan } from './qemu-drives.ts';
 
 export interface QemuNicPlan extends NicPlug {
   readonly mac: Uint8Array;
@@ -20,14 +22,10 @@ export interface QemuNicPlan extends NicPlug {
 export interface QemuDiskPlan {
   readonly drive: string;
   readonly deviceId: string | null;
+  /** QEMU's name of the device, for what goes wrong. */
+  readonly driver: string;
   readonly how: 'drive' | 'blockdev';
   readonly options: readonly string[];
-  readonly origin: string;
-}
-
-export interface QemuDrivePlan {
-  readonly id: string;
-  readonly options: Options;
   readonly origin: string;
 }
 
@@ -43,9 +41,6 @@ export interface QemuPlan {
   readonly chardevs: readonly string[];
 }
 
-/** Options of -drive that are the device's, which QEMU makes; the others are our block layer's. */
-const DRIVE_DEVICE_OPTIONS = ['if', 'index', 'bus', 'unit', 'media', 'werror', 'rerror'];
-
 /** Throws ParameterError naming the option. */
 export function planQemu(config: VmConfig): QemuPlan {
   const plan = {
@@ -56,7 +51,8 @@ export function planQemu(config: VmConfig): QemuPlan {
     identity: [] as string[],
     chardevs: chardevsOf(config),
   };
-  const byDrive = new Map<string, { deviceId: string | null }>();
+  const byDrive = new Map<string, { driver: string; deviceId: string | null }>();
+  const machine = config.qemu.machine ?? 'pc';
   for (const device of config.devices) {
     const driver = device.driver === DEFAULT_NIC ? defaultNic(config) : device.driver;
     const options: Options = { ...device.options };
@@ -69,7 +65,7 @@ export function planQemu(config: VmConfig): QemuPlan {
         options['mac'] = Array.from(mac, (byte) => byte.toString(16).padStart(2, '0')).join(':');
         plan.nics.push({ id: id ?? `nic${plan.nics.length}`, netdev, mac, origin });
       }
-      if (drive !== undefined) byDrive.set(drive, { deviceId: id ?? null });
+      if (drive !== undefined) byDrive.set(drive, { driver, deviceId: id ?? null });
     } catch (cause) {
       throw new ParameterError(`${origin}: ${messageOf(cause)}`, { cause });
     }
@@ -80,24 +76,27 @@ export function planQemu(config: VmConfig): QemuPlan {
     plan.args.push('-device', text);
     plan.identity.push(`-device ${text}`);
   }
-  config.drives.forEach((given, at) => {
-    const origin = originOf(given, `-drive id=${given['id'] ?? ''}`);
-    const id = given['id'] ?? `drive${at}`;
-    const forQemu = DRIVE_DEVICE_OPTIONS.filter((key) => given[key] !== undefined);
-    const own = Object.fromEntries(
-      Object.entries(given).filter(([key]) => !DRIVE_DEVICE_OPTIONS.includes(key)),
-    );
-    plan.drives.push({ id, options: { ...own, id }, origin });
-    const options = forQemu.map((key) => `${key}=${escapeOption(given[key] ?? '')}`);
+  for (const [, driver = '', node = ''] of machine.matchAll(/(?:^|,)(pflash[01])=([^,]+)/g)) {
+    byDrive.set(node, { driver, deviceId: null });
+  }
+  for (const drive of planQemuDrives(config.drives, machine)) {
+    const { id, bus, options, forQemu, origin } = drive;
+    plan.drives.push(drive);
     const used = byDrive.get(id);
     byDrive.delete(id);
+    if (options === null) {
+      plan.args.push('-drive', forQemu.join(','));
+      plan.identity.push(`-drive ${forQemu.join(',')}`);
+    }
     // A drive that no device shows is a node of ours alone.
-    if (given['if'] === 'none' && !used) return;
-    plan.disks.push({ drive: id, deviceId: used?.deviceId ?? null, how: 'drive', options, origin });
-  });
-  for (const [drive, { deviceId }] of byDrive) {
-    const origin = `-device drive=${drive}`;
-    plan.disks.push({ drive, deviceId, how: 'blockdev', options: [], origin });
+    else if (bus !== 'none' || used) {
+      const { driver = bus, deviceId = null } = used ?? {};
+      plan.disks.push({ drive: id, deviceId, driver, how: 'drive', options: forQemu, origin });
+    }
+  }
+  for (const [drive, { driver, deviceId }] of byDrive) {
+    const origin = `-device ${driver},drive=${drive}`;
+    plan.disks.push({ drive, deviceId, driver, how: 'blockdev', options: [], origin });
   }
   return plan;
 }

@@ -175,6 +175,7 @@ export class RunControl {
   }
 
   async #halt(state: RunState): Promise<void> {
+    await this.#engine?.preparePause?.();
     // First the network: what is mirrored from now on is not part of the state that stands.
     for (const netdev of this.#netdevs.values()) netdev.hold();
     try {

@@ -38,6 +38,8 @@ export class FileDriver implements BlockDriver {
   readonly identity: string;
   readonly #locks: boolean;
   #handle: FileHandle;
+  /** What was written is not all on stable storage, and never will be. */
+  #lost: IoError | null = null;
   #readOnly: boolean;
   #unlock: () => void;
   #lengthBytes: number;
@@ -181,12 +183,18 @@ export class FileDriver implements BlockDriver {
     });
   }
 
+  /**
+   * The kernel tells of a write that it could not do once, and to whoever asks first, which may be nobody who cares (a
+   * machine that is being stopped flushes too). So after that, as in QEMU, no flush succeeds until the file is opened anew.
+   */
   async flush(): Promise<void> {
     if (this.readOnly) return;
+    if (this.#lost) throw this.#lost;
     try {
       await this.#handle.datasync();
     } catch (error) {
-      throw this.#failure('flush', 0, error);
+      this.#lost ??= this.#failure('flush', 0, error);
+      throw this.#lost;
     }
   }
 

@@ -145,6 +145,10 @@ export class QemuEngine implements Engine {
     });
   }
 
+  async preparePause(): Promise<void> {
+    if (this.#state === 'running') await this.#around?.disks.flushAhead();
+  }
+
   async pause(): Promise<void> {
     if (this.#state === 'paused') return;
     await this.#alone('pause', ['running'], async () => {

@@ -3,6 +3,7 @@
  * BlockDeviceInfo, BlockStats), with the members that QEMU 7.2 has for the same graph. What never occurs here
  * (throttling, encryption, merged requests) has the values by which QEMU says so.
  */
+import { deviceName } from '../../block/graph.ts';
 import type { BlockBackend } from '../../block/graph.ts';
 import { ImageInspector, nodeBehind } from '../../block/image-info.ts';
 import type { BlockNode } from '../../block/node.ts';
@@ -29,14 +30,14 @@ export class BlockDescriber {
   }
 
   /** An element of query-block; `disk` is the guest's disk on it, if there is one. */
-  async device({ id, root }: BlockBackend, disk: GuestDisk | null): Promise<Members> {
+  async device(backend: BlockBackend, disk: GuestDisk | null): Promise<Members> {
     return {
       ...(disk ? { 'io-status': 'ok' } : {}),
-      device: id,
+      device: deviceName(backend),
       locked: false,
       // QEMU takes a drive without a device for one.
       removable: disk === null,
-      inserted: await this.node(root),
+      inserted: await this.node(backend.root),
       ...(disk?.deviceId == null ? {} : { qdev: disk.deviceId }),
       type: 'unknown',
     };
@@ -73,10 +74,11 @@ export class BlockDescriber {
   }
 
   /** An element of query-blockstats. */
-  deviceStats({ id, root }: BlockBackend, disk: GuestDisk | null): Members {
+  deviceStats(backend: BlockBackend, disk: GuestDisk | null): Members {
+    const { root } = backend;
     const stats = (disk?.stats ?? new DiskStats()).report();
     return {
-      device: id,
+      device: deviceName(backend),
       ...(disk?.deviceId == null ? {} : { qdev: disk.deviceId }),
       ...this.nodeStats(root, true),
       stats: withGeneral(stats, root, true),

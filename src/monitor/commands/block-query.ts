@@ -1,18 +1,21 @@
 /** Commands that tell what block nodes and devices there are (QEMU qapi/block-core.json). */
 import { z } from 'zod';
+import type { BlockBackend } from '../../block/graph.ts';
 import type { VirtualMachine } from '../../vm/machine.ts';
 import type { GuestDisk } from '../../vm/disks.ts';
 import { command, noArguments } from '../registry.ts';
 import { BlockDescriber } from './block-info.ts';
+import { withEngineDevices, withEngineStats } from './engine-devices.ts';
 
 export const blockQueryCommands = [
   command('query-block', noArguments, async (vm) => {
     const describer = new BlockDescriber();
     const devices = [];
     for (const backend of vm.graph.list().backends) {
-      devices.push(await describer.device(backend, diskOf(vm, backend.id)));
+      const disk = diskOf(vm, backend);
+      devices.push({ name: disk?.id ?? null, reply: await describer.device(backend, disk) });
     }
-    return devices;
+    return withEngineDevices(vm.engine?.monitor ?? null, devices);
   }),
   command(
     'query-named-block-nodes',
@@ -25,14 +28,18 @@ export const blockQueryCommands = [
       return nodes;
     },
   ),
-  command('query-blockstats', z.strictObject({ 'query-nodes': z.boolean().optional() }), (vm, args) => {
+  command('query-blockstats', z.strictObject({ 'query-nodes': z.boolean().optional() }), async (vm, args) => {
     const describer = new BlockDescriber();
     const { backends, nodes } = vm.graph.list();
     if (args['query-nodes'] === true) return nodes.map((node) => describer.nodeStats(node, false));
-    return backends.map((backend) => describer.deviceStats(backend, diskOf(vm, backend.id)));
+    const stats = backends.map((backend) => {
+      const disk = diskOf(vm, backend);
+      return { name: disk?.id ?? null, reply: describer.deviceStats(backend, disk) };
+    });
+    return withEngineStats(vm.engine?.monitor ?? null, stats);
   }),
 ];
 
-function diskOf(vm: VirtualMachine, id: string): GuestDisk | null {
-  return vm.disks.guestDisks.find((disk) => disk.id === id) ?? null;
+function diskOf(vm: VirtualMachine, backend: BlockBackend): GuestDisk | null {
+  return vm.disks.guestDisks.find((disk) => disk.backend === backend) ?? null;
 }

@@ -37,7 +37,7 @@ export const blockCommands = [
     'block_resize',
     z.strictObject({ device: z.string().optional(), 'node-name': z.string().optional(), size: int64 }),
     (vm, args) =>
-      resizeNode(vm.graph, (id) => vm.disks.guestDisks.some((disk) => disk.id === id), {
+      resizeNode(vm.graph, (id) => vm.disks.isPlugged(id), {
         device: args.device,
         nodeName: args['node-name'],
         sizeBytes: args.size,

@@ -4,10 +4,10 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { chooseAccelerator } from '../../../src/demo/accelerator.ts';
+import { acceleratorFor } from '../../../src/demo/accelerator.ts';
 import type { Accelerator } from '../../../src/demo/accelerator.ts';
 
-describe('chooseAccelerator', () => {
+describe('acceleratorFor', () => {
   let folder = '';
   before(async () => {
     folder = await mkdtemp(path.join(os.tmpdir(), 'colo-accel-'));
@@ -21,7 +21,7 @@ describe('chooseAccelerator', () => {
     const binary = path.join(folder, 'qemu');
     await writeFile(binary, `#!/bin/sh\n${script}\n`, { mode: 0o755 });
     const patience = patienceMs === undefined ? {} : { patienceMs };
-    return chooseAccelerator({ binary, image: 'guest.qcow2', device: '/dev/null', ...patience });
+    return acceleratorFor({ binary, image: 'guest.qcow2', device: '/dev/null', ...patience });
   }
 
   it('takes KVM when the guest serves', async () => {
@@ -55,7 +55,7 @@ describe('chooseAccelerator', () => {
 
   it('takes TCG when there is no device or no QEMU', async () => {
     const missing = { binary: '/no/such/qemu', image: 'guest.qcow2' };
-    assert.match((await chooseAccelerator({ ...missing, device: '/no/such/kvm' })).reason, /ENOENT/);
-    assert.match((await chooseAccelerator({ ...missing, device: '/dev/null' })).reason, /ENOENT/);
+    assert.match((await acceleratorFor({ ...missing, device: '/no/such/kvm' })).reason, /ENOENT/);
+    assert.match((await acceleratorFor({ ...missing, device: '/dev/null' })).reason, /ENOENT/);
   });
 });

@@ -60,3 +60,22 @@ test('requests, failures and the furthest write are counted; errors are told', a
     ['ok', false, 'dev0', false, 'unknown'],
   );
 });
+
+test('zeroes count as writes, discards by themselves; an engine that tells of errors is left to do so', async () => {
+  const filter = new ErrorFilter(new MemoryDriver(1 << 20), [{ op: 'discard' }]);
+  const events: string[] = [];
+  const backend = { id: 'disk', root: new BlockNode('node0', filter), gate: new Gate() };
+  const disk = new GuestDisk(backend, (event) => events.push(event));
+  await disk.write(0, new Uint8Array(4096).fill(1));
+  await disk.writeZeroes(0, 2048, true);
+  const content = new Uint8Array(4096);
+  await disk.read(0, content);
+  assert.deepEqual([content[0], content[2047], content[2048]], [0, 0, 1]);
+  await assert.rejects(disk.discard(0, 4096));
+  const told = disk.stats.report();
+  assert.deepEqual([told['wr_bytes'], told['wr_operations']], [6144, 2]);
+  assert.deepEqual([told['unmap_operations'], told['failed_unmap_operations']], [0, 1]);
+  assert.deepEqual(events, ['BLOCK_IO_ERROR']);
+  await assert.rejects(new GuestDisk(backend, null).discard(0, 4096));
+  assert.equal(events.length, 1);
+});

@@ -32,7 +32,8 @@ export async function openQuorum(options: OptionReader, context: OpenContext): P
     emit: (event, data) => context.emit(event, data),
     deviceName: () => {
       const users = context.find(context.nodeName)?.users ?? [];
-      for (const user of users) if (user.startsWith('drive:')) return user.slice('drive:'.length);
+      // A device on a node has no name (graph.ts, addDevice).
+      for (const user of users) if (/^drive:\S+$/.test(user)) return user.slice('drive:'.length);
       return null;
     },
   });

@@ -1,0 +1,208 @@
+/**
+ * What a guest on QEMU sees of its disk: errors as werror= says, one event for each, and a retry when a machine that
+ * stopped for one goes on; discards, writes of zeroes and forced unit access as the block graph gets them.
+ */
+import assert from 'node:assert/strict';
+import { readFileSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { test } from 'node:test';
+import { Deferred } from '../../../src/base/async.ts';
+import { IoError } from '../../../src/base/errors.ts';
+import type { EngineDisk } from '../../../src/engine/engine.ts';
+import { QemuEngine } from '../../../src/engine/qemu/index.ts';
+import { testFolder } from '../../helpers/bare-process.ts';
+import { countingSector, lineOf, offsetOf } from '../../helpers/counting-guest.ts';
+import { qemuVm } from '../../helpers/qemu-vm.ts';
+import { Console } from '../../unit/engine/mini-machine.ts';
+import { skipReason as skip, specOf } from './qemu-machines.ts';
+
+/** A disk that fails once, at the third number, with `errno`; or at the flush after it. */
+class FailingDisk implements EngineDisk {
+  readonly id = 'ide0-hd0';
+  readonly lengthBytes = 1 << 20;
+  readonly readOnly = false;
+  readonly content = new Uint8Array(1 << 20);
+  readonly done: string[] = [];
+  /** What has yet to fail. */
+  toFail: 'write' | 'flush' | null;
+  readonly #errno: 'EIO' | 'ENOSPC';
+
+  constructor(toFail: 'write' | 'flush', errno: 'EIO' | 'ENOSPC') {
+    this.content.set(countingSector());
+    this.toFail = toFail;
+    this.#errno = errno;
+  }
+
+  read(offset: number, target: Uint8Array): Promise<void> {
+    target.set(this.content.subarray(offset, offset + target.length));
+    return Promise.resolve();
+  }
+
+  write(offset: number, source: Uint8Array): Promise<void> {
+    if (offset === offsetOf(3)) this.#mayFail('write');
+    this.content.set(source, offset);
+    this.done.push(`write ${new DataView(source.buffer, source.byteOffset).getUint32(0, true)}`);
+    return Promise.resolve();
+  }
+
+  flush(): Promise<void> {
+    if (this.done.at(-1) === 'write 3') this.#mayFail('flush');
+    this.done.push('flush');
+    return Promise.resolve();
+  }
+
+  #mayFail(operation: 'write' | 'flush'): void {
+    if (this.toFail !== operation) return;
+    this.toFail = null;
+    this.done.push(`${operation} fails`);
+    throw new IoError(this.#errno, 'made for a test');
+  }
+}
+
+type Action = 'report' | 'ignore' | 'stop';
+const CASES: readonly (readonly [werror: string, 'write' | 'flush', 'EIO' | 'ENOSPC', Action])[] = [
+  ['report', 'write', 'EIO', 'report'],
+  ['ignore', 'write', 'EIO', 'ignore'],
+  ['stop', 'write', 'EIO', 'stop'],
+  ['stop', 'flush', 'EIO', 'stop'],
+  ['enospc', 'write', 'ENOSPC', 'stop'],
+];
+
+for (const [werror, operation, errno, action] of CASES) {
+  test(`werror=${werror}: a ${operation} that ends with ${errno}`, { skip }, async (t) => {
+    const disk = new FailingDisk(operation, errno);
+    const plain = { nics: [], args: ['-vga', 'none', '-boot', 'c'] };
+    const disks = [{ disk, how: 'drive' as const, options: ['if=ide', `werror=${werror}`] }];
+    const engine = new QemuEngine(await specOf(disk as never, { ...plain, disks }));
+    t.after(() => engine.stop());
+    const console = new Console(engine);
+    await engine.start();
+    const told: Readonly<Record<string, unknown>>[] = [];
+    const first = new Deferred<void>();
+    engine.monitor.onEvent = (name, data) => {
+      if (name !== 'BLOCK_IO_ERROR') return;
+      told.push(data);
+      first.resolve();
+    };
+    await engine.resume();
+    await first.promise;
+    if (action === 'stop') {
+      const status = (await engine.monitor.execute('query-status', {})) as Record<string, unknown>;
+      assert.deepEqual([status['running'], status['status']], [false, 'io-error']);
+      await engine.monitor.execute('cont', {});
+    }
+    const [said] = await console.waitFor(/[^]*00000005/);
+    await engine.monitor.execute('stop', {});
+
+    const upTo4 = [1, 2, 3, 4].map((n) => (n === 3 && action === 'report' ? 'ED\n' : lineOf(n))).join('');
+    assert.equal(said.slice(0, upTo4.length), upTo4);
+    assert.deepEqual(
+      { ...told[0], 'node-name': 'any' },
+      {
+        'node-name': 'any',
+        device: 'ide0-hd0',
+        operation: 'write',
+        action,
+        // Where QEMU keeps an io-status.
+        ...(werror === 'stop' || werror === 'enospc' ? { nospace: errno === 'ENOSPC' } : {}),
+        reason: errno === 'ENOSPC' ? 'No space left on device' : 'Input/output error',
+      },
+    );
+    assert.equal(told.length, 1);
+    const ofThree = disk.done.slice(disk.done.indexOf('write 2') + 2, disk.done.indexOf('write 4'));
+    const wanted = {
+      write: {
+        report: ['write fails'],
+        ignore: ['write fails', 'flush'],
+        stop: ['write fails', 'write 3', 'flush'],
+      },
+      flush: { report: [], ignore: [], stop: ['write 3', 'flush fails', 'flush'] },
+    }[operation][action];
+    // QEMU flushes all disks when it stops.
+    assert.deepEqual(
+      ofThree.filter((one, at) => one !== 'flush' || at === ofThree.length - 1),
+      wanted,
+    );
+  });
+}
+
+test(
+  'flushes, discards and zeroes reach the block graph as the caches of a drive say',
+  { skip },
+  async (t) => {
+    const home = await testFolder(t);
+    const modes = ['writeback', 'writethrough', 'unsafe'];
+    const drives = modes.flatMap((mode) => {
+      const image = path.join(home, mode);
+      writeFileSync(image, new Uint8Array(1 << 20).fill(1));
+      return ['-drive', `if=virtio,id=${mode},file=${image},format=raw,discard=unmap,cache=${mode}`];
+    });
+    const { vm } = await qemuVm(t, ['-nodefaults', '-vga', 'none', ...drives]);
+    const did: unknown[] = [];
+    for (const mode of modes) {
+      // QEMU's own requests, on the way that those of its devices take.
+      for (const line of [
+        'write 0 4k',
+        'flush',
+        'write -f 4k 4k',
+        'discard 64k 128k',
+        'write -z -u 256k 64k',
+      ]) {
+        await vm.engine?.monitor?.execute('human-monitor-command', {
+          'command-line': `qemu-io ${mode} "${line}"`,
+        });
+      }
+      const stats = vm.disks.guestDisks.find(({ id }) => id === mode)?.stats.report() ?? {};
+      did.push([
+        mode,
+        stats['wr_bytes'],
+        stats['flush_operations'],
+        stats['unmap_operations'],
+        stats['unmap_bytes'],
+      ]);
+      const image = readFileSync(path.join(home, mode));
+      assert.ok(image.subarray(256 * 1024, 320 * 1024).every((byte) => byte === 0));
+      assert.equal(image[320 * 1024], 1);
+    }
+    assert.deepEqual(did, [
+      // The flush, and that of the forced unit access.
+      ['writeback', 72 * 1024, 2, 1, 128 * 1024],
+      // One for each write, and the flush.
+      ['writethrough', 72 * 1024, 4, 1, 128 * 1024],
+      // QEMU passes flushes on to an NBD server nevertheless; that they end there is the block graph's part.
+      ['unsafe', 72 * 1024, 2, 1, 128 * 1024],
+    ]);
+  },
+);
+
+test(
+  'what has piled up goes to stable storage before the guest stands, not while it does',
+  { skip },
+  async (t) => {
+    const image = path.join(await testFolder(t), 'image');
+    writeFileSync(image, new Uint8Array(16 << 20));
+    const drive = `if=virtio,id=d,file=${image},format=raw`;
+    const { vm, execute } = await qemuVm(t, ['-nodefaults', '-vga', 'none', '-drive', drive]);
+    await execute('cont');
+    const disk = vm.disks.guestDisks[0];
+    const flushes = t.mock.method(disk?.backend.root ?? assert.fail(), 'flush', () => {
+      asked.push(vm.run.state);
+      return Promise.resolve();
+    });
+    const asked: string[] = [];
+    const writeAndStop = async (size: string): Promise<string[]> => {
+      const line = `qemu-io d "write 0 ${size}"`;
+      await vm.engine?.monitor?.execute('human-monitor-command', { 'command-line': line });
+      await vm.engine?.preparePause?.();
+      const ahead = [...asked];
+      await execute('stop');
+      await execute('cont');
+      return ahead.concat(`${asked.splice(0).length - ahead.length} while it stops`);
+    };
+    assert.deepEqual(await writeAndStop('4k'), ['1 while it stops']);
+    assert.deepEqual(await writeAndStop('8M'), ['running', '1 while it stops']);
+    // Of an NBD disk QEMU does not remember that nothing was written since.
+    await execute('stop');
+    assert.equal(flushes.mock.callCount(), 4);
+  },
+);
