@@ -7,6 +7,8 @@
  * RAM and device state travel as snapshots. An engine keeps the last captured or loaded state as its baseline, so that
  * a later snapshot holds only what changed and a load can undo what the guest did since.
  */
+import type { Socket } from 'node:net';
+import type { QmpTimestamp, QmpVersion } from '../qmp/types.ts';
 
 /** One NIC of the guest. */
 export interface EngineNic {
@@ -19,10 +21,14 @@ export interface EngineNic {
   onFrame: ((frame: Uint8Array) => void) | null;
 }
 
-/** The guest's serial port ttyS0. */
+/** A serial port of the guest, or another stream of characters that one of its devices has. */
 export interface EngineSerial {
-  write(bytes: Uint8Array): void;
+  /** Which chardev of ours is to be at its other end; absent for a serial port. */
+  readonly chardev?: string;
+  /** False: the guest is behind, wait for `onDrain`. The bytes have been taken all the same, within bounds. */
+  write(bytes: Uint8Array): boolean;
   onData: ((bytes: Uint8Array) => void) | null;
+  onDrain: (() => void) | null;
 }
 
 /** The disk as the engine uses it. Requests may overlap; a rejected promise is an I/O error for the guest. */
@@ -39,14 +45,25 @@ export interface EngineDisk {
   discard?(offset: number, length: number): Promise<void>;
 }
 
+/** The screen of an engine that has a VNC server (RFB). */
+export interface EngineDisplay {
+  /**
+   * A new connection to the server of the machine that runs; waits for one that takes over, within bounds. It ends when
+   * the machine is replaced. Throws ClosedError when there is none any more.
+   */
+  connect(): Promise<Socket>;
+}
+
 /** The monitor of an engine that has one of its own: commands that are not ours go there, its events are relayed. */
 export interface EngineMonitor {
-  /** QMP commands that it knows. */
+  /** QMP commands that it knows. Known after start(). */
   readonly commands: ReadonlySet<string>;
+  /** Known after start(). */
+  readonly version: QmpVersion;
   /** Throws QmpCommandError with the engine's class and text, ClosedError when the machine is gone. */
   execute(command: string, args: Readonly<Record<string, unknown>>): Promise<unknown>;
   /** An event that the engine does not keep to itself. */
-  onEvent: ((name: string, data: Readonly<Record<string, unknown>>) => void) | null;
+  onEvent: ((name: string, data: Readonly<Record<string, unknown>>, timestamp: QmpTimestamp) => void) | null;
 }
 
 /**
@@ -76,9 +93,25 @@ export interface CaptureOptions {
 
 export type EngineState = 'created' | 'paused' | 'running' | 'stopped' | 'failed';
 
+/** SHUTDOWN's data (QEMU qapi/run-state.json, ShutdownCause). */
+export interface ShutdownCause {
+  /** The guest itself wanted it. */
+  readonly guest: boolean;
+  readonly reason: string;
+}
+
 export interface EngineEvents {
-  /** The guest asked for power-off or reset, or the machine failed by itself. */
-  onShutdown: ((reason: 'guest-shutdown' | 'guest-reset' | 'failed', error?: Error) => void) | null;
+  /** The guest asked for power-off or reset, or the machine failed by itself. `cause`: if it was neither of these plainly. */
+  onShutdown:
+    | ((reason: 'guest-shutdown' | 'guest-reset' | 'failed', error?: Error, cause?: ShutdownCause) => void)
+    | null;
+  /**
+   * The guest stands without having been told to; `state` is QEMU's run state (`io-error`, `watchdog`, …). May come more
+   * than once, and for a guest that was told to stand just then.
+   */
+  onStopped: ((state: string) => void) | null;
+  /** A guest that stood by itself runs again by itself. */
+  onResumed: (() => void) | null;
 }
 
 export interface Engine extends EngineEvents {
@@ -90,9 +123,12 @@ export interface Engine extends EngineEvents {
   /** What it is a hash of, as a person would compare it; an engine without choices has none. */
   readonly buildParts?: readonly string[];
   readonly nics: readonly EngineNic[];
-  readonly serial: EngineSerial;
+  /** ttyS0 first; behind the serial ports the streams of other devices. */
+  readonly serials: readonly EngineSerial[];
   /** Null: this engine has none. */
   readonly monitor: EngineMonitor | null;
+  /** Absent: none, or none was asked for. */
+  readonly display?: EngineDisplay;
   /** Builds the machine; it stays paused. Throws when it cannot be built. */
   start(): Promise<void>;
   /** Before a pause, while the guest runs: what would otherwise make the pause long. */

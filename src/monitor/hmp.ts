@@ -7,8 +7,9 @@ import { ColoError, DeviceNotFoundError, messageOf } from '../base/errors.ts';
 import { parseOptions } from '../vm/command-line/keyval.ts';
 import type { VirtualMachine } from '../vm/machine.ts';
 import { reportOf, reportText } from './commands/compare.ts';
+import { forwardLine } from './hmp-forwarding.ts';
 import { runQemuIo } from './qemu-io.ts';
-import { QEMU_VERSION } from './version.ts';
+import { versionOf } from './version.ts';
 
 /** One argument of a line. QEMU says `expected` when it is missing. */
 interface Parameter {
@@ -74,6 +75,15 @@ const LINES: ReadonlyMap<string, HmpLine> = new Map<string, HmpLine>([
       },
     },
   ],
+  ['system_reset', { parameters: [], help: '-- reset the guest', run: (vm) => done(vm.reset()) }],
+  [
+    'system_powerdown',
+    { parameters: [], help: '-- press the power button', run: (vm) => done(vm.powerdown()) },
+  ],
+  [
+    'x_colo_lost_heartbeat',
+    { parameters: [], help: '-- go on alone', run: (vm) => done(vm.migration.lostHeartbeat()) },
+  ],
   [
     'info',
     {
@@ -87,7 +97,7 @@ const LINES: ReadonlyMap<string, HmpLine> = new Map<string, HmpLine>([
     {
       parameters: [optionalString],
       help: '[command] -- show these lines',
-      run: (_vm, [name]) => help(name),
+      run: (vm, [name]) => help(vm, name),
     },
   ],
 ]);
@@ -99,8 +109,10 @@ const INFO: ReadonlyMap<string, (vm: VirtualMachine) => string> = new Map([
   ['name', (vm: VirtualMachine) => (vm.name === null ? '' : `${vm.name}\r\n`)],
   [
     'version',
-    () =>
-      `${QEMU_VERSION.qemu.major}.${QEMU_VERSION.qemu.minor}.${QEMU_VERSION.qemu.micro}${QEMU_VERSION.package}\r\n`,
+    (vm: VirtualMachine) => {
+      const { qemu, package: name } = versionOf(vm);
+      return `${qemu.major}.${qemu.minor}.${qemu.micro}${name}\r\n`;
+    },
   ],
   [
     'chardev',
@@ -121,11 +133,15 @@ const INFO: ReadonlyMap<string, (vm: VirtualMachine) => string> = new Map([
 ]);
 
 /** Runs one line. Never throws: what went wrong is in the text. */
-export async function runHmp(vm: VirtualMachine, line: string): Promise<string> {
+export async function runHmp(vm: VirtualMachine, line: string, cpuIndex?: number): Promise<string> {
   const [given = '', ...words] = splitWords(line);
   if (given === '') return '';
   const name = Object.hasOwn(ALIASES, given) ? (ALIASES[given] ?? given) : given;
   const found = LINES.get(name);
+  if (!found || (name === 'info' && !INFO.has(words[0] ?? ''))) {
+    const answer = await forwardLine(vm, line, [name, ...words], cpuIndex);
+    if (answer !== null) return answer;
+  }
   if (!found) return `unknown command: '${given}'\r\n`;
   const flags = new Set<string>();
   while (words[0] !== undefined && /^-[a-z]$/.test(words[0]) && found.flags !== undefined) {
@@ -174,8 +190,13 @@ function statusText(vm: VirtualMachine): string {
   return state === 'paused' ? 'paused' : `paused (${state})`;
 }
 
-function help(name: string | undefined): string {
+/** Ours, then those of the engine, which has some of the same names: what is said of ours holds. */
+async function help(vm: VirtualMachine, name: string | undefined): Promise<string> {
   const shown = [...LINES].filter(([line]) => name === undefined || line === name);
-  if (shown.length === 0) throw new ColoError(`unknown command: '${name ?? ''}'`);
-  return shown.map(([line, { help: text }]) => `${line} ${text}\r\n`).join('');
+  const ours = shown.map(([line, { help: text }]) => `${line} ${text}\r\n`).join('');
+  if (name !== undefined && ours !== '') return ours;
+  const line = name === undefined ? 'help' : `help ${name}`;
+  const others = await forwardLine(vm, line, ['help']);
+  if (others === null && ours === '') throw new ColoError(`unknown command: '${name ?? ''}'`);
+  return ours + (others ?? '');
 }

@@ -12,7 +12,8 @@ import type { StreamTarget } from '../vm/command-line/config.ts';
 import { originOf } from '../vm/command-line/origin.ts';
 import type { VirtualMachine } from '../vm/machine.ts';
 import { commands } from './commands/index.ts';
-import { QEMU_VERSION } from './version.ts';
+import { forwardedOutOfBand } from './forwarding.ts';
+import { versionOf } from './version.ts';
 
 export interface MonitorHost {
   /** Start-up stands still until a client connects. */
@@ -27,9 +28,9 @@ export async function startMonitors(
   host: MonitorHost = {},
 ): Promise<{ close(): Promise<void> }> {
   const server = new QmpServer({
-    version: QEMU_VERSION,
+    version: versionOf(vm),
     dispatch: (name, args) => commands.execute(vm, name, args),
-    supportsOob: (name) => (commands.has(name) ? false : null),
+    supportsOob: (name) => (commands.has(name) ? false : forwardedOutOfBand(vm, name)),
   });
   const unsubscribe = vm.events.subscribe(({ event, data, timestamp }) => {
     server.broadcast(event, data, timestamp);

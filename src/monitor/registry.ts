@@ -27,15 +27,34 @@ export function command<T>(
   return { name, args, run } as QmpCommand<T> as unknown as AnyCommand;
 }
 
+type Otherwise = (
+  vm: VirtualMachine,
+  name: string,
+  args: Readonly<Record<string, unknown>>,
+) => Promise<unknown>;
+
+function notFound(_vm: VirtualMachine, name: string): Promise<never> {
+  return Promise.reject(new CommandNotFoundError(`The command ${name} has not been found`));
+}
+
 export class CommandRegistry {
   readonly #commands = new Map<string, AnyCommand>();
 
-  constructor(groups: readonly (readonly AnyCommand[])[]) {
+  readonly #otherwise: Otherwise;
+
+  /** `otherwise`: what a command does that is not in the table. */
+  constructor(groups: readonly (readonly AnyCommand[])[], otherwise: Otherwise = notFound) {
+    this.#otherwise = otherwise;
     for (const group of groups) for (const entry of group) this.#commands.set(entry.name, entry);
   }
 
   has(name: string): boolean {
     return this.#commands.has(name);
+  }
+
+  /** A command's schema. */
+  argumentsOf(name: string): z.ZodType | null {
+    return this.#commands.get(name)?.args ?? null;
   }
 
   names(): string[] {
@@ -44,7 +63,7 @@ export class CommandRegistry {
 
   async execute(vm: VirtualMachine, name: string, args: unknown): Promise<unknown> {
     const found = this.#commands.get(name);
-    if (!found) throw new CommandNotFoundError(`The command ${name} has not been found`);
+    if (!found) return this.#otherwise(vm, name, (args ?? {}) as Record<string, unknown>);
     const parsed = parseArguments(found.args, args ?? {});
     return (await found.run(vm, parsed)) ?? {};
   }

@@ -25,10 +25,12 @@ import { planDevices } from './devices.ts';
 import type { DevicePlan } from './devices.ts';
 import { planDrives } from './disk-options.ts';
 import { VmDisks } from './disks.ts';
+import { vncOptionsOf } from './vnc/address.ts';
 import { VmEvents } from './events.ts';
 import { openNetdevs } from './netdevs.ts';
 import type { OpenNetdevs } from './netdevs.ts';
 import { chooseQemu } from './qemu-machine.ts';
+import { serialPortsOf } from './serial.ts';
 import { macOf, planQemu } from './qemu-plan.ts';
 import type { QemuPlan } from './qemu-plan.ts';
 
@@ -176,12 +178,13 @@ async function startQemu(
     name: config.name ?? 'guest',
     ramBytes: config.memoryBytes,
     machine: chosen.machine,
-    args: [...chosen.args, ...plan.args],
+    args: [...chosen.args, ...(config.noReboot ? ['-no-reboot'] : []), ...plan.args],
     identity: [...chosen.identity, ...plan.identity],
     chardevs: plan.chardevs,
     disks: guestDisks,
     nics: plan.nics,
-    serialPorts: 1,
+    serialPorts: serialPortsOf(config),
+    vnc: config.vnc === null ? null : vncOptionsOf(config.vnc),
     incoming: config.incoming !== null,
   });
   await engine.start();

@@ -5,7 +5,7 @@
  */
 export interface VmEvent {
   readonly event: string;
-  readonly data?: Record<string, unknown>;
+  readonly data?: Readonly<Record<string, unknown>>;
   readonly timestamp: { readonly seconds: number; readonly microseconds: number };
 }
 
@@ -47,6 +47,11 @@ export class VmEvents {
     }
     this.#deliver(whole);
     this.#openWindow(key);
+  }
+
+  /** An event that has its time and its rate from elsewhere. */
+  relay(event: VmEvent): void {
+    this.#deliver(event);
   }
 
   close(): void {

@@ -11,7 +11,7 @@ import type { BlockJobs } from '../block/jobs/manager.ts';
 import type { Chardevs } from '../chardev/registry.ts';
 import type { Hello } from '../checkpoint/messages.ts';
 import type { ProtectedGuest } from '../checkpoint/guest.ts';
-import type { Engine } from '../engine/engine.ts';
+import type { Engine, ShutdownCause } from '../engine/engine.ts';
 import type { Netdev } from '../net/netdev.ts';
 import { assemble, withOrigin } from './assemble.ts';
 import type { Parts, VmHost } from './assemble.ts';
@@ -27,7 +27,9 @@ import type { OpenNetdevs } from './netdevs.ts';
 import { VmObjects } from './objects.ts';
 import { VmGuest } from './protected-guest.ts';
 import { RunControl } from './run-control.ts';
-import { connectSerial } from './serial.ts';
+import { vncAddressOf } from './vnc/address.ts';
+import { VncServer } from './vnc/server.ts';
+import { bridgeChardevs, connectSerial, presentPorts } from './serial.ts';
 
 const log = loggerFor('vm');
 
@@ -36,7 +38,7 @@ const CLOSE_STEP_MS = 10_000;
 
 export type { VmHost } from './assemble.ts';
 
-export type QuitReason = 'host-qmp-quit' | 'host-signal' | 'guest-shutdown' | 'host-error';
+export type QuitReason = 'host-qmp-quit' | 'host-signal' | 'guest-shutdown' | 'guest-panic' | 'host-error';
 
 export class VirtualMachine {
   readonly config: VmConfig;
@@ -55,6 +57,7 @@ export class VirtualMachine {
   readonly #ended = new Deferred<number>();
   readonly #closers: (() => Promise<void> | void)[] = [];
   #isEnding = false;
+  #vnc: VncServer | null = null;
 
   private constructor(config: VmConfig, parts: Parts) {
     this.config = config;
@@ -129,11 +132,15 @@ export class VirtualMachine {
         const origin = originOf(options, `-object ${options['qom-type'] ?? ''}`);
         await withOrigin(origin, () => vm.objects.add(options));
       }
-      const { serial, incoming } = config;
-      if (serial) {
-        const connect = (): Promise<() => void> => connectSerial(vm.engine, serial, vm.chardevs);
+      const { serials, incoming } = config;
+      // A port that is not there is not counted, on the embedded engine's one port either.
+      for (const [at, serial] of presentPorts(serials).entries()) {
+        const connect = (): Promise<() => void> =>
+          connectSerial(vm.engine?.serials[at], serial, at, vm.chardevs);
         vm.#closers.push(await withOrigin(originOf(serial, '-serial'), connect));
       }
+      vm.#closers.push(bridgeChardevs(vm.engine, vm.chardevs));
+      await vm.#openVnc();
       if (incoming === 'defer') vm.#setSilent(true);
       else if (incoming !== null) {
         await withOrigin(`-incoming ${incoming}`, () => vm.migration.listen(incoming));
@@ -151,6 +158,10 @@ export class VirtualMachine {
 
   get netdevs(): ReadonlyMap<string, Netdev> {
     return this.#networks.netdevs;
+  }
+
+  get vnc(): VncServer | null {
+    return this.#vnc;
   }
 
   /** Resolves with the exit status when the VM is to end. */
@@ -182,10 +193,17 @@ export class VirtualMachine {
 
   async reset(): Promise<void> {
     await this.engine?.reset();
-    this.emit('RESET', { guest: false, reason: 'host-qmp-system-reset' });
+    this.run.wasReset();
+    // An engine with a monitor tells of it itself.
+    if (!this.engine?.monitor) this.emit('RESET', { guest: false, reason: 'host-qmp-system-reset' });
   }
 
-  powerdown(): void {
+  /** Presses the power button. Throws ColoError where there is none. */
+  async powerdown(): Promise<void> {
+    if (this.engine?.monitor) {
+      await this.engine.monitor.execute('system_powerdown', {});
+      return;
+    }
     throw new ColoError('The v86 engine has no power button; shut the guest down from within or use quit');
   }
 
@@ -200,11 +218,14 @@ export class VirtualMachine {
   }
 
   /** Ends the VM: the event goes out at once, the reply to `quit` still gets through. Idempotent. */
-  quit(reason: QuitReason = 'host-qmp-quit'): void {
+  quit(reason: QuitReason = 'host-qmp-quit', cause: ShutdownCause = causeOf(reason)): void {
     if (this.#isEnding) return;
     this.#isEnding = true;
-    this.emit('SHUTDOWN', { guest: reason === 'guest-shutdown', reason });
-    setImmediate(() => this.#ended.resolve(reason === 'host-error' ? 1 : 0));
+    this.emit('SHUTDOWN', { ...cause });
+    const failed =
+      reason === 'host-error' ||
+      (cause.reason === 'guest-panic' && this.config.panicAction === 'exit-failure');
+    setImmediate(() => this.#ended.resolve(failed ? 1 : 0));
   }
 
   async addChardev(id: string, backend: unknown): Promise<Record<string, never>> {
@@ -242,6 +263,28 @@ export class VirtualMachine {
     }
   }
 
+  /** The engine's process does not end with a panic, it pauses. */
+  get #endsByPanic(): boolean {
+    const { panicAction, noShutdown } = this.config;
+    if (this.migration.mode === 'secondary') return false;
+    return panicAction === 'exit-failure' || (panicAction === 'shutdown' && !noShutdown);
+  }
+
+  async #openVnc(): Promise<void> {
+    const display = this.engine?.display;
+    const { vnc } = this.config;
+    if (!display || vnc === null) return;
+    const server = await withOrigin(`-vnc ${vnc}`, () =>
+      VncServer.open(vncAddressOf(vnc), {
+        display,
+        isFollowing: () => this.run.isFollower || this.run.state === 'inmigrate',
+        emit: (event, data) => this.emit(event, data),
+      }),
+    );
+    this.#vnc = server;
+    this.#closers.push(() => server.close());
+  }
+
   /** A machine that waits for a guest neither hears the wire nor speaks on it. */
   #setSilent(silent: boolean): void {
     for (const netdev of this.netdevs.values()) netdev.wireEnabled = !silent;
@@ -275,20 +318,41 @@ export class VirtualMachine {
       netdev.guest = (frame) => nic.send(frame);
       nic.onFrame = (frame) => netdev.sendFromGuest(frame);
     }
-    engine.onShutdown = (reason, error) => {
+    engine.onShutdown = (reason, error, cause) => {
       if (reason === 'guest-reset') {
         this.emit('RESET', { guest: true, reason: 'guest-reset' });
         return;
       }
-      this.run.mark(reason === 'failed' ? 'internal-error' : 'shutdown');
       if (error) log.error({ err: error }, 'the machine failed');
       if (reason === 'guest-shutdown' && this.config.noShutdown) {
-        this.emit('SHUTDOWN', { guest: true, reason });
+        this.emit('SHUTDOWN', { ...(cause ?? { guest: true, reason }) });
+        this.run.stoppedItself('shutdown');
         return;
       }
-      this.quit(reason === 'failed' ? 'host-error' : 'guest-shutdown');
+      this.run.mark(reason === 'failed' ? 'internal-error' : 'shutdown');
+      this.quit(reason === 'failed' ? 'host-error' : 'guest-shutdown', cause);
     };
+    engine.onStopped = (state) => {
+      this.run.stoppedItself(state);
+      if (state === 'guest-panicked' && this.#endsByPanic) this.quit('guest-panic');
+    };
+    engine.onResumed = () => this.run.resumedItself();
+    if (engine.monitor) {
+      engine.monitor.onEvent = (event, data, timestamp) => {
+        if (this.#vnc && event.startsWith('VNC_')) {
+          // Its clients are our connections.
+          if (event === 'VNC_INITIALIZED') this.#vnc.initialized(data);
+          return;
+        }
+        const isEnd = event === 'GUEST_PANICKED' && this.#endsByPanic;
+        this.events.relay({ event, data: isEnd ? { ...data, action: 'poweroff' } : data, timestamp });
+      };
+    }
   }
+}
+
+function causeOf(reason: QuitReason): ShutdownCause {
+  return { guest: reason.startsWith('guest-'), reason };
 }
 
 const NO_GUEST: ProtectedGuest = {

@@ -209,6 +209,7 @@ export class VmMigration {
       this.#failover = 'none';
       throw error;
     }
+    this.#host.run.isFollower = false;
     this.#failover = 'completed';
     this.#lastMode = this.#mode;
     this.#mode = 'none';
@@ -338,6 +339,7 @@ export class VmMigration {
         return;
       }
       this.#mode = 'secondary';
+      run.isFollower = true;
       this.#failover = 'none';
       const secondary = (this.#secondary = new ColoSecondary(guest, channel, {
         onExit: (reason, error) => this.#onExit('secondary', reason, error),

@@ -6,6 +6,10 @@
  * `thaw`). While the guest is frozen a user's `cont` does nothing: a machine whose state is being taken or loaded must
  * not run, and the frame lets it run soon anyway. As in QEMU a thaw does not ask whether the user had stopped the guest
  * before (colo.c, vm_start).
+ *
+ * A guest on QEMU may also come to a stand by itself: a disk failed, a watchdog rang, its kernel panicked. It stays
+ * like that through a checkpoint; on a secondary not, whose guest is then the primary's. One that sleeps is woken, as
+ * by a migration of QEMU.
  */
 import { Mutex } from '../base/async.ts';
 import type { Engine } from '../engine/engine.ts';
@@ -21,7 +25,12 @@ export type RunState =
   | 'finish-migrate'
   | 'postmigrate'
   | 'shutdown'
-  | 'internal-error';
+  | 'internal-error'
+  | SelfStop;
+
+/** A guest that stands because of something that happened in it, not because it was told to. */
+export type SelfStop = (typeof SELF_STOPS)[number];
+const SELF_STOPS = ['io-error', 'watchdog', 'guest-panicked', 'suspended', 'debug'] as const;
 
 export interface RunListener {
   onStop(): void;
@@ -35,6 +44,8 @@ export class RunControl {
   readonly #mutex = new Mutex();
   #state: RunState;
   #frozenFrom: RunState = 'paused';
+  /** What runs after a thaw is another's guest: that ours stood by itself means nothing. */
+  isFollower = false;
   #wantedAfterMigration: 'stop' | 'run' | null = null;
 
   /** `engine` is null under `-machine none`: the run state is then only a word. */
@@ -75,7 +86,8 @@ export class RunControl {
   async resume(): Promise<void> {
     await this.#mutex.run(async () => {
       if (this.#state === 'inmigrate') this.#wantedAfterMigration = 'run';
-      else if (this.#state !== 'colo') await this.#go();
+      // As in QEMU what wakes a guest that sleeps is system_wakeup.
+      else if (this.#state !== 'colo' && this.#state !== 'suspended') await this.#go();
     });
   }
 
@@ -95,8 +107,37 @@ export class RunControl {
    */
   async thaw(lateMs = 0): Promise<void> {
     await this.#mutex.run(async () => {
-      if (this.#state === 'colo' || this.#state === 'inmigrate') await this.#go(lateMs);
+      if (this.#state === 'colo' && !this.isFollower && isStanding(this.#frozenFrom)) {
+        this.#state = this.#frozenFrom;
+      } else if (this.#state === 'colo' || this.#state === 'inmigrate') await this.#go(lateMs);
     });
+  }
+
+  /** The guest stands by itself, for the reason that is QEMU's run state. */
+  stoppedItself(reason: string): void {
+    const state = reason === 'internal-error' || reason === 'shutdown' ? reason : selfStop(reason);
+    if (state === null || this.#isOver) return;
+    if (this.#state === 'running') {
+      for (const netdev of this.#netdevs.values()) netdev.hold();
+      this.#state = state;
+      // QEMU has an event of its own for a guest that sleeps.
+      if (state !== 'suspended') this.#listener.onStop();
+    } else if (this.#state === 'colo') this.#frozenFrom = state;
+    else if (this.#state === 'paused') this.#state = state;
+  }
+
+  /** A guest that stood by itself runs. */
+  resumedItself(): void {
+    if (selfStop(this.#state) === null) return;
+    const wasAsleep = this.#state === 'suspended';
+    this.#state = 'running';
+    if (!wasAsleep) this.#listener.onResume();
+    for (const netdev of this.#netdevs.values()) netdev.release();
+  }
+
+  /** system_reset has been done: as in QEMU a guest that does not run stands before its first instruction. */
+  wasReset(): void {
+    if (!['running', 'inmigrate', 'colo', 'finish-migrate'].includes(this.#state)) this.#state = 'prelaunch';
   }
 
   /** Undoes a freeze: the guest runs if it ran before, and stands if it stood. */
@@ -145,6 +186,13 @@ export class RunControl {
     }
     // The guest may have shut itself down while it was being stopped.
     if (this.#isOver) return;
+    // Or come to a stand, which has been told.
+    if (this.#state !== 'running') {
+      if (state !== 'colo') return;
+      this.#frozenFrom = this.#state;
+      this.#state = state;
+      return;
+    }
     this.#state = state;
     this.#listener.onStop();
   }
@@ -156,4 +204,13 @@ export class RunControl {
     this.#listener.onResume();
     for (const netdev of this.#netdevs.values()) netdev.release();
   }
+}
+
+function selfStop(state: string): SelfStop | null {
+  return SELF_STOPS.find((name) => name === state) ?? null;
+}
+
+/** The guest is not to run after a checkpoint either. */
+function isStanding(state: RunState): boolean {
+  return state !== 'suspended' && selfStop(state) !== null;
 }

@@ -12,9 +12,11 @@ export class MemoryEngine implements Engine {
   readonly ramBytes: number;
   buildId = 'memory-1';
   readonly nics = [];
-  readonly serial = { write: () => undefined, onData: null };
+  readonly serials = [];
   readonly monitor = null;
   onShutdown = null;
+  onStopped = null;
+  onResumed = null;
   state: EngineState = 'paused';
   readonly ram: Uint8Array;
   device = 0;

@@ -6,7 +6,7 @@ import { escapeOption } from './spec.ts';
 import type { QemuSpec } from './spec.ts';
 
 /** Its pipes: where a state comes in, if `incoming`; its NICs; its serial ports; other chardevs. */
-export function qemuArgs(spec: QemuSpec, disks: DiskPort): string[] {
+export function qemuArgs(spec: QemuSpec, disks: DiskPort, vncPath: string | null): string[] {
   const nicFd = CHILD_FD.pipes + (spec.incoming ? 1 : 0);
   const serialFd = nicFd + spec.nics.length;
   const args = [
@@ -43,6 +43,12 @@ export function qemuArgs(spec: QemuSpec, disks: DiskPort): string[] {
   spec.chardevs.forEach((id, at) => {
     args.push('-chardev', `socket,id=${escapeOption(id)},fd=${serialFd + spec.serialPorts + at}`);
   });
+  if (vncPath !== null) {
+    args.push(
+      '-vnc',
+      [`unix:${escapeOption(vncPath)}`, spec.vnc ?? ''].filter((part) => part !== '').join(','),
+    );
+  }
   args.push(...spec.args);
   if (spec.incoming) args.push('-incoming', 'defer');
   return args;

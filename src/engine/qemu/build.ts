@@ -19,6 +19,7 @@ export function buildParts(spec: QemuSpec): string[] {
     ...identity.filter((text) => !isDevice(text)).sort(),
     ...identity.filter(isDevice),
     ...disks.map(({ disk, how, options }) => [`disk ${disk.id} by -${how}`, ...options].join(',')),
+    `${spec.serialPorts} serial port(s)`,
     ...nics.map(({ id, netdev, mac }) => `NIC ${id} on ${netdev} with ${Buffer.from(mac).toString('hex')}`),
   ];
 }

@@ -7,14 +7,14 @@
  * new one gets the device state and runs the guest. Disks, NICs and serial ports are at our sockets and stay. Whatever
  * can be refused is refused before the old one is killed; a load that fails later leaves no whole state: `failed`.
  */
+import type { Socket } from 'node:net';
 import { ClosedError, ColoError, messageOf } from '../../base/errors.ts';
 import { loggerFor } from '../../base/logger.ts';
-import type { QmpEvent } from '../../qmp/types.ts';
 import type {
   CaptureOptions,
   Engine,
+  EngineDisplay,
   EngineEvents,
-  EngineMonitor,
   EngineState,
   Snapshot,
 } from '../engine.ts';
@@ -23,6 +23,7 @@ import { buildParts, hashParts, tellableParts } from './build.ts';
 import type { QemuChild } from './child.ts';
 import { DeviceHistory } from './device-history.ts';
 import { QemuMachine } from './machine.ts';
+import { QemuMonitor } from './monitor.ts';
 import { QemuNic, QemuSerial } from './ports.ts';
 import { QemuRefusedError } from './refusal.ts';
 import type { QemuSpec } from './spec.ts';
@@ -31,18 +32,6 @@ import { closeSurroundings, openSurroundings } from './surroundings.ts';
 import type { Surroundings } from './surroundings.ts';
 
 const log = loggerFor('engine-qemu');
-
-/** QEMU's events that tell of what we ourselves do with it. */
-const OWN_EVENTS = new Set([
-  'STOP',
-  'RESUME',
-  'MIGRATION',
-  'MIGRATION_PASS',
-  'NETDEV_STREAM_CONNECTED',
-  'NETDEV_STREAM_DISCONNECTED',
-  'SHUTDOWN',
-  'RESET',
-]);
 
 /** The state machine: from where to where. What is not here does not happen, however calls and deaths overlap. */
 const NEXT: Readonly<Record<EngineState, readonly EngineState[]>> = {
@@ -53,17 +42,27 @@ const NEXT: Readonly<Record<EngineState, readonly EngineState[]>> = {
   stopped: [],
 };
 
-/** Run states of QEMU in which it has given the guest up (qapi/run-state.json). */
-const GIVEN_UP = ['internal-error', 'guest-panicked'];
-
-export class QemuEngine implements Engine, EngineMonitor {
+export class QemuEngine implements Engine {
   readonly engineName = 'qemu';
   readonly ramBytes: number;
   readonly nics: readonly QemuNic[];
   readonly serials: readonly QemuSerial[];
   onShutdown: EngineEvents['onShutdown'] = null;
-  onEvent: EngineMonitor['onEvent'] = null;
-  commands: ReadonlySet<string> = new Set();
+  onStopped: EngineEvents['onStopped'] = null;
+  onResumed: EngineEvents['onResumed'] = null;
+  readonly monitor = new QemuMonitor({
+    onBegin: () => this.#machine?.begins(),
+    onSelfStop: (state) => this.#stoppedByItself(state),
+    onSelfResume: () => {
+      if (this.#enter('running')) this.#machine?.begins();
+      this.onResumed?.();
+    },
+    onShutdown: (cause) => {
+      this.#enter('paused');
+      this.onShutdown?.('guest-shutdown', undefined, cause);
+    },
+  });
+  readonly display?: EngineDisplay;
   readonly #spec: QemuSpec;
   #state: EngineState = 'created';
   #buildId = '';
@@ -77,8 +76,6 @@ export class QemuEngine implements Engine, EngineMonitor {
   /** The owner's call that is under way. Never rejects. */
   #work: Promise<unknown> | null = null;
   #stopping: Promise<void> | null = null;
-  /** We ask QEMU to stop: a STOP event is no news. */
-  #isPausing = false;
   #isLoading = false;
   /** The clock is in the state of the devices (guest-clock.ts). */
   #hasMovableClock = false;
@@ -87,10 +84,17 @@ export class QemuEngine implements Engine, EngineMonitor {
     this.#spec = spec;
     this.ramBytes = spec.ramBytes;
     this.nics = spec.nics.map((nic) => new QemuNic(nic));
-    this.serials = Array.from(
-      { length: Math.max(1, spec.serialPorts + spec.chardevs.length) },
-      () => new QemuSerial(),
-    );
+    if ((spec.vnc ?? null) !== null) {
+      const connect = async (): Promise<Socket> => {
+        await this.monitor.ready('vnc');
+        return await this.#current().connectDisplay();
+      };
+      this.display = { connect };
+    }
+    this.serials = [
+      ...Array.from({ length: spec.serialPorts }, () => new QemuSerial()),
+      ...spec.chardevs.map((id) => new QemuSerial(id)),
+    ];
   }
 
   get state(): EngineState {
@@ -103,14 +107,6 @@ export class QemuEngine implements Engine, EngineMonitor {
 
   get buildParts(): readonly string[] {
     return tellableParts(buildParts(this.#spec));
-  }
-
-  get serial(): QemuSerial {
-    return this.serials[0]!;
-  }
-
-  get monitor(): EngineMonitor {
-    return this;
   }
 
   /** The process that runs the guest; 0: none. */
@@ -146,16 +142,9 @@ export class QemuEngine implements Engine, EngineMonitor {
   async pause(): Promise<void> {
     if (this.#state === 'paused') return;
     await this.#alone('pause', ['running'], async () => {
-      const { child } = this.#current();
+      this.#current();
       for (const nic of this.nics) nic.flush();
-      this.#isPausing = true;
-      try {
-        // What was sent to the guest so far shall be in the state that stands: QEMU takes one command a turn of its
-        // main loop, so between these two it has looked at its sockets.
-        await Promise.all([child.execute('query-status'), child.execute('stop')]);
-      } finally {
-        this.#isPausing = false;
-      }
+      await this.monitor.stop();
       this.#enter('paused');
       // What the guest said before lies in our sockets; a turn of the event loop reads it.
       await nextTurn();
@@ -174,7 +163,7 @@ export class QemuEngine implements Engine, EngineMonitor {
       this.#enter('running');
       machine.begins();
       try {
-        await machine.child.execute('cont');
+        await this.monitor.cont();
         this.#devices.runs();
       } catch (error) {
         this.#enter('paused');
@@ -231,12 +220,16 @@ export class QemuEngine implements Engine, EngineMonitor {
       try {
         this.#mustBe('load', 'paused');
         this.#isLoading = true;
-        if (next !== before) this.#adopt(next);
+        if (next !== before) {
+          this.monitor.detach();
+          this.#adopt(next);
+        }
         // The one before stands still, and its page tables say what its guest wrote.
         await memory.load(changes);
         const stream =
           lateMs && this.#hasMovableClock ? this.#devices.caughtUp(state, lateMs()) : state.stream;
         await bothOf(next.feed(stream), next === before ? Promise.resolve() : before.retire());
+        await this.monitor.attach(next.child);
         this.#devices.loaded(state);
         this.#trackWrites(next);
         if (next.child.isOver) throw await next.child.ended;
@@ -244,6 +237,7 @@ export class QemuEngine implements Engine, EngineMonitor {
       } catch (error) {
         await bothOf(next.retire(), before.retire());
         // It was a whole one before. Its owner hears it from here.
+        this.monitor.close(new ColoError('a state could not be loaded', { cause: error }));
         if (this.#enter('failed')) log.error({ err: error }, 'a state could not be loaded');
         throw error;
       } finally {
@@ -253,12 +247,6 @@ export class QemuEngine implements Engine, EngineMonitor {
     });
   }
 
-  async execute(command: string, args: Readonly<Record<string, unknown>>): Promise<unknown> {
-    const machine = this.#current();
-    if (!command.startsWith('query-')) machine.begins();
-    return machine.child.execute(command, args);
-  }
-
   stop(): Promise<void> {
     this.#enter('stopped');
     this.#stopping ??= this.#end();
@@ -266,6 +254,7 @@ export class QemuEngine implements Engine, EngineMonitor {
   }
 
   async #end(): Promise<void> {
+    this.monitor.close(new ClosedError('engine qemu: stopped'));
     // Whatever is under way ends with the processes that it talks to.
     for (const child of this.#children) void child.kill();
     await this.#work;
@@ -293,8 +282,8 @@ export class QemuEngine implements Engine, EngineMonitor {
     this.#snapshots = await RamSnapshots.open(this.#around.ram);
     const machine = await this.#launch();
     this.#adopt(machine);
+    await this.monitor.attach(machine.child);
     this.#trackWrites(machine);
-    this.commands = await commandNames(machine.child);
     const kvm = (await machine.child.execute('query-kvm')) as { enabled: boolean };
     this.#hasMovableClock = !kvm.enabled;
     if (!this.#enter('paused')) throw new ClosedError('it was stopped');
@@ -348,9 +337,6 @@ export class QemuEngine implements Engine, EngineMonitor {
   #adopt(machine: QemuMachine): void {
     this.#machine = machine;
     [...this.nics, ...this.serials].forEach((port, at) => port.attach(machine.ports[at] ?? null));
-    machine.child.onEvent = (event) => {
-      if (machine === this.#machine) this.#onEvent(machine, event);
-    };
     void machine.child.ended.then((error) => {
       // In a load that is the load's own failure.
       if (machine === this.#machine && !machine.isRetired && !this.#isLoading) this.#failed(error);
@@ -369,34 +355,22 @@ export class QemuEngine implements Engine, EngineMonitor {
     }
   }
 
-  #onEvent(machine: QemuMachine, { event, data }: QmpEvent): void {
-    if (event === 'RESET' && data['guest'] === true) this.onShutdown?.('guest-reset');
-    if (event === 'SHUTDOWN' && data['guest'] === true) {
-      this.#enter('paused');
-      this.onShutdown?.('guest-shutdown');
+  /** An I/O error (werror=stop), a watchdog, a panic; or QEMU has given the guest up. */
+  #stoppedByItself(state: string): void {
+    if (state === 'internal-error') {
+      this.#failed(new ColoError('qemu gave the guest up: internal-error'));
+      return;
     }
-    if (event === 'STOP' && this.#state === 'running' && !this.#isPausing) {
-      this.#stoppedByItself(machine).catch((error: unknown) => log.debug({ err: error }, 'query-status'));
-    }
-    if (!OWN_EVENTS.has(event)) this.onEvent?.(event, data);
-  }
-
-  /** An I/O error (werror=stop), a watchdog, or QEMU has given the guest up. */
-  async #stoppedByItself(machine: QemuMachine): Promise<void> {
-    const { status } = (await machine.child.execute('query-status')) as { status: string };
-    if (GIVEN_UP.includes(status)) this.#failed(new ColoError(`qemu gave the guest up: ${status}`));
+    this.#enter('paused');
+    this.onStopped?.(state);
   }
 
   #failed(error: Error): void {
     if (!this.#enter('failed')) return;
+    this.monitor.close(error);
     log.error({ err: error }, 'the machine failed');
     this.onShutdown?.('failed', error);
   }
-}
-
-async function commandNames(child: QemuChild): Promise<ReadonlySet<string>> {
-  const answer = (await child.execute('query-commands')) as { name: string }[];
-  return new Set(answer.map(({ name }) => name));
 }
 
 function nextTurn(): Promise<void> {

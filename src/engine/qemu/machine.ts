@@ -2,10 +2,13 @@
  * A QEMU process with all that belongs to it alone: its ends of the guest's NICs and serial ports, the pipe at which it
  * waits for a state. Of the sides of an engine's sockets that do not change with the process it is told by `Surroundings`.
  */
-import type net from 'node:net';
+import { closeSync } from 'node:fs';
+import net from 'node:net';
 import { ClosedError } from '../../base/errors.ts';
 import { qemuArgs } from './args.ts';
 import { CHILD_FD, QemuChild } from './child.ts';
+import type { ChildPlan } from './child.ts';
+import { hideSocket, pathOfFd } from './hidden-socket.ts';
 import type { HiddenListener } from './hidden-socket.ts';
 import { captureState, feedState, prepareMigration } from './state.ts';
 import type { Surroundings } from './surroundings.ts';
@@ -15,13 +18,16 @@ export class QemuMachine {
   /** NICs, then serial ports. */
   readonly ports: readonly net.Socket[];
   readonly #outlet: HiddenListener;
+  /** Its VNC server's socket. */
+  #vncFd: number | null;
   #incoming: net.Socket | null = null;
   /** Its state, while it stands still after it was captured. */
   #state: Buffer | null = null;
   #isRetired = false;
 
-  private constructor(child: QemuChild, { spec, outlet }: Surroundings) {
+  private constructor(child: QemuChild, { spec, outlet }: Surroundings, vncFd: number | null) {
     this.child = child;
+    this.#vncFd = vncFd;
     this.#outlet = outlet;
     const [first, ...rest] = child.pipes;
     if (spec.incoming) this.#incoming = first ?? null;
@@ -32,23 +38,28 @@ export class QemuMachine {
   static async launch(around: Surroundings, onSpawn: (child: QemuChild) => void): Promise<QemuMachine> {
     const { spec, ram, disks, control, outlet } = around;
     const pipes = (spec.incoming ? 1 : 0) + spec.nics.length + spec.serialPorts + spec.chardevs.length;
-    const plan = {
+    const plan = (vncPath: string | null): ChildPlan => ({
       binary: spec.qemu.binary,
-      args: qemuArgs(spec, disks),
+      args: qemuArgs(spec, disks, vncPath),
       ramFd: ram.fd,
       disksFd: disks.fd,
       stateFd: outlet.fd,
       control,
       pipes,
-    };
-    const child = await QemuChild.start(plan, onSpawn);
+    });
+    let child: QemuChild | null = null;
+    const start = async (vncPath: string | null): Promise<QemuChild> =>
+      (child = await QemuChild.start(plan(vncPath), onSpawn));
+    const vncFd = (spec.vnc ?? null) === null ? null : await hideSocket(start);
+    child ??= await start(null);
     try {
       await prepareMigration(child, spec.incoming ? CHILD_FD.pipes : null);
     } catch (error) {
       await child.kill();
+      if (vncFd !== null) closeSync(vncFd);
       throw error;
     }
-    return new QemuMachine(child, around);
+    return new QemuMachine(child, around, vncFd);
   }
 
   /** It was started to take a state, and has none yet. */
@@ -80,9 +91,23 @@ export class QemuMachine {
     this.#incoming = null;
   }
 
+  /** A connection to its VNC server. Throws ClosedError. */
+  async connectDisplay(): Promise<net.Socket> {
+    if (this.#vncFd === null) throw new ClosedError('qemu has no VNC server');
+    const socket = net.connect(pathOfFd(this.#vncFd));
+    socket.on('error', () => undefined); // whoever uses it sees its end
+    await new Promise<void>((resolve, reject) => {
+      socket.once('connect', resolve);
+      socket.once('close', () => reject(new ClosedError('qemu: its VNC server is gone')));
+    });
+    return socket;
+  }
+
   /** Ends when the process is gone. Idempotent. */
   async retire(): Promise<void> {
     this.#isRetired = true;
     await this.child.kill();
+    if (this.#vncFd !== null) closeSync(this.#vncFd);
+    this.#vncFd = null;
   }
 }

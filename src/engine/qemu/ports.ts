@@ -58,22 +58,34 @@ export class QemuNic implements EngineNic {
 }
 
 export class QemuSerial implements EngineSerial {
+  readonly chardev?: string;
   onData: ((bytes: Uint8Array) => void) | null = null;
+  onDrain: (() => void) | null = null;
   #socket: net.Socket | null = null;
 
-  write(bytes: Uint8Array): void {
-    // A guest that does not read its port is not waited for.
-    if (this.#socket && this.#socket.writableLength < MAX_UNREAD_BYTES) {
-      this.#socket.write(Uint8Array.from(bytes));
-    }
+  /** `chardev`: what it is called on the command line; none for a serial port. */
+  constructor(chardev?: string) {
+    if (chardev !== undefined) this.chardev = chardev;
+  }
+
+  write(bytes: Uint8Array): boolean {
+    const socket = this.#socket;
+    // What is sent to nobody, or to one that does not read beyond all bounds, is lost, as on a wire.
+    if (!socket || socket.writableLength + bytes.length > MAX_UNREAD_BYTES) return true;
+    socket.write(Uint8Array.from(bytes));
+    return socket.writableLength < UNREAD_PAUSE_BYTES;
   }
 
   attach(socket: net.Socket | null): void {
-    this.#socket?.removeAllListeners('data');
+    this.#socket?.removeAllListeners('data').removeAllListeners('drain');
     this.#socket?.destroy();
     this.#socket = socket;
+    socket?.on('drain', () => this.onDrain?.());
     socket?.on('data', (chunk: Buffer) => this.onData?.(chunk)).resume();
+    if (socket) this.onDrain?.();
   }
 }
 
-const MAX_UNREAD_BYTES = 64 * 1024;
+/** Above it the chardev is not read from any more. */
+const UNREAD_PAUSE_BYTES = 64 * 1024;
+const MAX_UNREAD_BYTES = 1024 * 1024;

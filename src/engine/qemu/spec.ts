@@ -35,6 +35,8 @@ export interface QemuSpec {
   readonly nics: readonly QemuNicSpec[];
   /** The guest's serial ports, ttyS0 first. */
   readonly serialPorts: number;
+  /** Options of -vnc behind the address, `,`-separated; null: no screen. */
+  readonly vnc?: string | null;
   /** Ids of chardevs that passed-through options name: streams like serial ports, behind these in Engine.serials. */
   readonly chardevs: readonly string[];
   /** It waits for another machine's state instead of starting one. */

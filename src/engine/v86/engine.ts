@@ -26,8 +26,12 @@ export class V86Engine implements Engine {
   readonly ramBytes: number;
   readonly nics: readonly V86Nic[];
   readonly serial: V86Serial;
+  readonly serials: readonly V86Serial[];
   readonly monitor = null;
   onShutdown: EngineEvents['onShutdown'] = null;
+  /** This machine does not stand by itself but when it is over. */
+  onStopped: EngineEvents['onStopped'] = null;
+  onResumed: EngineEvents['onResumed'] = null;
   readonly #options: V86Options;
   readonly #shape: V86Shape;
   readonly #disks: readonly EngineDisk[];
@@ -51,6 +55,7 @@ export class V86Engine implements Engine {
       this.#worker?.postMessage(message, transfer);
     this.nics = options.nics.map(({ id, mac }, at) => new V86Nic(id, mac, at, this.#counters, post));
     this.serial = new V86Serial(post);
+    this.serials = [this.serial];
   }
 
   get state(): EngineState {

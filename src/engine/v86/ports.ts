@@ -54,13 +54,16 @@ export class V86Nic implements EngineNic {
 export class V86Serial implements EngineSerial {
   readonly #post: Post;
   onData: ((bytes: Uint8Array) => void) | null = null;
+  onDrain: (() => void) | null = null;
 
   constructor(post: Post) {
     this.#post = post;
   }
 
-  write(bytes: Uint8Array): void {
+  /** What the machine has no room for is lost, as on a real line. */
+  write(bytes: Uint8Array): boolean {
     const data = Uint8Array.from(bytes);
     this.#post({ kind: 'serial', data }, [data.buffer]);
+    return true;
   }
 }

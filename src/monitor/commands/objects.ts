@@ -1,6 +1,8 @@
 /** Objects, chardevs, and properties of objects (QEMU qapi/qom.json, qapi/char.json). */
 import { z } from 'zod';
 import { ColoError, DeviceNotFoundError, ParameterError } from '../../base/errors.ts';
+import type { VirtualMachine } from '../../vm/machine.ts';
+import { askEngine } from '../forwarding.ts';
 import { command, noArguments } from '../registry.ts';
 
 /** Arguments of object-add: flat since QEMU 6.0, nested in `props` before; both are understood. */
@@ -36,6 +38,7 @@ export const objectCommands = [
   ),
   command('qom-get', z.strictObject({ path: z.string(), property: z.string() }), (vm, { path, property }) => {
     if (path in CONTAINERS && property === 'type') return 'container';
+    if (isEngines(vm, path)) return askEngine(vm, 'qom-get', { path, property });
     const object = vm.objects.atPath(path);
     if (property === 'type') return object.typeName;
     const properties = object.properties();
@@ -45,10 +48,11 @@ export const objectCommands = [
   command(
     'qom-set',
     z.strictObject({ path: z.string(), property: z.string(), value: z.unknown() }),
-    (vm, { path, property, value }) => {
+    async (vm, { path, property, value }) => {
       // A missing value and `null` look alike here; neither is a value of any property.
       if (value === undefined) throw new ParameterError("Parameter 'value' is missing");
-      vm.objects.atPath(path).setProperty(property, value);
+      if (isEngines(vm, path)) await askEngine(vm, 'qom-set', { path, property, value });
+      else vm.objects.atPath(path).setProperty(property, value);
     },
   ),
   command('qom-list', z.strictObject({ path: z.string() }), (vm, { path }) => {
@@ -62,14 +66,20 @@ export const objectCommands = [
     if (path === '/chardevs') {
       return [TYPE, ...vm.chardevs.all().map(({ id }) => ({ name: id, type: 'child<chardev>' }))];
     }
+    if (isEngines(vm, path)) return askEngine(vm, 'qom-list', { path });
     if (children) return [TYPE, ...children.map((name) => ({ name, type: 'child<container>' }))];
     const properties = Object.entries(vm.objects.atPath(path).properties());
     return [TYPE, ...properties.map(([name, value]) => ({ name, type: qomType(name, value) }))];
   }),
-  command('set_link', z.strictObject({ name: z.string(), up: z.boolean() }), (vm, { name, up }) => {
+  command('set_link', z.strictObject({ name: z.string(), up: z.boolean() }), async (vm, { name, up }) => {
     const netdev = vm.netdevs.get(name);
-    if (!netdev) throw new DeviceNotFoundError(`Device '${name}' not found`);
-    netdev.linkDown = !up;
+    if (vm.engine?.monitor) {
+      // There the guest sees that its cable is out; and a name may be that of a NIC.
+      await askEngine(vm, 'set_link', { name, up }).catch((error: unknown) => {
+        if (!netdev) throw error;
+      });
+    } else if (!netdev) throw new DeviceNotFoundError(`Device '${name}' not found`);
+    if (netdev) netdev.linkDown = !up;
   }),
 ];
 
@@ -79,6 +89,12 @@ const CONTAINERS: Readonly<Record<string, readonly string[]>> = {
   '/objects': [],
   '/chardevs': [],
 };
+
+/** With a QEMU below, the rest of the tree is its own. */
+function isEngines(vm: VirtualMachine, path: string): boolean {
+  return Boolean(vm.engine?.monitor) && !/^\/?(objects|chardevs)(\/|$)/.test(path);
+}
+
 const TYPE = { name: 'type', type: 'string' };
 
 /** QEMU's name of a property's type. */

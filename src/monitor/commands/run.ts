@@ -1,5 +1,6 @@
 /** stop, cont, quit and their kin, and what the VM says of itself. */
 import { z } from 'zod';
+import { askEngine } from '../forwarding.ts';
 import { command, int64, noArguments } from '../registry.ts';
 
 /** What QEMU answers without -uuid. */
@@ -17,7 +18,9 @@ export const runCommands = [
     running: vm.run.isRunning,
   })),
   command('query-name', noArguments, (vm) => (vm.name === null ? {} : { name: vm.name })),
-  command('query-kvm', noArguments, () => ({ enabled: false, present: false })),
+  command('query-kvm', noArguments, (vm) =>
+    vm.engine?.monitor ? askEngine(vm, 'query-kvm') : { enabled: false, present: false },
+  ),
   command('query-uuid', noArguments, (vm) => ({ UUID: vm.config.uuid ?? NO_UUID })),
   command(
     'announce-self',

@@ -6,6 +6,8 @@ import type { Options } from './keyval.ts';
 /** Where a character stream goes: QMP monitors and serial ports. */
 export type StreamTarget =
   | { readonly type: 'none' }
+  /** A serial port that is there, and leads nowhere. */
+  | { readonly type: 'null' }
   | { readonly type: 'stdio' }
   | { readonly type: 'socket'; readonly options: Options }
   | { readonly type: 'file'; readonly path: string }
@@ -39,8 +41,8 @@ export interface VmConfig {
   accelOption: string;
   memoryBytes: number;
   qmp: StreamTarget[];
-  /** ttyS0; null: not given. */
-  serial: StreamTarget | null;
+  /** ttyS0 first, as given; `none`: no such port. */
+  serials: StreamTarget[];
   nographic: boolean;
   /** No device that was not asked for: with -nographic, no serial port on standard output. */
   noDefaults: boolean;
@@ -56,6 +58,8 @@ export interface VmConfig {
   startPaused: boolean;
   noShutdown: boolean;
   noReboot: boolean;
+  /** -action panic=: what a panic of the guest's kernel does, where there is a device that tells of it. */
+  panicAction: 'pause' | 'shutdown' | 'exit-failure' | 'none';
   /** Path of a firmware image, or null for SeaBIOS. */
   bios: string | null;
   pidfile: string | null;
@@ -74,7 +78,7 @@ export function emptyConfig(): VmConfig {
     accelOption: '',
     memoryBytes: 128 * 1024 * 1024,
     qmp: [],
-    serial: null,
+    serials: [],
     nographic: false,
     noDefaults: false,
     uuid: null,
@@ -88,6 +92,7 @@ export function emptyConfig(): VmConfig {
     startPaused: false,
     noShutdown: false,
     noReboot: false,
+    panicAction: 'shutdown',
     bios: null,
     pidfile: null,
     warnings: [],

@@ -116,17 +116,20 @@ export function setUuid(config: VmConfig, text: string): void {
 export function setAction(config: VmConfig, text: string): void {
   const options = parseOptions(text);
   refuseUnknown(options, ['shutdown', 'reboot', 'panic', 'watchdog']);
-  const { shutdown, reboot } = options;
+  const { shutdown, reboot, panic } = options;
   if (shutdown !== undefined)
     config.noShutdown = choice(options, 'shutdown', ['pause', 'poweroff']) === 'pause';
   if (reboot !== undefined) config.noReboot = choice(options, 'reboot', ['shutdown', 'reset']) === 'shutdown';
+  if (panic !== undefined) config.panicAction = choice(options, 'panic', PANIC_ACTIONS);
 }
 
-function choice(options: Options, name: string, values: readonly string[]): string {
+const PANIC_ACTIONS = ['pause', 'shutdown', 'exit-failure', 'none'] as const;
+
+function choice<T extends string>(options: Options, name: string, values: readonly T[]): T {
   const given = options[name] ?? '';
-  if (!values.includes(given))
-    throw new ParameterError(`Parameter '${name}' does not accept value '${given}'`);
-  return given;
+  const known = values.find((value) => value === given);
+  if (known === undefined) throw new ParameterError(`Parameter '${name}' does not accept value '${given}'`);
+  return known;
 }
 
 const DISPLAYS = [

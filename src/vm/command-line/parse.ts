@@ -184,11 +184,12 @@ function noteOrigins(config: VmConfig, spelt: string): void {
 
 /** -nographic: the guest's console is standard output, unless the monitor is there or nothing was to be added. */
 function addConsole(config: VmConfig): void {
-  if (!config.nographic || config.noDefaults || config.serial !== null || config.machine === 'none') return;
+  if (!config.nographic || config.noDefaults || config.serials.length > 0 || config.machine === 'none')
+    return;
   const isTaken =
     config.qmp.some(({ type }) => type === 'stdio') ||
     config.chardevs.some(({ backend }) => backend === 'stdio');
-  if (!isTaken) config.serial = streamTarget('stdio', '-nographic');
+  if (!isTaken) config.serials.push(streamTarget('stdio', '-nographic'));
 }
 
 function addDisk(config: VmConfig, index: string, file: string): void {
@@ -203,12 +204,21 @@ function addQmp(config: VmConfig, text: string, spelt: string): void {
 }
 
 function setSerial(config: VmConfig, text: string, spelt: string): void {
-  const target = streamTarget(text, spelt);
-  if (config.serial !== null && config.serial.type !== 'none' && target.type !== 'none') {
-    throw new ParameterError('the v86 engine has one serial port');
+  const target: StreamTarget = text === 'null' ? { type: 'null' } : streamTarget(text, spelt);
+  const isPort = ({ type }: StreamTarget): boolean => type !== 'none';
+  if (
+    config.serials.filter(isPort).length >= (config.accel === 'v86' ? 1 : MAX_SERIAL_PORTS) &&
+    isPort(target)
+  ) {
+    throw new ParameterError(
+      config.accel === 'v86' ? 'the v86 engine has one serial port' : 'too many serial ports',
+    );
   }
-  if (config.serial === null || target.type !== 'none') config.serial = target;
+  config.serials.push(target);
 }
+
+/** A PC has so many (QEMU hw/isa/isa-superio.c). */
+const MAX_SERIAL_PORTS = 4;
 
 function addMonitor(config: VmConfig, text: string, spelt: string): void {
   const options = parseOptions(text, 'chardev');

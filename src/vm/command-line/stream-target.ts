@@ -62,7 +62,7 @@ function monitorTarget(backend: string | undefined): 'socket' | 'stdio' | 'none'
 export function checkStdio(config: VmConfig): void {
   const users = [
     ...config.chardevs.filter(({ backend }) => backend === 'stdio'),
-    ...(config.serial?.type === 'stdio' ? [config.serial] : []),
+    ...config.serials.filter(({ type }) => type === 'stdio'),
     ...config.qmp.filter(({ type }) => type === 'stdio'),
   ];
   const second = users[1];

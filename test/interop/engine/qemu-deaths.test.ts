@@ -143,7 +143,7 @@ void describe('a death of', { skip: skipReason }, () => {
       assert.deepEqual(told, ['failed: qemu was killed by SIGKILL']);
       assert.equal(engine.state, 'failed');
       await assert.rejects(engine.resume(), /in state failed/);
-      await assert.rejects(engine.execute('query-status', {}), /there is no machine/);
+      await assert.rejects(engine.monitor.execute('query-status', {}), /the machine is gone/);
       await engine.stop();
       await noneLeft(`active-${process.pid}`);
     }

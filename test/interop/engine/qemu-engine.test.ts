@@ -237,7 +237,9 @@ void describe('QemuEngine', { skip: skipReason }, () => {
     assert.equal(machine.engine.state, 'paused');
     await using other = await bootedQemu();
     const reset = new Deferred<string>();
-    other.engine.onShutdown = (reason) => reset.resolve(reason);
+    other.engine.monitor.onEvent = (name, data) => {
+      if (name === 'RESET') reset.resolve(String(data['reason']));
+    };
     other.console.send('b');
     assert.equal(await reset.promise, 'guest-reset');
     await other.console.waitFor(/R/);

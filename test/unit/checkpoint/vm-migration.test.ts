@@ -373,6 +373,78 @@ describe('run control', () => {
     assert.deepEqual(events, []);
   });
 
+  it('a guest that came to a stand by itself stays like that through a checkpoint, but not a secondary’s', async () => {
+    const { run, engine, events } = control('running');
+    await run.resume();
+    events.length = 0;
+    engine.state = 'paused';
+    run.stoppedItself('io-error');
+    run.stoppedItself('io-error');
+    assert.equal(run.state, 'io-error');
+    await run.freeze();
+    assert.equal(run.state, 'colo');
+    await run.thaw();
+    assert.deepEqual([run.state, engine.state], ['io-error', 'paused']);
+    await run.resume();
+    assert.equal(run.state, 'running');
+    assert.deepEqual(events, ['STOP', 'RESUME']);
+    run.isFollower = true;
+    run.stoppedItself('guest-panicked');
+    await run.freeze();
+    await run.thaw();
+    assert.deepEqual([run.state, engine.state], ['running', 'running']);
+  });
+
+  it('a guest that comes to a stand while it is being stopped is stopped once', async () => {
+    for (const [act, after] of [
+      ['stop', 'watchdog'],
+      ['freeze', 'colo'],
+    ] as const) {
+      const { run, engine, events } = control('running');
+      await run.resume();
+      events.length = 0;
+      engine.pause = () => {
+        engine.state = 'paused';
+        run.stoppedItself('watchdog');
+        return Promise.resolve();
+      };
+      await run[act]('paused');
+      run.stoppedItself('watchdog');
+      assert.deepEqual([run.state, events], [after, ['STOP']]);
+      await run.thaw();
+      assert.equal(run.state, 'watchdog');
+    }
+  });
+
+  it('a guest that sleeps is neither stopped nor woken by cont, but by a checkpoint', async () => {
+    const { run, events } = control('running');
+    await run.resume();
+    events.length = 0;
+    run.stoppedItself('suspended');
+    await run.resume();
+    assert.equal(run.state, 'suspended');
+    run.resumedItself();
+    assert.equal(run.state, 'running');
+    assert.deepEqual(events, []);
+    run.stoppedItself('suspended');
+    await run.freeze();
+    await run.thaw();
+    assert.equal(run.state, 'running');
+  });
+
+  it('a reset leaves a guest that does not run before its first instruction', () => {
+    for (const [from, to] of [
+      ['shutdown', 'prelaunch'],
+      ['paused', 'prelaunch'],
+      ['colo', 'colo'],
+      ['running', 'running'],
+    ] as const) {
+      const { run } = control(from);
+      run.wasReset();
+      assert.equal(run.state, to);
+    }
+  });
+
   it('stop leaves a guest alone that does not run', async () => {
     for (const state of ['prelaunch', 'postmigrate', 'shutdown', 'colo'] as const) {
       const { run } = control(state);

@@ -17,11 +17,11 @@ export const MAC = Uint8Array.of(0x52, 0x54, 0x00, 0x12, 0x34, 0x56);
 export class Console {
   text = '';
   #waiting: { pattern: RegExp; found: Deferred<RegExpMatchArray> } | null = null;
-  readonly #engine: Pick<Engine, 'serial'>;
+  readonly #engine: Pick<Engine, 'serials'>;
 
-  constructor(engine: Pick<Engine, 'serial'>) {
+  constructor(engine: Pick<Engine, 'serials'>) {
     this.#engine = engine;
-    engine.serial.onData = (bytes) => {
+    engine.serials[0]!.onData = (bytes) => {
       this.text += Buffer.from(bytes).toString('latin1');
       this.#look();
     };
@@ -45,7 +45,7 @@ export class Console {
   }
 
   send(text: string): void {
-    this.#engine.serial.write(Buffer.from(text, 'latin1'));
+    this.#engine.serials[0]!.write(Buffer.from(text, 'latin1'));
   }
 
   async ask(text: string, pattern: RegExp): Promise<string> {
