@@ -345,7 +345,8 @@ export class VirtualMachine {
           return;
         }
         const isEnd = event === 'GUEST_PANICKED' && this.#endsByPanic;
-        this.events.relay({ event, data: isEnd ? { ...data, action: 'poweroff' } : data, timestamp });
+        const told = isEnd ? { ...data, action: 'poweroff' } : this.disks.inOurNames(data);
+        this.events.relay({ event, data: told, timestamp });
       };
     }
   }
