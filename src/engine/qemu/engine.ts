@@ -224,14 +224,14 @@ export class QemuEngine implements Engine {
           this.monitor.detach();
           this.#adopt(next);
         }
-        // The one before stands still, and its page tables say what its guest wrote.
-        await memory.load(changes);
+        // The one before stands still, and its page tables say what its guest wrote; those of the next one say what a
+        // state writes as it is fed.
+        await memory.load(changes, this.#trackerOf(next));
         const stream =
           lateMs && this.#hasMovableClock ? this.#devices.caughtUp(state, lateMs()) : state.stream;
         await bothOf(next.feed(stream), next === before ? Promise.resolve() : before.retire());
         await this.monitor.attach(next.child);
         this.#devices.loaded(state);
-        this.#trackWrites(next);
         if (next.child.isOver) throw await next.child.ended;
         this.#mustBe('load', 'paused');
       } catch (error) {
@@ -283,7 +283,7 @@ export class QemuEngine implements Engine {
     const machine = await this.#launch();
     this.#adopt(machine);
     await this.monitor.attach(machine.child);
-    this.#trackWrites(machine);
+    this.#snapshots.track(this.#trackerOf(machine));
     const kvm = (await machine.child.execute('query-kvm')) as { enabled: boolean };
     this.#hasMovableClock = !kvm.enabled;
     if (!this.#enter('paused')) throw new ClosedError('it was stopped');
@@ -344,14 +344,14 @@ export class QemuEngine implements Engine {
   }
 
   /** Where the kernel can say which pages a process has written, most need not be compared. */
-  #trackWrites({ child }: QemuMachine): void {
+  #trackerOf({ child }: QemuMachine): SoftDirtyTracker | null {
     // A page that a balloon gave back is zero without having been written.
-    if (this.#spec.args.some((arg) => arg.includes('balloon')) || whyNoSoftDirty() !== null) return;
-    if (!this.#around || !this.#snapshots) return;
+    if (this.#spec.args.some((arg) => arg.includes('balloon')) || whyNoSoftDirty() !== null) return null;
     try {
-      this.#snapshots.track(SoftDirtyTracker.open(child.pid, this.#around.ram));
+      return this.#around && SoftDirtyTracker.open(child.pid, this.#around.ram);
     } catch (error) {
       log.info({ err: error }, 'all of the guest’s RAM is compared at each checkpoint');
+      return null;
     }
   }
 
