@@ -16,8 +16,10 @@ export interface Accelerator {
 
 export interface AcceleratorQuestion {
   readonly binary: string;
-  /** A bootable qcow2 image of `colo guest`; it is not changed. */
+  /** A bootable image of `colo guest`; it is not changed. */
   readonly image: string;
+  /** Its format, qcow2 unless given. */
+  readonly format?: 'qcow2' | 'raw';
   readonly device?: string;
   readonly patienceMs?: number;
 }
@@ -44,9 +46,10 @@ export async function acceleratorFor(question: AcceleratorQuestion): Promise<Acc
 function bootWithKvm({
   binary,
   image,
+  format = 'qcow2',
   patienceMs = PATIENCE_MS,
 }: AcceleratorQuestion): Promise<string | null> {
-  const drive = `file=${image.replaceAll(',', ',,')},format=qcow2,if=virtio,snapshot=on`;
+  const drive = `file=${image.replaceAll(',', ',,')},format=${format},if=virtio,snapshot=on`;
   const machine = ['-accel', 'kvm', '-m', '256', '-no-user-config', '-nic', 'none', '-drive', drive];
   const around = ['-display', 'none', '-monitor', 'none', '-serial', 'stdio', '-no-reboot'];
   const child = spawn(binary, [...machine, ...around], { stdio: ['ignore', 'pipe', 'pipe'] });

@@ -11,6 +11,7 @@ import { withDeadline } from '../../../src/base/async.ts';
 import { RamFile, RamSnapshots, SoftDirtyTracker } from '../../../src/engine/ram/index.ts';
 import { parseRamChanges } from '../../../src/engine/ram/ram-codec.ts';
 import { whyNoBits } from '../../../src/engine/ram/soft-dirty.ts';
+import { notOnThisMachine } from '../../helpers/not-here.ts';
 
 const QEMU = 'qemu-system-x86_64';
 const MIB = 1024 * 1024;
@@ -112,7 +113,7 @@ test('QEMU runs on memory of ours', { skip: missing }, async () => {
 
 test(
   'what the kernel says of QEMU’s writes is what the comparison finds',
-  { skip: missing || (whyNoBits() ?? false) },
+  { skip: missing || notOnThisMachine(whyNoBits()) },
   async () => {
     const ram = RamFile.create('qemu', RAM_BYTES);
     const [tracked, compared] = [await RamSnapshots.open(ram, 0), await RamSnapshots.open(ram, 0)];

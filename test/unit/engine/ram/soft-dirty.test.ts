@@ -11,6 +11,7 @@ import fc from 'fast-check';
 import { RamFile, RamSnapshots, SoftDirtyTracker, whyNoSoftDirty } from '../../../../src/engine/ram/index.ts';
 import type { WriteTracker } from '../../../../src/engine/ram/index.ts';
 import { findMapping, whyNoBits } from '../../../../src/engine/ram/soft-dirty.ts';
+import { notOnThisMachine } from '../../../helpers/not-here.ts';
 
 const PAGE = 4096;
 const RAM_BYTES = 2 * 1024 * 1024 + 5 * PAGE;
@@ -213,36 +214,40 @@ const MAPPER = `
   }
 `;
 
-test('what the kernel says is what the comparison finds', { skip: whyNoBits() ?? false }, async () => {
-  const ram = RamFile.create('tracked', RAM_BYTES);
-  const [tracked, compared] = [await RamSnapshots.open(ram, 2), await RamSnapshots.open(ram, 0)];
-  const child = spawn(process.execPath, ['--input-type=module', '-e', MAPPER, String(RAM_BYTES)], {
-    stdio: ['pipe', 'pipe', 'inherit', ram.fd],
-    cwd: import.meta.dirname,
-  });
-  try {
-    const lines = createInterface({ input: child.stdout! })[Symbol.asyncIterator]();
-    await lines.next();
-    // Nothing is swapped out in the seconds that this takes, so that it runs where it would not be relied on.
-    tracked.track(SoftDirtyTracker.open(child.pid!, ram, null));
-    await tracked.capture({ full: true, isStill: true });
-    await compared.capture({ full: true });
-    await fc.assert(
-      fc.asyncProperty(fc.uniqueArray(fc.nat(RAM_BYTES - 1), { maxLength: 40 }), async (places) => {
-        child.stdin!.write(places.join(' ') + '\n');
-        await lines.next();
-        const ours = await tracked.capture({ full: false, isStill: true });
-        const theirs = await compared.capture({ full: false });
-        assert.equal(ours.pages, theirs.pages);
-        assert.equal(ours.pages, new Set(places.map((at) => Math.floor(at / PAGE))).size);
-      }),
-      { numRuns: 50 },
-    );
-  } finally {
-    child.kill();
-    await once(child, 'exit');
-    await tracked.close();
-    await compared.close();
-    ram.close();
-  }
-});
+test(
+  'what the kernel says is what the comparison finds',
+  { skip: notOnThisMachine(whyNoBits()) },
+  async () => {
+    const ram = RamFile.create('tracked', RAM_BYTES);
+    const [tracked, compared] = [await RamSnapshots.open(ram, 2), await RamSnapshots.open(ram, 0)];
+    const child = spawn(process.execPath, ['--input-type=module', '-e', MAPPER, String(RAM_BYTES)], {
+      stdio: ['pipe', 'pipe', 'inherit', ram.fd],
+      cwd: import.meta.dirname,
+    });
+    try {
+      const lines = createInterface({ input: child.stdout! })[Symbol.asyncIterator]();
+      await lines.next();
+      // Nothing is swapped out in the seconds that this takes, so that it runs where it would not be relied on.
+      tracked.track(SoftDirtyTracker.open(child.pid!, ram, null));
+      await tracked.capture({ full: true, isStill: true });
+      await compared.capture({ full: true });
+      await fc.assert(
+        fc.asyncProperty(fc.uniqueArray(fc.nat(RAM_BYTES - 1), { maxLength: 40 }), async (places) => {
+          child.stdin!.write(places.join(' ') + '\n');
+          await lines.next();
+          const ours = await tracked.capture({ full: false, isStill: true });
+          const theirs = await compared.capture({ full: false });
+          assert.equal(ours.pages, theirs.pages);
+          assert.equal(ours.pages, new Set(places.map((at) => Math.floor(at / PAGE))).size);
+        }),
+        { numRuns: 50 },
+      );
+    } finally {
+      child.kill();
+      await once(child, 'exit');
+      await tracked.close();
+      await compared.close();
+      ram.close();
+    }
+  },
+);
