@@ -69,6 +69,8 @@ export class QmpClient {
   readonly #socket: net.Socket;
   readonly #pending = new Map<number, Pending>();
   readonly #listeners = new Set<EventListener>();
+  /** Events that somebody waits for: to be told of the end too. */
+  readonly #awaited = new Set<Deferred<QmpEvent>>();
   readonly #greeted = new Deferred<QmpGreeting>();
   readonly #closed = new Deferred<Error>();
   #nextId = 1;
@@ -156,11 +158,12 @@ export class QmpClient {
     const stop = this.onEvent((event) => {
       if (event.event === name && accepts(event)) found.resolve(event);
     });
-    void this.#closed.promise.then(found.reject);
+    this.#awaited.add(found);
     try {
       return await withDeadline(found.promise, timeoutMs, `event ${name}`, signal);
     } finally {
       stop();
+      this.#awaited.delete(found);
     }
   }
 
@@ -239,5 +242,6 @@ export class QmpClient {
     this.#closed.resolve(reason);
     for (const { reply } of this.#pending.values()) reply.reject(reason);
     this.#pending.clear();
+    for (const found of this.#awaited) found.reject(reason);
   }
 }

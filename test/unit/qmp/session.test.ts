@@ -7,6 +7,8 @@ import path from 'node:path';
 import { PassThrough } from 'node:stream';
 import { test } from 'node:test';
 import type { TestContext } from 'node:test';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { Deferred } from '../../../src/base/async.ts';
 import {
   ClosedError,
@@ -267,6 +269,24 @@ test('deadlines and lost connections end what waits', async (t) => {
     QmpClient.connect({ path: file }),
     /Failed to connect to '.*q\.sock': No such file or directory/,
   );
+});
+
+test('a client that has waited for many events keeps none of them', async (t) => {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  const { server, file } = await startServer(t);
+  const client = await QmpClient.connect({ path: file });
+  t.after(() => client.close());
+  const events: WeakRef<object>[] = [];
+  for (let at = 0; at < 20; at++) {
+    const came = client.waitFor('STOP').then((event) => events.push(new WeakRef(event)));
+    server.broadcast('STOP');
+    await came;
+  }
+  // What is under way in this turn may hold the last one.
+  await new Promise((resolve) => setTimeout(resolve, 0));
+  collect();
+  assert.ok(events.filter((event) => event.deref() !== undefined).length <= 1);
 });
 
 test('a server that is no QMP server is given up', async (t) => {
