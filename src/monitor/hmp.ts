@@ -85,6 +85,17 @@ const LINES: ReadonlyMap<string, HmpLine> = new Map<string, HmpLine>([
     { parameters: [], help: '-- go on alone', run: (vm) => done(vm.migration.lostHeartbeat()) },
   ],
   [
+    'announce_self',
+    {
+      parameters: [optionalString, optionalString],
+      help: '[interfaces] [id] -- say where the NICs are, as after a migration',
+      run: (vm, [interfaces, id = '']) => {
+        vm.announcer.start(vm.migration.announceTimes, id, interfaces?.split(',') ?? null);
+        return '';
+      },
+    },
+  ],
+  [
     'info',
     {
       parameters: [optionalString],

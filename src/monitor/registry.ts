@@ -101,6 +101,16 @@ export const uint32 = z.custom<number>().superRefine((value, context) => {
   });
 });
 
+/** A whole number whose bounds the command looks after. */
+export const uint64 = z.custom<number>().superRefine((value, context) => {
+  if (typeof value === 'number' && Number.isInteger(value)) return;
+  context.addIssue({
+    code: 'custom',
+    input: value,
+    params: { wrong: (name: string) => `Parameter '${name}' expects uint64` },
+  });
+});
+
 /** zod's names of types → QEMU's. */
 const TYPE_NAMES: Readonly<Record<string, string>> = { int: 'integer', record: 'object' };
 

@@ -1,6 +1,6 @@
 /**
  * The frame with which a machine that moved makes switches learn its new place: a RARP "request reverse" from and about
- * its own MAC, as broadcast. Facts: QEMU net/announce.c; RFC 903. How often it is sent is the caller's.
+ * its own MAC, as broadcast. Facts: QEMU net/announce.c; RFC 903. How often it is sent: announcer.ts.
  */
 import { ParameterError } from '../base/errors.ts';
 import { ETHERTYPE, putU16 } from './packet.ts';

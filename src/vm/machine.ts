@@ -12,6 +12,7 @@ import type { Chardevs } from '../chardev/registry.ts';
 import type { Hello } from '../checkpoint/messages.ts';
 import type { ProtectedGuest } from '../checkpoint/guest.ts';
 import type { Engine, ShutdownCause } from '../engine/engine.ts';
+import { Announcer } from '../net/announcer.ts';
 import type { Netdev } from '../net/netdev.ts';
 import { assemble, withOrigin } from './assemble.ts';
 import type { Parts, VmHost } from './assemble.ts';
@@ -53,6 +54,8 @@ export class VirtualMachine {
   readonly migration: VmMigration;
   readonly run: RunControl;
   readonly engine: Engine | null;
+  /** Tells the networks where this machine's NICs are (QEMU: announce-self). */
+  readonly announcer = new Announcer((interfaces) => this.#announce(interfaces));
   readonly #networks: OpenNetdevs;
   readonly #ended = new Deferred<number>();
   readonly #closers: (() => Promise<void> | void)[] = [];
@@ -114,7 +117,7 @@ export class VirtualMachine {
         }
       },
       settleJobs: () => this.blockJobs.settled(),
-      announce: () => this.announce(),
+      announce: (times) => this.announcer.start(times, null, null),
       startPaused: config.startPaused,
     });
     this.#wireEngine();
@@ -233,17 +236,11 @@ export class VirtualMachine {
     return {};
   }
 
-  /** Broadcasts each NIC's address on its network, as QEMU's announce-self. */
-  announce(): void {
-    for (const nic of this.engine?.nics ?? []) {
-      this.#networks.ofNic.get(nic.id)?.announce(nic.mac);
-    }
-  }
-
   /** Frees everything. Idempotent; what fails on the way is logged. */
   async close(): Promise<void> {
     const steps: (() => Promise<void> | void)[] = [
       () => this.migration.close(),
+      () => this.announcer.close(),
       () => this.engine?.stop(),
       ...this.#closers.splice(0),
       () => this.exports.close(),
@@ -283,6 +280,13 @@ export class VirtualMachine {
     );
     this.#vnc = server;
     this.#closers.push(() => server.close());
+  }
+
+  /** Broadcasts each NIC's address on its network. `interfaces`: ids of NICs, or null for all. */
+  #announce(interfaces: readonly string[] | null): void {
+    for (const { id, mac } of this.engine?.nics ?? []) {
+      if (interfaces === null || interfaces.includes(id)) this.#networks.ofNic.get(id)?.announce(mac);
+    }
   }
 
   /** A machine that waits for a guest neither hears the wire nor speaks on it. */

@@ -21,6 +21,8 @@ import { DEFAULT_RUN_SHARE } from '../checkpoint/mismatch-floor.ts';
 import { ColoPrimary } from '../checkpoint/primary.ts';
 import type { PrimaryHooks } from '../checkpoint/primary.ts';
 import { ColoSecondary } from '../checkpoint/secondary.ts';
+import { DEFAULT_ANNOUNCE_TIMES } from '../net/announcer.ts';
+import type { AnnounceTimes } from '../net/announcer.ts';
 import { connectOptions, formatAddress, parseMigrationUri } from './address.ts';
 import type { MigrationAddress } from './address.ts';
 import type { RunControl } from './run-control.ts';
@@ -51,7 +53,7 @@ export interface MigrationHost {
   /** Resolves when no block job is on its way to its end. */
   settleJobs(): Promise<void>;
   /** Broadcasts the guest's MAC addresses (QEMU: announce-self). */
-  announce(): void;
+  announce(times: AnnounceTimes): void;
   /** -S was given: an incoming guest stays paused. Ignored when a secondary takes over, as in QEMU. */
   readonly startPaused: boolean;
 }
@@ -79,6 +81,8 @@ export class VmMigration {
     records: [],
     loadsMs: [],
   };
+  /** The parameters announce-initial, -max, -rounds and -step: for the end of a migration, and for a failover. */
+  announceTimes: AnnounceTimes = DEFAULT_ANNOUNCE_TIMES;
   readonly #host: MigrationHost;
   #status: MigrationStatus = 'none';
   #errorText: string | null = null;
@@ -201,7 +205,7 @@ export class VmMigration {
         await this.#secondary.failover();
         // First the switches learn where the guest is now, then what the primary may have kept is said again.
         this.#host.setSilent(false);
-        this.#host.announce();
+        this.#host.announce(this.announceTimes);
         this.#host.notifyFilters('failover');
         await guest.resume();
       }
@@ -327,15 +331,13 @@ export class VmMigration {
         this.#channel = null;
         this.#setStatus('completed');
         this.#host.setSilent(false);
+        this.#host.announce(this.announceTimes);
         if (
           run.wantedAfterMigration === 'stop' ||
           (this.#host.startPaused && run.wantedAfterMigration === null)
         )
           await run.settle('paused');
-        else {
-          await guest.resume();
-          this.#host.announce();
-        }
+        else await guest.resume();
         return;
       }
       this.#mode = 'secondary';

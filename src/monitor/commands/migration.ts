@@ -2,15 +2,25 @@
 import { z } from 'zod';
 import { ParameterError } from '../../base/errors.ts';
 import { MAX_RUN_SHARE } from '../../checkpoint/mismatch-floor.ts';
+import type { AnnounceTimes } from '../../net/announcer.ts';
 import { CAPABILITIES, requireCapability } from '../../vm/migration.ts';
-import { command, noArguments, uint32 } from '../registry.ts';
+import { ANNOUNCE_TIMES, requireAnnounceTime } from '../announce-times.ts';
+import { command, noArguments, uint32, uint64 } from '../registry.ts';
 
 const RUN_SHARE = 'x-mismatch-run-share';
-const parameters = z.looseObject({ 'x-checkpoint-delay': uint32.optional(), [RUN_SHARE]: uint32.optional() });
+const parameters = z.looseObject({
+  'x-checkpoint-delay': uint32.optional(),
+  [RUN_SHARE]: uint32.optional(),
+  'announce-initial': uint64.optional(),
+  'announce-max': uint64.optional(),
+  'announce-rounds': uint64.optional(),
+  'announce-step': uint64.optional(),
+});
+const SUPPORTED = new Set(Object.keys(parameters.shape));
 
 /** QEMU's other parameters (7.2): known by name, so that their refusal is not taken for a typing error. */
 const FOREIGN_PARAMETERS = new Set(
-  ['announce-initial', 'announce-max', 'announce-rounds', 'announce-step', 'block-incremental'].concat(
+  ['block-incremental'].concat(
     [
       'block-bitmap-mapping',
       'compress-level',
@@ -63,10 +73,10 @@ export const migrationCommands = [
   ),
   command('migrate-set-parameters', parameters, (vm, args) => {
     for (const name of Object.keys(args)) {
-      if (name === 'x-checkpoint-delay' || name === RUN_SHARE) continue;
+      if (SUPPORTED.has(name)) continue;
       throw new ParameterError(
         FOREIGN_PARAMETERS.has(name)
-          ? `Parameter '${name}' is not supported; x-checkpoint-delay and ${RUN_SHARE} are`
+          ? `Parameter '${name}' is not supported; x-checkpoint-delay, ${RUN_SHARE} and announce-* are`
           : `Parameter '${name}' is unexpected`,
       );
     }
@@ -76,6 +86,7 @@ export const migrationCommands = [
         `Parameter '${RUN_SHARE}' expects an integer in the range of 0 to ${MAX_RUN_SHARE}`,
       );
     }
+    vm.migration.announceTimes = announceTimes(vm.migration.announceTimes, args);
     if (share !== undefined) vm.migration.mismatchRunShare = share;
     const delayMs = args['x-checkpoint-delay'];
     if (delayMs !== undefined) vm.migration.checkpointDelayMs = delayMs;
@@ -83,6 +94,9 @@ export const migrationCommands = [
   command('query-migrate-parameters', noArguments, (vm) => ({
     'x-checkpoint-delay': vm.migration.checkpointDelayMs,
     [RUN_SHARE]: vm.migration.mismatchRunShare,
+    ...Object.fromEntries(
+      ANNOUNCE_TIMES.map((name) => [`announce-${name}`, vm.migration.announceTimes[name]]),
+    ),
   })),
   command(
     'migrate',
@@ -120,4 +134,19 @@ function requireProtocol(uri: string): void {
       ? `Migration protocol '${protocol}' is not supported; use tcp:HOST:PORT or unix:PATH`
       : "Parameter 'uri' expects a valid migration protocol",
   );
+}
+
+/** Those of `now` with what is given. Throws ParameterError with QEMU's texts. */
+function announceTimes(now: AnnounceTimes, args: z.infer<typeof parameters>): AnnounceTimes {
+  const times = { ...now };
+  for (const name of ANNOUNCE_TIMES) {
+    const given = args[`announce-${name}`];
+    if (given === undefined) continue;
+    const shown = `announce_${name}`;
+    requireAnnounceTime(name, given, shown);
+    // QEMU's text says 0.
+    if (name === 'step' && given === 0) requireAnnounceTime(name, -1, shown);
+    times[name] = given;
+  }
+  return times;
 }

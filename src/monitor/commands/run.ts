@@ -1,6 +1,7 @@
 /** stop, cont, quit and their kin, and what the VM says of itself. */
 import { z } from 'zod';
 import { askEngine } from '../forwarding.ts';
+import { ANNOUNCE_TIMES, requireAnnounceTime } from '../announce-times.ts';
 import { command, int64, noArguments } from '../registry.ts';
 
 /** What QEMU answers without -uuid. */
@@ -32,6 +33,9 @@ export const runCommands = [
       interfaces: z.array(z.string()).optional(),
       id: z.string().optional(),
     }),
-    (vm) => vm.announce(),
+    (vm, { interfaces, id = '', ...times }) => {
+      for (const name of ANNOUNCE_TIMES) requireAnnounceTime(name, times[name], name);
+      vm.announcer.start(times, id, interfaces ?? null);
+    },
   ),
 ];

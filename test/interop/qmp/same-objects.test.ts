@@ -72,6 +72,12 @@ const LINES: readonly ScriptLine[] = [
   execute('set_link', { name: 'zz', up: true }),
   execute('announce-self'),
   execute('announce-self', { initial: 50, max: 550, rounds: 5, step: 50 }),
+  execute('announce-self', { initial: 50, max: 550, rounds: 5, step: 50, interfaces: ['e0'], id: 'x' }),
+  execute('announce-self', { initial: 50, max: 550, rounds: 5, step: 50, interfaces: 'e0' }),
+  [
+    execute('announce-self', { initial: 50, max: 550, rounds: -1, step: 50 }),
+    "QEMU takes any number; here they are bounded as a migration's are",
+  ],
   execute('quit'),
 ];
 

@@ -7,6 +7,8 @@ import { Deferred, withDeadline } from '../../../src/base/async.ts';
 import type { ProtectedGuest } from '../../../src/checkpoint/guest.ts';
 import { COLO_MESSAGE } from '../../../src/checkpoint/messages.ts';
 import { Netdev } from '../../../src/net/netdev.ts';
+import { DEFAULT_ANNOUNCE_TIMES } from '../../../src/net/announcer.ts';
+import type { AnnounceTimes } from '../../../src/net/announcer.ts';
 import { VmMigration } from '../../../src/vm/migration.ts';
 import type { RunState } from '../../../src/vm/run-control.ts';
 import { RunControl } from '../../../src/vm/run-control.ts';
@@ -22,6 +24,8 @@ class Vm {
   readonly net = new Journal('net', this.lines);
   readonly disk = new Journal('disk', this.lines);
   readonly run: RunControl;
+  /** With which times it was told to announce itself. */
+  readonly announced: AnnounceTimes[] = [];
   readonly migration: VmMigration;
   readonly guest: ProtectedGuest;
   settleJobs: () => Promise<void> = () => Promise.resolve();
@@ -49,7 +53,10 @@ class Vm {
       notifyFilters: (event) => this.#emit(`(filters: ${event})`),
       settleJobs: () => this.settleJobs(),
       requireComparers: () => undefined,
-      announce: () => this.#emit('(announce)'),
+      announce: (times) => {
+        this.announced.push(times);
+        this.#emit('(announce)');
+      },
       startPaused,
     });
     this.migration.setCapabilities([{ capability: 'events', state: true }]);
@@ -167,6 +174,7 @@ describe('failover commands', () => {
 
   it('the secondary announces itself before anything else of it is heard', async () => {
     const { p, s } = await pair();
+    s.migration.announceTimes = { initial: 1, max: 2, rounds: 3, step: 4 };
     close(p);
     await s.event('COLO_EXIT secondary error');
     const from = s.events.length;
@@ -179,6 +187,7 @@ describe('failover commands', () => {
       'RESUME',
       'MIGRATION completed',
     ]);
+    assert.deepEqual(s.announced, [{ initial: 1, max: 2, rounds: 3, step: 4 }]);
     close(s);
   });
 
@@ -296,7 +305,9 @@ describe('outgoing migration', () => {
     p.engine.ram[77] = 7;
     p.migration.migrate(uri);
     await p.event('MIGRATION completed');
-    await s.event('(announce)');
+    await s.event('RESUME');
+    assert.ok(s.events.indexOf('(announce)') < s.events.indexOf('RESUME'));
+    assert.deepEqual(s.announced, [DEFAULT_ANNOUNCE_TIMES]);
     assert.deepEqual([p.run.state, s.run.state], ['postmigrate', 'running']);
     assert.deepEqual([p.engine.state, s.engine.state], ['paused', 'running']);
     assert.equal(s.engine.ram[77], 7);

@@ -206,7 +206,7 @@ test('migration settings', async (t) => {
     [{ nope: 1 }, "GenericError: Parameter 'nope' is unexpected"],
     [
       { 'max-bandwidth': 1 },
-      "GenericError: Parameter 'max-bandwidth' is not supported; x-checkpoint-delay and x-mismatch-run-share are",
+      "GenericError: Parameter 'max-bandwidth' is not supported; x-checkpoint-delay, x-mismatch-run-share and announce-* are",
     ],
     // All or nothing.
     [{ 'x-checkpoint-delay': 5, nope: 1 }, "GenericError: Parameter 'nope' is unexpected"],
@@ -214,6 +214,10 @@ test('migration settings', async (t) => {
   assert.deepEqual(await bare.execute('query-migrate-parameters'), {
     'x-checkpoint-delay': 20000,
     'x-mismatch-run-share': 50,
+    'announce-initial': 50,
+    'announce-max': 550,
+    'announce-rounds': 5,
+    'announce-step': 100,
   });
   await bare.execute('migrate-set-parameters', { 'x-checkpoint-delay': 0 });
   await refusals(bare, 'migrate-set-parameters', [
@@ -223,9 +227,15 @@ test('migration settings', async (t) => {
     ],
   ]);
   await bare.execute('migrate-set-parameters', { 'x-mismatch-run-share': 0 });
+  await bare.execute('migrate-set-parameters', { 'announce-initial': 0, 'announce-rounds': 1000 });
+  await bare.execute('migrate-set-parameters', { 'announce-max': 7, 'announce-step': 8 });
   assert.deepEqual(await bare.execute('query-migrate-parameters'), {
     'x-checkpoint-delay': 0,
     'x-mismatch-run-share': 0,
+    'announce-initial': 0,
+    'announce-max': 7,
+    'announce-rounds': 1000,
+    'announce-step': 8,
   });
   await refusals(bare, 'migrate', [
     [{}, "GenericError: Parameter 'uri' is missing"],
@@ -289,6 +299,21 @@ test('what the VM says of itself, and what it cannot do', async (t) => {
   await bare.execute('set_link', { name: 'h', up: false });
   assert.equal(bare.vm.netdevs.get('h')?.linkDown, true);
   assert.equal(await bare.failure('announce-self'), "GenericError: Parameter 'initial' is missing");
+  const times = { initial: 1, max: 1, rounds: 1000, step: 0 };
+  for (const [wrong, text] of [
+    [{ rounds: 1001 }, "Parameter 'rounds' expects a value between 0 and 1000"],
+    [{ max: -1 }, "Parameter 'max' expects a value between 0 and 100000"],
+    [{ interfaces: 'e0' }, "Invalid parameter type for 'interfaces', expected: array"],
+  ] as const) {
+    assert.equal(await bare.failure('announce-self', { ...times, ...wrong }), `GenericError: ${text}`);
+  }
+  await bare.execute('announce-self', { ...times, interfaces: ['nobody'] });
+  await bare.execute('announce-self', { ...times, id: 'x' });
+  const hmp = (line: string): Promise<unknown> =>
+    bare.execute('human-monitor-command', { 'command-line': line });
+  assert.equal(await hmp('announce_self'), '');
+  assert.equal(await hmp('announce_self e0,e1 y'), '');
+  assert.deepEqual(bare.vm.announcer.underWay.sort(), ['', 'x', 'y']);
   await bare.execute('quit');
   await bare.execute('quit');
   assert.equal(await bare.vm.ended, 0);
