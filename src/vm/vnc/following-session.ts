@@ -4,6 +4,9 @@
  * repeated, and it is sent the whole screen. Therefore messages go on whole or not at all, and encodings with a stream
  * of their own (zlib, tight, ZRLE) are taken out: a new server could not go on with them.
  *
+ * While its machine is a secondary the client only looks: what it types would reach one of two copies, and be gone with
+ * the next checkpoint. From the takeover on its keys and its pointer are the guest's.
+ *
  * Only without authentication. A server that wants some is passed through as it is, and its client is disconnected by the
  * next checkpoint.
  */
@@ -17,6 +20,7 @@ import {
   clientMessages,
   fullRequest,
   hasEncoding,
+  isInput,
   resizeMessage,
   serverMessages,
   statelessEncodings,
@@ -41,6 +45,7 @@ const KNOWN: ReadonlySet<number> = new Set([
 export class FollowingSession {
   readonly #client: net.Socket;
   readonly #connect: () => Promise<net.Socket>;
+  readonly #isReadOnly: () => boolean;
   #server: net.Socket | null = null;
   readonly #picture: Picture = { width: 0, height: 0, bytesPerPixel: 4 };
   /** The client's last messages of these kinds. */
@@ -51,9 +56,10 @@ export class FollowingSession {
   /** The process has changed, and the client has not been sent a picture of the new one. */
   #isStale = false;
 
-  constructor(client: net.Socket, connect: () => Promise<net.Socket>) {
+  constructor(client: net.Socket, connect: () => Promise<net.Socket>, isReadOnly: () => boolean) {
     this.#client = client;
     this.#connect = connect;
+    this.#isReadOnly = isReadOnly;
   }
 
   /** Ends when the client is served. The client is destroyed when that cannot be. Throws ColoError. */
@@ -125,6 +131,7 @@ export class FollowingSession {
   }
 
   #fromClient(given: Buffer): void {
+    if (isInput(given) && this.#isReadOnly()) return;
     let message: Buffer = Buffer.from(given);
     const [type] = message;
     if (type === 0) {

@@ -241,6 +241,12 @@ function* tile(source: Source, pixels: number, bytesPerPixel: number): Parse<voi
   yield count * (kind & 16 ? bytesPerPixel + 2 : 2);
 }
 
+/** Whether a client's message is for the guest: a key, the pointer, what it pastes, a key in QEMU's own form. */
+export function isInput(message: Buffer): boolean {
+  const [type, subtype] = message;
+  return type === 4 || type === 5 || type === 6 || (type === 255 && subtype === 0);
+}
+
 /** A client's SetEncodings with those alone that another server could go on with. */
 export function statelessEncodings(message: Buffer): Buffer {
   const kept: number[] = [];

@@ -106,7 +106,11 @@ export class VncServer {
   async #serve(client: net.Socket): Promise<void> {
     const { display } = this.#host;
     if (this.#host.isFollowing()) {
-      await new FollowingSession(client, () => display.connect()).start();
+      await new FollowingSession(
+        client,
+        () => display.connect(),
+        () => this.#host.isFollowing(),
+      ).start();
       return;
     }
     const server = await display.connect();

@@ -71,6 +71,17 @@ test(
       [],
     );
 
+    // It only looks, until its machine is nobody's secondary any more; then the same connection is heard.
+    const copy = new Console(s);
+    watcher.key(0x78);
+    watcher.pointer(10, 10, 1);
+    // Answered, so that the key has been read.
+    await watcher.update(false);
+    s.vm.run.mark('running');
+    watcher.key(0x79);
+    await copy.until('y');
+    assert.equal(copy.text, 'y');
+
     const vnc = (await s.execute('query-vnc')) as Record<string, unknown>;
     assert.deepEqual(
       [vnc['enabled'], vnc['host'], vnc['family'], vnc['auth']],
