@@ -15,6 +15,7 @@ import { freePorts } from '../../src/demo/free-ports.ts';
 import { ColoProcess, colo, until } from '../helpers/colo.ts';
 import { QmpTypist } from '../helpers/qmp-typist.ts';
 import { whyNoQemu } from '../interop/net/qemu.ts';
+import { Desk } from './desk.ts';
 import { ledgerOnDisk, sameDisk } from './guest-disk.ts';
 
 import {
@@ -45,6 +46,8 @@ export interface Procedure {
   readonly machine: string;
   /** How often the primary dies. */
   readonly generations: number;
+  /** People sit at the screens of the first pair. */
+  readonly isWatched?: boolean;
   /** What a VM must have warned of at its start. */
   readonly warning?: RegExp;
 }
@@ -54,6 +57,8 @@ interface Machine {
   readonly qmp: QmpTypist;
   /** The file that is the guest's whole disk once the machine runs alone. */
   readonly disk: string;
+  /** Where its screen is, when it has one. */
+  readonly screen: string;
 }
 
 /** Of all events those that tell the story; checkpoints stop and resume the guest all the time. */
@@ -95,6 +100,8 @@ export function testProcedure(procedure: Procedure): void {
   let ports: { session: number; ledger: number };
   let sizeBytes: number;
   const troubles: string[] = [];
+  /** At the primary, and at the secondary that takes over from it. */
+  let desks: [Desk, Desk] | null = null;
 
   const switchPath = (): string => path.join(folder, 'switch.sock');
   const common = (name: string): string[] =>
@@ -105,8 +112,11 @@ export function testProcedure(procedure: Procedure): void {
     ).split(' ');
 
   function start(args: string[], disk: string): Machine {
-    const process = new ColoProcess('vm', ...args);
-    const machine = { process, qmp: new QmpTypist(process.child.stdout, process.child.stdin), disk };
+    const screen = path.join(folder, `screen-${machines.length}`);
+    const words = procedure.isWatched === true ? ['-vnc', `unix:${screen}`] : [];
+    const process = new ColoProcess('vm', ...args, ...words);
+    const qmp = new QmpTypist(process.child.stdout, process.child.stdin);
+    const machine = { process, qmp, disk, screen };
     machines.push(machine);
     return machine;
   }
@@ -143,6 +153,7 @@ export function testProcedure(procedure: Procedure): void {
 
   after(async () => {
     if (skip !== false) return;
+    for (const desk of desks ?? []) desk.leave();
     for (const { process } of machines) await process.kill();
     await network.kill();
     await rm(folder, { recursive: true, force: true });
@@ -189,6 +200,17 @@ export function testProcedure(procedure: Procedure): void {
       const jobs = await secondary.qmp.type("{'execute':'query-block-jobs'}");
       return (jobs as unknown[]).length === 0;
     });
+  }
+
+  /** One client is cut off with its host; the other, who only looked, has lost nothing and is heard now. */
+  async function screenGoesOn(): Promise<void> {
+    if (!desks) return;
+    const [theirs, ours] = desks;
+    await theirs.cutOff();
+    await ours.seesMore();
+    await ours.capsLight(true);
+    ours.pressCapsLock();
+    await ours.capsLight(false);
   }
 
   /** With the guest stopped: the secondary's disk file is what its guest sees, and holds every acknowledged line. */
@@ -265,11 +287,28 @@ export function testProcedure(procedure: Procedure): void {
       await until('a few checkpoints', STEP_MS, async () => (await checkpoints(primary)) >= 3);
     });
 
+    if (procedure.isWatched === true) {
+      await t.test('each side has a screen, and what is typed at the primary reaches both', async () => {
+        const [theirs, ours] = (desks = [await Desk.at(primary.screen), await Desk.at(secondary.screen)]);
+        theirs.pressCapsLock();
+        await theirs.capsLight(true);
+        await primary.qmp.type("{'execute':'x-colo-checkpoint'}");
+        await ours.capsLight(true);
+        // Read-only as yet.
+        ours.pressCapsLock();
+        const from = await checkpoints(primary);
+        await primary.qmp.type("{'execute':'x-colo-checkpoint'}");
+        await until('another process', STEP_MS, async () => (await checkpoints(primary)) > from);
+        await Promise.all([theirs.seesMore(), ours.seesMore()]);
+      });
+    }
+
     for (let generation = 1; generation <= procedure.generations; generation++) {
       await t.test(
         `generation ${generation}: the primary dies, the guest goes on, a new secondary is made`,
         async () => {
           await primaryDies(primary, secondary);
+          await screenGoesOn();
           primary = secondary;
           await diskIsWhole(primary);
           await primary.qmp.typeAll(CHARDEV_LINES);
@@ -293,6 +332,8 @@ export function testProcedure(procedure: Procedure): void {
       const exit = await primary.qmp.event('COLO_EXIT', from, STEP_MS);
       assert.equal(exit.data?.['mode'], 'primary');
       await diskIsWhole(primary);
+      // The same connection as ever.
+      await desks?.[1].seesMore();
     });
 
     const report = await workload.stop();
@@ -304,7 +345,11 @@ export function testProcedure(procedure: Procedure): void {
 }
 
 /** The procedure on a stock QEMU. */
-export function stockQemuProcedure(how: { vcpus: number; generations: number }): Procedure {
+export function stockQemuProcedure(how: {
+  vcpus: number;
+  generations: number;
+  isWatched: boolean;
+}): Procedure {
   const image = process.env['COLO_GUEST_IMAGE_AMD64'];
   return {
     title: `the COLO-FT procedure on QEMU, vCPUs: ${how.vcpus}, generations: ${how.generations}`,
@@ -314,5 +359,6 @@ export function stockQemuProcedure(how: { vcpus: number; generations: number }):
       `-accel tcg -cpu qemu64,+kvmclock -m 512 -smp ${how.vcpus} ` +
       '-device piix3-usb-uhci -device usb-tablet',
     generations: how.generations,
+    isWatched: how.isWatched,
   };
 }

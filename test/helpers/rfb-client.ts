@@ -8,6 +8,8 @@ export class RfbClient {
   height = 0;
   picture: Buffer = Buffer.alloc(0);
   updates = 0;
+  /** The keyboard's lights as the guest has set them: 1 scroll, 2 num, 4 caps. */
+  leds: number | null = null;
   /** Encodings of all rectangles so far. */
   readonly seen = new Set<number>();
   #buffer: Buffer = Buffer.alloc(0);
@@ -74,6 +76,16 @@ export class RfbClient {
     }
   }
 
+  /** Where the pointer is, and which buttons are down (1: the left one). */
+  pointer(x: number, y: number, buttons = 0): void {
+    const event = Buffer.alloc(6);
+    event[0] = 5;
+    event[1] = buttons;
+    event.writeUInt16BE(x, 2);
+    event.writeUInt16BE(y, 4);
+    this.socket.write(event);
+  }
+
   /** Whether it was an update with pixels. */
   async #message(): Promise<boolean> {
     const [type] = await this.#take(1);
@@ -95,6 +107,7 @@ export class RfbClient {
     const encoding = head.readInt32BE(8);
     this.seen.add(encoding);
     if (encoding === -223) this.#resize(width, height);
+    if (encoding === -261) [this.leds = null] = await this.#take(1);
     if (encoding < 0) return false;
     if (encoding !== 0) throw new Error(`encoding ${encoding}`);
     const pixels = await this.#take(4 * width * height);
