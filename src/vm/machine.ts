@@ -284,6 +284,8 @@ export class VirtualMachine {
 
   /** Broadcasts each NIC's address on its network. `interfaces`: ids of NICs, or null for all. */
   #announce(interfaces: readonly string[] | null): void {
+    // It has moved away: they are not here any more.
+    if (this.run.state === 'postmigrate') return;
     for (const { id, mac } of this.engine?.nics ?? []) {
       if (interfaces === null || interfaces.includes(id)) this.#networks.ofNic.get(id)?.announce(mac);
     }

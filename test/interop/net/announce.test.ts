@@ -11,7 +11,9 @@ import { listenSocket } from '../../../src/chardev/dial.ts';
 import { FrameDecoder } from '../../../src/net/framing.ts';
 import { QmpTypist } from '../../helpers/qmp-typist.ts';
 import { testFolder } from '../../helpers/bare-process.ts';
+import { until } from '../../helpers/colo.ts';
 import { noQemu, qemuVm } from '../../helpers/live-vm.ts';
+import type { QemuVm } from '../../helpers/live-vm.ts';
 
 const STEP_MS = 60_000;
 const EARLY_MS = 2;
@@ -84,6 +86,22 @@ async function story(a: Ear, b: Ear, execute: Execute): Promise<string[][]> {
   return [a, b].map(({ heard }) => heard.map(({ frame }) => frame));
 }
 
+/** QEMU with `words`, its monitor; killed when the test ends. */
+async function startQemu(t: TestContext, words: string): Promise<Execute> {
+  const line = `-accel tcg -m 16 -nodefaults -display none -qmp stdio ${words}`;
+  const child = spawn('qemu-system-x86_64', line.split(' '), { stdio: ['pipe', 'pipe', 'ignore'] });
+  t.after(async () => {
+    const ended = once(child, 'exit');
+    child.kill('SIGKILL');
+    await ended;
+  });
+  const qmp = new QmpTypist(child.stdout, child.stdin);
+  await qmp.greeted(STEP_MS);
+  const execute: Execute = (command, args) => qmp.type(JSON.stringify({ execute: command, arguments: args }));
+  await execute('qmp_capabilities', {});
+  return execute;
+}
+
 test('frames and their times are QEMUs', { skip: noQemu }, async (t) => {
   const folder = await testFolder(t);
   const [a, b] = [await Ear.at(t, path.join(folder, 'a')), await Ear.at(t, path.join(folder, 'b'))];
@@ -94,19 +112,52 @@ test('frames and their times are QEMUs', { skip: noQemu }, async (t) => {
 
   const home = await testFolder(t);
   const [c, d] = [await Ear.at(t, path.join(home, 'a')), await Ear.at(t, path.join(home, 'b'))];
-  const words = `-accel tcg -m 16 -nodefaults -display none -qmp stdio ${machine(home)}`;
-  // It says nothing while it is stopped, and BIOS is kept from looking for a system on the network.
-  const child = spawn('qemu-system-x86_64', [...words.split(' '), '-boot', 'menu=on,splash-time=60000'], {
-    stdio: ['pipe', 'pipe', 'ignore'],
+  // The BIOS is kept from looking for a system on the network.
+  const qemu = await startQemu(t, `${machine(home)} -boot menu=on,splash-time=60000`);
+  assert.deepEqual(ours, await story(c, d, qemu));
+});
+
+test('the end of a migration is told as the parameters say, as QEMU does', { skip: noQemu }, async (t) => {
+  const parameters = {
+    'announce-initial': 30,
+    'announce-max': 40,
+    'announce-rounds': 3,
+    'announce-step': 100,
+  };
+  const migrated = async (
+    folder: string,
+    start: (words: string) => Promise<Execute>,
+  ): Promise<readonly string[]> => {
+    const ears = [await Ear.at(t, path.join(folder, 'a')), await Ear.at(t, path.join(folder, 'b'))];
+    const idle = ['a', 'b'].map((name) => `-netdev hubport,id=h${name},hubid=0`).join(' ');
+    const nics = machine(folder).replaceAll(/-netdev \S+ /g, '');
+    const source = await start(`${idle} ${nics} -boot menu=on,splash-time=60000`);
+    const uri = `unix:${path.join(folder, 'state')}`;
+    const destination = await start(`${machine(folder)} -boot menu=on,splash-time=60000 -incoming ${uri}`);
+    await destination('migrate-set-parameters', parameters);
+    await source('cont', {});
+    const asked = performance.now();
+    await source('migrate', { uri });
+    for (const ear of ears) {
+      await ear.count(3);
+      assert.ok((ear.heard[2]?.at ?? 0) - asked >= 70 - EARLY_MS);
+    }
+    return ears.flatMap(({ heard }) => heard.map(({ frame }) => frame));
+  };
+  const vms: QemuVm[] = [];
+  const ours = await migrated(await testFolder(t), async (words) => {
+    const p = await qemuVm(t, words);
+    vms.push(p);
+    return (command, args) => p.execute(command, args);
   });
-  t.after(() => child.kill('SIGKILL'));
-  const qmp = new QmpTypist(child.stdout, child.stdin);
-  await qmp.greeted(STEP_MS);
-  const execute: Execute = (command, args) => qmp.type(JSON.stringify({ execute: command, arguments: args }));
-  await execute('qmp_capabilities', {});
-  const theirs = await story(c, d, execute);
+  const [source] = vms;
+  assert.ok(source);
+  await until('the source has moved away', STEP_MS, async () => (await source.status()) === 'postmigrate');
+  const said = (): number => source.vm.netdevs.get('ha')!.stats.toWire;
+  const before = said();
+  await source.execute('announce-self', { initial: 1, max: 1, rounds: 1, step: 0 });
+  assert.equal(said(), before, 'its NICs are elsewhere');
+  const theirs = await migrated(await testFolder(t), (words) => startQemu(t, words));
+  assert.equal(ours.length, 6);
   assert.deepEqual(ours, theirs);
-  const ended = once(child, 'exit');
-  child.kill('SIGKILL');
-  await ended;
 });
