@@ -4,4 +4,4 @@
  */
 import { stockQemuProcedure, testProcedure } from './procedure-story.ts';
 
-testProcedure(stockQemuProcedure({ vcpus: 1, generations: 3, isWatched: false }));
+testProcedure(stockQemuProcedure({ vcpus: 1, generations: 3 }));

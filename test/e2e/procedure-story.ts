@@ -348,7 +348,7 @@ export function testProcedure(procedure: Procedure): void {
 export function stockQemuProcedure(how: {
   vcpus: number;
   generations: number;
-  isWatched: boolean;
+  isWatched?: boolean;
 }): Procedure {
   const image = process.env['COLO_GUEST_IMAGE_AMD64'];
   return {
@@ -359,6 +359,6 @@ export function stockQemuProcedure(how: {
       `-accel tcg -cpu qemu64,+kvmclock -m 512 -smp ${how.vcpus} ` +
       '-device piix3-usb-uhci -device usb-tablet',
     generations: how.generations,
-    isWatched: how.isWatched,
+    isWatched: how.isWatched === true,
   };
 }
