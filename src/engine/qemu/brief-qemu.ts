@@ -25,7 +25,7 @@ export class BriefQemu {
   #client: QmpClient | null = null;
 
   constructor(binary: string, args: readonly string[]) {
-    const monitor = ['-chardev', 'socket,id=colo-qmp,fd=3', '-mon', 'chardev=colo-qmp,mode=control'];
+    const monitor = ['-chardev', 'socket,id=colo-qmp,fd=3', '-qmp', 'chardev:colo-qmp'];
     this.#process = spawn('setpriv', ['--pdeathsig', 'KILL', binary, ...args, ...monitor], {
       stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
     });

@@ -56,7 +56,7 @@ export class QemuChild {
   private constructor(plan: ChildPlan) {
     this.ended = this.#ended.promise;
     const control = `socket,id=colo-qmp,path=${pathOfFd(CHILD_FD.control)}`;
-    const args = [...plan.args, '-chardev', control, '-mon', 'chardev=colo-qmp,mode=control'];
+    const args = [...plan.args, '-chardev', control, '-qmp', 'chardev:colo-qmp'];
     const fds = [plan.ramFd, plan.disksFd, plan.stateFd, plan.control.fd];
     const pipes = Array.from({ length: plan.pipes }, () => 'pipe' as const);
     this.#process = spawn('setpriv', ['--pdeathsig', 'KILL', plan.binary, ...args], {

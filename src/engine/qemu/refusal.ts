@@ -7,8 +7,8 @@ import { ClosedError } from '../../base/errors.ts';
 /** It ended before it could be talked to; the message is its own, which begins with the option. */
 export class QemuRefusedError extends ClosedError {}
 
-/** What may stand around the reason and tells nothing. */
-const NOISE = /^(?:\S*warning:|\s*$)/;
+/** What may stand around the reason and tells nothing; a warning may begin with the option that it is about. */
+const NOISE = /^(?:(?:-.*: )?warning:|\s*$)/;
 
 /** Nobody has typed that option: the engine gives it. */
 const ONLY_MIGRATABLE = /, but --only-migratable was specified$/;

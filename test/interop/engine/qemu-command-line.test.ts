@@ -52,7 +52,7 @@ describe('the machine that QEMU becomes', { skip: skipReason }, () => {
   it('has the type, CPUs, names, NICs, devices, objects and firmware data asked for', async () => {
     const line =
       '-M q35,accel=tcg -machine vmport=off -smp 2 -cpu qemu64,+sse4.2 -m 48 -nodefaults -name vm0,debug-threads=on ' +
-      '-uuid 0a0b0c0d-0000-0000-0000-00000000000f -rtc base=2020-01-01 -boot menu=on -global e1000.mitigation=off ' +
+      '-uuid 0a0b0c0d-0000-0000-0000-00000000000f -rtc base=2020-01-01 -boot menu=on -global e1000.multifunction=off ' +
       '-netdev hubport,id=a,hubid=0 -netdev hubport,id=b,hubid=0 -device rtl8139,netdev=a,id=n0,mac=52:54:00:00:00:01 ' +
       '-device {"driver":"virtio-net-pci","netdev":"b","id":"n1","bootindex":1} ' +
       '-object rng-builtin,id=rng0 -device virtio-rng-pci,rng=rng0 -object iothread,id=io0 ' +
@@ -104,7 +104,12 @@ describe('the machine that QEMU becomes', { skip: skipReason }, () => {
     });
   });
 
-  it('offers a virtio NIC no offloads: -netdev stream carries no vnet header', async () => {
+  it('offers a virtio NIC no offloads: -netdev stream carries no vnet header', async (t) => {
+    const { major, version } = await probeQemu(QEMU);
+    if (major >= 11) {
+      t.skip(`QEMU ${version}: x-query-virtio-status ends it (an assertion of its own)`);
+      return;
+    }
     const line = '-accel tcg -nodefaults -netdev hubport,id=a,hubid=0 -device virtio-net-pci,netdev=a,id=n0';
     await built(line, async (ask) => {
       const at = '/machine/peripheral/n0/virtio-backend';
@@ -133,8 +138,8 @@ describe('the machine that QEMU becomes', { skip: skipReason }, () => {
     ['-accel tcg -device flux', "-device flux: 'flux' is not a valid device model name"],
     ['-accel tcg -device e1000,foo=1', "-device e1000,foo=1: Property 'e1000.foo' not found"],
     [
-      '-accel tcg -device nvme,serial=1',
-      '-device nvme,serial=1: Device nvme is not migratable: a guest with it cannot be protected',
+      '-M q35,accel=tcg -device amd-iommu',
+      '-device amd-iommu: Device amd-iommu is not migratable: a guest with it cannot be protected',
     ],
     ['-accel tcg -machine zig', /^-machine zig: unsupported machine type; QEMU \S+ .*has pc, q35 and more/],
     ['-accel tcg -cpu zig', "QEMU: unable to find CPU model 'zig'"],
@@ -217,7 +222,8 @@ it('every option that QEMU has is known, with a value where it takes one', { ski
   const { stdout } = await run(QEMU, ['-help']);
   const options = new Map<string, boolean>();
   for (const [line, names = ''] of stdout.matchAll(/^--?([a-z]\S*).*$/gim)) {
-    if (/^(h|version)$/.test(names)) continue;
+    // -M: newer versions say `as -machine`, in the column of the explanations.
+    if (/^(h|version|M)$/.test(names)) continue;
     // The explanation begins at column 16, or two blanks behind a longer name.
     const shown =
       names.length + 1 < 15

@@ -75,7 +75,8 @@ test('commands are passed on with their replies and errors', { skip: noQemu }, a
   // Integers beyond 2^53 go through both parsers unharmed.
   const [ram] = (await q.execute('query-memory-devices')) as object[];
   assert.equal(ram, undefined);
-  assert.equal(await q.execute('qom-get', { path: '/machine', property: 'type' }), 'pc-i440fx-7.2-machine');
+  const type = (await q.execute('qom-get', { path: '/machine', property: 'type' })) as string;
+  assert.match(type, /^pc-i440fx-\d+\.\d+-machine$/);
   const objects = (await q.execute('qom-list', { path: '/objects' })) as { name: string }[];
   assert.ok(!objects.some(({ name }) => name === 'colo-ram'));
 

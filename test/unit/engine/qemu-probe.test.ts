@@ -197,6 +197,7 @@ describe('accelerators', () => {
 it('the reason of a refusal is found among warnings and hints', () => {
   assert.equal(refusalOf(''), null);
   assert.equal(refusalOf('qemu-system-x86_64: warning: old\n'), null);
+  assert.equal(refusalOf("qemu-system-x86_64: -mon mode=control: warning: '-mon' is deprecated\n"), null);
   assert.equal(
     refusalOf(
       "qemu-system-x86_64: warning: TCG doesn't\n/usr/bin/qemu-system-x86_64: -cpu x: unable to find it\n",
