@@ -86,7 +86,11 @@ type Rows = Map<string, string>;
 
 const ours: Kind = { title: 'colo', start: (...args) => VmProcess.start(...args) };
 
-/** QEMU by its own COLO: the same command line, but for what a version calls otherwise. */
+/**
+ * QEMU by its own COLO: the same command line, but for what a version calls otherwise, and for the replication's top-id,
+ * which has to be that of the guest's disk (QEMU: docs/COLO-FT.txt): with another one a secondary 11.1.3 leaves COLO at
+ * its first checkpoint without a word why.
+ */
 async function ownColo(binary: string): Promise<Kind> {
   const { version, major, minor } = await probeQemu(binary);
   const word = major > 9 || (major === 9 && minor >= 2) ? 'reconnect-ms=1000' : 'reconnect=1';
@@ -94,7 +98,9 @@ async function ownColo(binary: string): Promise<Kind> {
     title: `QEMU ${version.split(' ', 1)[0] ?? ''}`,
     start: async (name, _host, folder, args) => {
       const socket = path.join(folder, `${name}.qmp`);
-      const given = args.map((arg) => arg.replace('reconnect=1', word));
+      const given = args.map((arg) =>
+        arg.replace('reconnect=1', word).replace('top-id=childs0', 'top-id=colo-disk0'),
+      );
       const child = spawn(
         'setpriv',
         ['--pdeathsig', 'KILL', binary, '-qmp', `unix:${socket},server=on,wait=off`, ...given],
@@ -218,7 +224,7 @@ async function pair(kind: Kind, place: Place, rows: Rows, sides: Side[]): Promis
   await ready;
   const pauses = pausesOf(qmp);
   await qmp.execute('migrate-set-parameters', { 'x-checkpoint-delay': DELAY_MS });
-  await migrateByReturnPath(kind, qmp, secondary.qmp);
+  await setCapabilities(kind, qmp, secondary.qmp);
   await resumeReplication(qmp, addresses, false);
   await checkpoints(qmp, pauses, 6);
 
@@ -256,10 +262,13 @@ async function pair(kind: Kind, place: Place, rows: Rows, sides: Side[]): Promis
   rows.set('lost', `${connectionsLost} connections, ${ledgerLinesLost} ledger lines`);
 }
 
-/** QEMU 10 and later refuse COLO without it; ours needs no such thing. */
-async function migrateByReturnPath(kind: Kind, ...both: QmpClient[]): Promise<void> {
+/**
+ * QEMU 11 refuses COLO without the first, and a secondary that was not told of the second takes the stream for that of a
+ * plain migration. Ours needs neither.
+ */
+async function setCapabilities(kind: Kind, ...both: QmpClient[]): Promise<void> {
   if (kind === ours) return;
-  const capabilities = [{ capability: 'return-path', state: true }];
+  const capabilities = ['return-path', 'x-colo'].map((capability) => ({ capability, state: true }));
   for (const qmp of both) await qmp.execute('migrate-set-capabilities', { capabilities });
 }
 
