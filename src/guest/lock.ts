@@ -6,6 +6,7 @@
 import { open, readFile, rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { GuestBuildError } from './errors.ts';
+import { isAlive } from '../base/processes.ts';
 
 /** What this process holds: in a container every run may get the same process id, so the id alone proves nothing. */
 const held = new Set<string>();
@@ -38,14 +39,5 @@ export async function withLock<T>(path: string, body: () => Promise<T>): Promise
   } finally {
     held.delete(path);
     await rm(path, { force: true });
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
   }
 }

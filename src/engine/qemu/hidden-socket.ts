@@ -11,6 +11,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { Deferred } from '../../base/async.ts';
 import { ClosedError } from '../../base/errors.ts';
+import { isAlive } from '../../base/processes.ts';
 
 const PREFIX = 'colo-qemu-';
 /** Linux, uapi/asm-generic/fcntl.h; Node.js has no name for it. */
@@ -105,14 +106,5 @@ function sweep(where: string): void {
     } catch {
       // Somebody else's: theirs to sweep.
     }
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
   }
 }
