@@ -120,11 +120,14 @@ for (const [werror, operation, errno, action] of CASES) {
       },
       flush: { report: [], ignore: [], stop: ['write 3', 'flush fails', 'flush'] },
     }[operation][action];
-    // QEMU flushes all disks when it stops.
+    // QEMU flushes all disks when it stops. With an error that is to stop it the vCPU runs on for a moment, and an IDE disk
+    // is not busy then: the guest's flush may come before the write is tried again (one run in eight).
+    const isEarly = action === 'stop' && operation === 'write' && ofThree.at(-1) === 'write 3';
     assert.deepEqual(
       ofThree.filter((one, at) => one !== 'flush' || at === ofThree.length - 1),
-      wanted,
+      isEarly ? wanted.slice(0, -1) : wanted,
     );
+    if (isEarly) assert.ok(ofThree.includes('flush'));
   });
 }
 
