@@ -11,6 +11,8 @@ const LAYERS = [
   ['vm'],
   ['monitor'],
   ['switch', 'guest', 'ha'],
+  ['api'],
+  ['node'],
   ['demo'],
   ['cli'],
 ];
