@@ -10,6 +10,8 @@ import {
   fault,
   firstWorld,
   isServed,
+  textOf,
+  tidy,
   type Bounds,
   type Judge,
   type World,
@@ -18,15 +20,13 @@ import {
 export interface Explored {
   readonly states: number;
   readonly moves: number;
-  /** States in which a bound kept something from happening; not asked whether they recover. */
-  readonly cutOff: number;
   readonly fault: { readonly what: string; readonly way: readonly string[] } | null;
 }
 
 const BENIGN = 1;
-const RESTART = 2;
+const START = 2;
 
-export function explore(bounds: Bounds, rules: Rules, judge?: Judge, first = firstWorld()): Explored {
+export function explore(bounds: Bounds, rules: Rules, judge?: Judge, first = tidy(firstWorld())): Explored {
   const world = new WorldRules(bounds, rules, judge);
   const index = new Map<string, number>();
   let frontier: World[] = [];
@@ -37,7 +37,6 @@ export function explore(bounds: Bounds, rules: Rules, judge?: Judge, first = fir
   const flags: number[] = [];
   const isGood: boolean[] = [];
   const mustServe: boolean[] = [];
-  const isCutOff: boolean[] = [];
 
   const wayTo = (at: number): string[] => {
     const way: string[] = [];
@@ -45,7 +44,7 @@ export function explore(bounds: Bounds, rules: Rules, judge?: Judge, first = fir
     return way;
   };
   const visit = (state: World, before: number, name: string): number => {
-    const text = JSON.stringify(state);
+    const text = textOf(state);
     const known = index.get(text);
     if (known !== undefined) return known;
     const at = index.size;
@@ -53,7 +52,6 @@ export function explore(bounds: Bounds, rules: Rules, judge?: Judge, first = fir
     cameFrom.push(before);
     cameBy.push(name);
     isGood.push(isServed(state));
-    isCutOff.push(world.isCutOff(state));
     mustServe.push(isLoneHeir(state));
     frontier.push(state);
     return at;
@@ -61,12 +59,11 @@ export function explore(bounds: Bounds, rules: Rules, judge?: Judge, first = fir
   const result = (what: string | null, at: number): Explored => ({
     states: index.size,
     moves: from.length,
-    cutOff: isCutOff.filter(Boolean).length,
     fault: what === null ? null : { what, way: wayTo(at) },
   });
 
   visit(first, 0, 'start');
-  for (let done = 0; frontier.length > 0; ) {
+  for (let done = 0; frontier.length > 0;) {
     const layer = frontier;
     frontier = [];
     for (const state of layer) {
@@ -78,27 +75,27 @@ export function explore(bounds: Bounds, rules: Rules, judge?: Judge, first = fir
         if (next === at) continue;
         from.push(at);
         into.push(next);
-        flags.push((move.isBenign ? BENIGN : 0) | (move.isRestart ? RESTART : 0));
+        flags.push((move.isBenign ? BENIGN : 0) | (move.isStart ? START : 0));
       }
     }
   }
 
-  const recovers = reachBack(isGood.map((good, at) => good || isCutOff[at]!), from, into, (edge) => (flags[edge]! & BENIGN) !== 0);
+  const recovers = reachBack(isGood, from, into, (edge) => (flags[edge]! & BENIGN) !== 0);
   const stuck = recovers.findIndex((yes) => !yes);
   if (stuck >= 0) return result('nobody will ever serve the world again', stuck);
   const alone = reachBack(isGood, from, into, (edge) => flags[edge] === BENIGN);
-  const silent = mustServe.findIndex((must, at) => must && !alone[at]! && !isCutOff[at]!);
+  const silent = mustServe.findIndex((must, at) => must && !alone[at]!);
   if (silent >= 0) return result('a survivor that could go on alone never does', silent);
   return result(null, 0);
 }
 
 /** One side is dead, the other whole, the record that of the pair, and no swap of the dead one's is on its way. */
 function isLoneHeir(world: World): boolean {
-  const at = world.hosts.findIndex(({ is }) => is === 'dead');
+  const at = world.hosts.findIndex(({ side }) => side.phase === 'idle');
   const heir = world.hosts[1 - at];
   return (
     at >= 0 &&
-    heir?.is === 'up' &&
+    heir !== undefined &&
     heir.side.known !== null &&
     world.record.holder === null &&
     sameRecord(heir.side.known, world.record) &&

@@ -7,29 +7,42 @@
  *   answer may arrive late, twice or never; the client may give up at any time (so an arbiter that is down or slow is
  *   one whose moves do not happen);
  * - messages of one connection between the sides likewise, in any order; those of an ended connection are gone;
- * - a side may suspect its peer at any time, die at any time and be started again from its disk, freeze and revive.
+ * - a side may suspect its peer at any time, die at any time and be started again from its disk, freeze and revive. One
+ *   that is frozen is one whose moves do not happen, until it learns that it stood still; one that is dead is one that
+ *   was started anew and does nothing.
  *
- * A guest is its history: a string with a letter for each thing that it did. `told` is what the world has heard. What a
- * side tells must go on from that, or repeat it: else two have spoken.
+ * A guest is its history: a letter for each thing that it did. What the world was told is the beginning of every story;
+ * so a history is kept as what comes after it, BEHIND when it lacks some of it, FORKED when it contradicts it. What a
+ * side tells must go on from there, or repeat it: else two have spoken.
+ *
+ * `tidy` makes states that differ in names only one and the same: epochs are counted from the record's, nonces are
+ * numbered as they occur, a record that was replaced is just old. So nothing bounds how often sides die, freeze, revive,
+ * ask and take over; the only bounds are those of `Bounds`.
  */
 import { judge, type ArbiterRecord, type Proposal, type RecordId } from '../../src/ha/arbiter/arbiter.ts';
-import { newSide, outputOf, step, type Action, type Event, type Rules, type Side } from '../../src/ha/side.ts';
+import {
+  newSide,
+  outputOf,
+  step,
+  type Action,
+  type Event,
+  type Rules,
+  type Side,
+} from '../../src/ha/side.ts';
 
 export interface Bounds {
-  /** Of the record; no swap is asked for beyond. */
-  readonly epochs: number;
-  /** Things that the guest does. */
-  readonly history: number;
-  /** Lives of each side: 2 means one restart. */
-  readonly lives: number;
-  /** Swaps that one life of a side asks for. */
-  readonly asks: number;
+  /** Things that a guest does beyond what the world was told. */
+  readonly ahead: number;
 }
+
+const BEHIND = '-';
+const FORKED = '!';
+/** The record's epoch in a tidy state; OLD stands for every epoch that has no effect any more. */
+const NOW = 10;
+const OLD = 1;
 
 export interface Host {
   readonly side: Side;
-  readonly life: number;
-  readonly is: 'up' | 'frozen' | 'dead';
   /** What its copy of the guest has done; null while it is being overwritten. */
   readonly history: string | null;
   /** The connection to the peer, by the nonce of the pairing. */
@@ -67,7 +80,6 @@ export interface World {
   readonly requests: readonly SwapRequest[];
   readonly answers: readonly Answer[];
   readonly messages: readonly Message[];
-  readonly told: string;
   readonly broken: string | null;
 }
 
@@ -76,7 +88,7 @@ export interface Move {
   readonly after: World;
   /** Part of a world in which nothing fails any more. */
   readonly isBenign: boolean;
-  readonly isRestart: boolean;
+  readonly isStart: boolean;
 }
 
 /** How the arbiter decides; the model is also run with wrong ones. */
@@ -96,9 +108,7 @@ export function firstWorld(): World {
     data: {},
   };
   const host = (at: 0 | 1, history: string | null): Host => ({
-    side: newSide(IDS[at], `${IDS[at]}1`),
-    life: 1,
-    is: 'up',
+    side: newSide(IDS[at], IDS[at]),
     history,
     session: null,
     call: null,
@@ -110,7 +120,6 @@ export function firstWorld(): World {
     requests: [],
     answers: [],
     messages: [],
-    told: '',
     broken: null,
   };
 }
@@ -126,21 +135,10 @@ export class WorldRules {
     this.#judge = arbiter;
   }
 
-  /** Whether a bound keeps something from happening here: what cannot be reached from it says nothing. */
-  isCutOff(world: World): boolean {
-    return (
-      world.record.epoch >= this.#bounds.epochs ||
-      world.hosts.some(
-        ({ side, is, life }) =>
-          side.asked >= this.#bounds.asks || (is === 'dead' && life >= this.#bounds.lives),
-      )
-    );
-  }
-
   moves(world: World): Move[] {
     const moves: Move[] = [];
-    const add = (name: string, after: World, isBenign = true, isRestart = false): void => {
-      moves.push({ name, after: tidy(after), isBenign, isRestart });
+    const add = (name: string, after: World, isBenign = true, isStart = false): void => {
+      moves.push({ name, after: tidy(after), isBenign, isStart });
     };
     for (const at of [0, 1] as const) this.#movesOf(world, at, add);
     for (const request of world.requests) add(`swap ${request.next.nonce}`, this.#carryOut(world, request));
@@ -153,49 +151,29 @@ export class WorldRules {
     const other = world.hosts[1 - at]!;
     const { side, call } = host;
     const id = side.id;
-    if (host.is === 'dead') {
-      if (host.life < this.#bounds.lives) {
-        const life = host.life + 1;
-        const born: Host = { ...host, side: newSide(id, `${id}${life}`), life, is: 'up', isFresh: true };
-        add(`${id} restarts`, put(world, at, born), true, true);
-      }
-      return;
-    }
-    const dead: Host = {
-      ...host,
-      is: 'dead',
-      side: newSide(id, `${id}${host.life}`),
-      session: null,
-      call: null,
-    };
-    add(`${id} dies`, put(world, at, dead), false);
-    if (host.is === 'frozen') {
-      const messages = world.messages.map((message) =>
-        message.session === host.session ? { ...message, isOld: true } : message,
-      );
-      const revived = put({ ...world, messages }, at, { ...host, is: 'up', isFresh: false });
-      add(`${id} revives`, this.#event(revived, at, { type: 'revived' }));
-      return;
-    }
-    add(`${id} freezes`, put(world, at, { ...host, is: 'frozen' }), false);
+    if (side.phase !== 'idle' || call) add(`${id} dies`, put(world, at, dead(host)), false);
+    const speaks = ['arming', 'pairing', 'primary'].includes(side.phase);
+    const messages = world.messages.map((message) =>
+      speaks && message.session === host.session ? { ...message, isOld: true } : message,
+    );
+    const revived = put({ ...world, messages }, at, { ...host, isFresh: !speaks });
+    add(`${id} freezes and revives`, this.#event(revived, at, { type: 'revived' }), false);
 
     const event = (next: Event, isBenign = true): void =>
-      add(`${id}: ${next.type}`, this.#event(world, at, next), isBenign);
-    const mayAsk = side.asked < this.#bounds.asks && world.record.epoch < this.#bounds.epochs;
-    if (mayAsk && side.phase === 'idle') event({ type: 'start' });
-    if (side.phase === 'stopping') event({ type: 'guest-stopped' });
-    if (mayAsk && host.session !== null) {
-      const isGone = other.is !== 'up' || other.session !== host.session;
-      event({ type: 'peer-lost' }, isGone);
+      add(`${id}: ${next.type}`, this.#event(world, at, next), isBenign, next.type === 'start');
+    if (side.phase === 'idle') event({ type: 'start' });
+    if (host.session !== null) {
+      event({ type: 'peer-lost' }, other.session !== host.session);
     }
-    if (mayAsk && side.phase === 'alone' && other.is === 'up' && other.side.phase === 'idle') {
+    if (side.phase === 'alone' && other.side.phase === 'idle') {
       add(`${id} invites`, this.#connect(world, at));
     }
     if (call) {
       if (call.nonce === null) {
         const answer: Answer = { to: at, nonce: null, is: 'record', record: world.record };
-        add(`${id} reads`, { ...world, answers: [...world.answers, answer] });
-        event({ type: 'read-failed' }, false);
+        if (!world.answers.some(({ to, is }) => to === at && is === 'record')) {
+          add(`${id} reads`, { ...world, answers: [...world.answers, answer] });
+        }
       } else {
         if (!call.isSent && side.swap) {
           const request: SwapRequest = { expected: side.swap.expected, next: side.swap.next, by: at };
@@ -204,8 +182,6 @@ export class WorldRules {
         }
         event({ type: 'unreachable', nonce: call.nonce, mayHaveHappened: call.isSent }, false);
       }
-    } else if (side.phase === 'asking' || side.phase === 'pairing' || side.phase === 'reading') {
-      event({ type: 'retry' });
     }
     for (const answer of world.answers) {
       if (answer.to !== at) continue;
@@ -213,14 +189,14 @@ export class WorldRules {
       else if (answer.is === 'record') event({ type: 'record', record: answer.record });
       else event({ type: 'lost', nonce: answer.nonce!, current: answer.record });
     }
-    if (host.history !== null && host.history.length < this.#bounds.history) {
-      const history = host.history + id;
-      const done = put(world, at, { ...host, history });
-      if (side.phase === 'alone') add(`${id} speaks`, tell(done, history));
-      if (side.phase === 'primary' && host.session !== null && side.known) {
-        const message = this.#message(at, host.session, history, side.known);
-        add(`${id} acts`, { ...done, messages: [...world.messages, message] });
-      }
+    const { history } = host;
+    if (side.phase === 'alone') add(`${id} speaks`, tell(world, at, (history ?? BEHIND) + id));
+    if (side.phase === 'primary' && host.session !== null && side.known && isWhole(history)) {
+      if (history.length >= this.#bounds.ahead) return;
+      const longer = history + id;
+      const message = this.#message(at, host.session, longer, side.known);
+      const done = put(world, at, { ...host, history: longer });
+      add(`${id} acts`, { ...done, messages: [...world.messages, message] });
     }
   }
 
@@ -240,7 +216,7 @@ export class WorldRules {
     const { isNew, ...result } = this.#judge(VM, world.record, request.expected, request.next);
     const to = { to: request.by, nonce: request.next.nonce };
     if (result.outcome === 'lost') {
-      return { ...world, answers: [...world.answers, { ...to, is: 'lost', record: result.current }] };
+      return { ...world, answers: [...world.answers, { ...to, is: 'lost', record: null }] };
     }
     const answers = [...world.answers, { ...to, is: 'won' as const, record: result.record }];
     return { ...world, answers, record: isNew ? result.record : world.record };
@@ -249,9 +225,8 @@ export class WorldRules {
   #deliver(world: World, message: Message, add: (name: string, after: World) => void): void {
     const { to: at, session, history } = message;
     const host = world.hosts[at];
-    if (host.is !== 'up') return;
     if (message.kind === 'state') {
-      const isLonger = host.history === null || history.length > host.history.length;
+      const isLonger = !isWhole(host.history) || (isWhole(history) && history.length > host.history.length);
       let after = isLonger ? put(world, at, { ...host, history }) : world;
       if (host.side.phase === 'joining') {
         after = this.#event(after, at, { type: 'checkpoint-loaded', pairing: message.pairing });
@@ -276,7 +251,7 @@ export class WorldRules {
     }
     const now = after.hosts[at];
     if (outputOf(now.side) === 'agreed') {
-      after = tell(after, history);
+      after = tell(after, at, history);
       if (!now.isFresh) after = breakAt(after, `${now.side.id} spoke after it was revived, before it knew`);
     }
     add(`${host.side.id} hears ${session}:${history}`, after);
@@ -299,6 +274,9 @@ export class WorldRules {
       session: isCut ? null : host.session,
     });
     for (const action of actions) after = this.#act(after, at, action);
+    // Being slow is not doing anything: that needs no state of its own.
+    if (side.phase === 'stopping') return this.#event(after, at, { type: 'guest-stopped' });
+    if (actions.some(({ type }) => type === 'back-off')) return this.#event(after, at, { type: 'retry' });
     return after;
   }
 
@@ -310,7 +288,8 @@ export class WorldRules {
       case 'swap':
         return put(world, at, { ...host, call: { nonce: action.next.nonce, isSent: false } });
       case 'checkpoint': {
-        if (host.history === null) return breakAt(world, `${host.side.id} sends a guest that it does not have`);
+        if (host.history === null)
+          return breakAt(world, `${host.side.id} sends a guest that it does not have`);
         const message = this.#message(at, action.pairing.nonce, host.history, action.pairing);
         return { ...world, messages: [...world.messages, message] };
       }
@@ -329,18 +308,57 @@ export class WorldRules {
   }
 }
 
+/** The same for equal states, and for no others. */
+export function textOf(world: World): string {
+  const of = (id: RecordId | null): string => (id ? `${id.epoch}${id.nonce}` : '');
+  const next = ({ nonce, holder, members }: Proposal): string =>
+    `${nonce}${holder ?? '0'}${members.join('')}`;
+  const host = ({ side, history, session, call, isFresh }: Host): string => {
+    const { swap } = side;
+    return [
+      side.phase,
+      of(side.known),
+      side.peer,
+      swap &&
+        `${of(swap.expected)}>${next(swap.next)}${+swap.mayHaveHappened}${+swap.isPeerLost}${+swap.isFromDisk}`,
+      +side.isAnswered,
+      history ?? '0',
+      session,
+      call && `${call.nonce ?? 'r'}${+call.isSent}`,
+      +isFresh,
+    ].join();
+  };
+  const { record } = world;
+  return [
+    of(record) + next(record),
+    host(world.hosts[0]),
+    host(world.hosts[1]),
+    ...world.requests.map((request) => `${request.by}${of(request.expected)}>${next(request.next)}`),
+    '/',
+    ...world.answers.map(
+      ({ to, nonce, is, record: at }) => `${to}${nonce ?? 'r'}${is}${of(at)}${at ? next(at) : ''}`,
+    ),
+    '/',
+    ...world.messages.map(
+      ({ to, kind, session, history, pairing, isOld }) =>
+        `${to}${kind}${session}${history}${of(pairing)}${+isOld}`,
+    ),
+    world.broken,
+  ].join(';');
+}
+
 /** What is wrong in a state, or null. */
 export function fault(world: World): string | null {
   if (world.broken !== null) return world.broken;
   const free = world.hosts.filter(({ side }) => outputOf(side) === 'free');
   if (free.length > 1) return 'both speak alone';
   for (const { side, history } of free) {
-    if (!history?.startsWith(world.told)) return `${side.id} speaks alone and lacks what the world was told`;
+    if (!isWhole(history)) return `${side.id} speaks alone and lacks what the world was told`;
     if (world.record.holder !== side.id) return `${side.id} speaks alone, and the record does not say so`;
   }
   for (const member of world.record.members) {
     const { history } = world.hosts[member === 'a' ? 0 : 1];
-    if (!history?.startsWith(world.told)) return `member ${member} lacks what the world was told`;
+    if (!isWhole(history)) return `member ${member} lacks what the world was told`;
   }
   return null;
 }
@@ -348,11 +366,16 @@ export function fault(world: World): string | null {
 /** Somebody is there for the world. */
 export function isServed(world: World): boolean {
   const [a, b] = world.hosts;
-  if ([a, b].some(({ is, side }) => is === 'up' && side.phase === 'alone')) return true;
-  if (a.is !== 'up' || b.is !== 'up' || a.session === null || a.session !== b.session) return false;
+  if ([a, b].some(({ side }) => side.phase === 'alone')) return true;
+  if (a.session === null || a.session !== b.session) return false;
   const primary = a.side.phase === 'primary' ? a.side : b.side;
   const secondary = primary === a.side ? b.side : a.side;
   return outputOf(primary) === 'agreed' && secondary.phase === 'secondary';
+}
+
+/** One that is dead is as one that was started again and does nothing. */
+function dead(host: Host): Host {
+  return { ...host, side: newSide(host.side.id, host.side.id), session: null, call: null, isFresh: true };
 }
 
 function put(world: World, at: 0 | 1, host: Host): World {
@@ -363,23 +386,134 @@ function breakAt(world: World, broken: string): World {
   return { ...world, broken };
 }
 
-function tell(world: World, history: string): World {
-  if (history.startsWith(world.told)) return { ...world, told: history };
-  return world.told.startsWith(history) ? world : breakAt(world, 'two stories were told');
+function isWhole(history: string | null): history is string {
+  return history !== null && !history.startsWith(BEHIND) && !history.startsWith(FORKED);
 }
 
-/** Without what can have no effect any more, each thing once, in one order: so that equal states look equal. */
-function tidy(world: World): World {
+/** The world hears `story` (after what it has been told): every other history is now seen from there. */
+function tell(world: World, at: 0 | 1, story: string): World {
+  if (story === BEHIND || story === '') return world;
+  if (!isWhole(story)) return breakAt(world, 'two stories were told');
+  const since = <T extends string | null>(history: T): T | string => {
+    if (!isWhole(history)) return history;
+    if (history.startsWith(story)) return history.slice(story.length);
+    return story.startsWith(history) ? BEHIND : FORKED;
+  };
+  const hosts = world.hosts.map((host, index) => {
+    const speaker = index === at && host.side.phase === 'alone';
+    return { ...host, history: speaker ? '' : since(host.history) };
+  });
+  const messages = world.messages.map((message) => ({ ...message, history: since(message.history) }));
+  return { ...world, hosts: hosts as unknown as [Host, Host], messages };
+}
+
+/** Of a connection that is still up at the receiver's; says something new, or is still waited for. */
+function hasEffect({ hosts }: World, { to, session, kind, history, isOld }: Message): boolean {
+  if (hosts[to].session !== session) return false;
+  if (history !== '' && history !== BEHIND) return true;
+  const primary = hosts[kind === 'state' ? 1 - to : to]!;
+  const secondary = hosts[kind === 'state' ? to : 1 - to]!;
+  if (kind === 'state' && secondary.side.phase !== 'secondary') return true;
+  if (primary.session !== session) return false;
+  if (primary.side.phase === 'arming') return true;
+  return !isOld && !(primary.side.isAnswered && primary.isFresh);
+}
+
+/** Without what can have no effect any more, each thing once, in one order, with plain names. */
+export function tidy(world: World): World {
   const waitsFor = (at: 0 | 1, nonce: string | null): boolean => {
     const { call } = world.hosts[at];
     return call !== null && call.nonce === nonce && (nonce === null || call.isSent);
   };
-  const requests = world.requests.filter(
-    ({ by, expected, next }) => expected.epoch >= world.record.epoch || waitsFor(by, next.nonce),
+  const { epoch } = world.record;
+  const names = new Map<string, string>();
+  const name = (nonce: string): string => {
+    const known = names.get(nonce) ?? `n${names.size}`;
+    names.set(nonce, known);
+    return known;
+  };
+  const id = (of: RecordId): RecordId =>
+    of.epoch < epoch
+      ? { epoch: of.epoch === epoch - 1 ? NOW - 1 : OLD, nonce: 'old' }
+      : { epoch: of.epoch - epoch + NOW, nonce: name(of.nonce) };
+  const proposal = (next: Proposal): Proposal => ({ ...next, nonce: name(next.nonce) });
+  const renamed = (of: ArbiterRecord): ArbiterRecord => ({ ...of, ...id(of) });
+
+  const record = renamed(world.record);
+  const hosts = world.hosts.map((host) => {
+    const { side, session, call } = host;
+    const swap = side.swap && {
+      ...side.swap,
+      expected: id(side.swap.expected),
+      next: proposal(side.swap.next),
+      // Who asks to be alone does not look at it.
+      mayHaveHappened: side.swap.mayHaveHappened && side.phase === 'pairing',
+    };
+    return {
+      ...host,
+      side: { ...side, asked: 0, known: side.known && id(side.known), swap },
+      session: session === null ? null : name(session),
+      call: call && { ...call, nonce: call.nonce === null ? null : name(call.nonce) },
+    };
+  });
+  const requests = plain(
+    world.requests.filter(({ by, expected, next }) => expected.epoch >= epoch || waitsFor(by, next.nonce)),
+    names,
+    epoch,
   );
-  const answers = world.answers.filter(({ to, nonce }) => waitsFor(to, nonce));
-  const messages = world.messages.filter(({ to, session }) => world.hosts[to].session === session);
-  return { ...world, requests: unique(requests), answers: unique(answers), messages: unique(messages) };
+  const answers = world.answers
+    .filter(({ to, nonce }) => waitsFor(to, nonce))
+    .map((answer) => ({
+      ...answer,
+      nonce: answer.nonce === null ? null : name(answer.nonce),
+      // One that was won and replaced since is still recognised by its nonce.
+      record: answer.record && {
+        ...renamed(answer.record),
+        ...(answer.is === 'won' && { nonce: name(answer.record.nonce) }),
+      },
+    }));
+  const messages = world.messages
+    .filter((message) => hasEffect(world, message))
+    .map((message) => ({ ...message, session: name(message.session), pairing: id(message.pairing) }));
+  return {
+    hosts: hosts as unknown as [Host, Host],
+    record,
+    requests: unique(requests),
+    answers: unique(answers as Answer[]),
+    messages: unique(messages),
+    broken: world.broken,
+  };
+}
+
+/**
+ * Swaps whose senders have given them up are named by what they do: of those that do the same, one stands for all, since
+ * only one could be won. A record that no host knows and no swap leads to is just gone.
+ */
+function plain(
+  requests: readonly SwapRequest[],
+  names: ReadonlyMap<string, string>,
+  epoch: number,
+): SwapRequest[] {
+  const nameOf = (nonce: string): string => {
+    const known = names.get(nonce);
+    if (known !== undefined) return known;
+    const maker = requests.find(({ next }) => next.nonce === nonce);
+    if (!maker) return 'gone';
+    const { by, expected, next } = maker;
+    return `(${by}${expected.epoch - epoch}${nameOf(expected.nonce)}${next.holder ?? '0'}${next.members.join('')})`;
+  };
+  return requests.map((request) => {
+    const { expected, next } = request;
+    const isOld = expected.epoch < epoch;
+    return {
+      ...request,
+      expected: {
+        epoch: Math.max(OLD, expected.epoch - epoch + NOW),
+        nonce: isOld ? 'old' : nameOf(expected.nonce),
+      },
+      next: { ...next, nonce: nameOf(next.nonce) },
+    };
+  });
 }
 
 function unique<T>(items: readonly T[]): readonly T[] {
