@@ -1,0 +1,104 @@
+/**
+ * An etcd cluster of one or three processes on loopback, in a folder of its own. Members can be killed, stopped and
+ * started again. Ports are free ones of the moment.
+ */
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import net from 'node:net';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+
+/** False when etcd is there, else why not: for `{ skip }`. */
+export const noEtcd: string | false =
+  spawnSync('etcd', ['--version']).status === 0 ? false : 'etcd is not installed (Debian: etcd-server)';
+
+export interface EtcdTls {
+  readonly ca: string;
+  readonly cert: string;
+  readonly key: string;
+}
+
+export class EtcdCluster {
+  readonly #dir: string;
+  readonly #members: { process: ChildProcess | null; readonly args: readonly string[] }[] = [];
+  readonly endpoints: string[] = [];
+
+  private constructor(dir: string) {
+    this.#dir = dir;
+  }
+
+  /** Resolves when the processes run; ask `identity()` of an arbiter to know that they have a leader. */
+  static async start(size: number, tls?: EtcdTls): Promise<EtcdCluster> {
+    const cluster = new EtcdCluster(await mkdtemp(path.join(tmpdir(), 'etcd-')));
+    const ports = await freePorts(2 * size);
+    const scheme = tls ? 'https' : 'http';
+    const peers = Array.from({ length: size }, (_, at) => `m${at}=http://127.0.0.1:${ports[size + at]!}`);
+    for (let at = 0; at < size; at++) {
+      const client = `${scheme}://127.0.0.1:${ports[at]!}`;
+      const peer = peers[at]!.slice(3);
+      cluster.endpoints.push(client);
+      const secure = tls
+        ? ['--cert-file', tls.cert, '--key-file', tls.key, '--trusted-ca-file', tls.ca, '--client-cert-auth']
+        : [];
+      cluster.#members.push({
+        process: null,
+        args: [
+          ...['--name', `m${at}`, '--data-dir', path.join(cluster.#dir, `m${at}`)],
+          ...['--listen-client-urls', client, '--advertise-client-urls', client],
+          ...['--listen-peer-urls', peer, '--initial-advertise-peer-urls', peer],
+          ...['--initial-cluster', peers.join(','), '--initial-cluster-token', cluster.#dir],
+          ...['--heartbeat-interval', '50', '--election-timeout', '500', '--log-level', 'error'],
+          ...secure,
+        ],
+      });
+      cluster.restart(at);
+    }
+    await Promise.all(ports.slice(0, size).map((port) => untilOpen(port)));
+    return cluster;
+  }
+
+  restart(at: number): void {
+    const member = this.#members[at]!;
+
+    member.process = spawn('etcd', member.args, { stdio: 'ignore' });
+  }
+
+  signal(at: number, signal: NodeJS.Signals): void {
+    this.#members[at]!.process?.kill(signal);
+  }
+
+  async kill(at: number): Promise<void> {
+    const { process } = this.#members[at]!;
+    if (!process || process.exitCode !== null || process.signalCode !== null) return;
+    const ended = once(process, 'exit');
+    process.kill('SIGKILL');
+    await ended;
+  }
+
+  async remove(): Promise<void> {
+    for (let at = 0; at < this.#members.length; at++) await this.kill(at);
+    await rm(this.#dir, { recursive: true, force: true });
+  }
+}
+
+async function freePorts(count: number): Promise<number[]> {
+  const servers = Array.from({ length: count }, () => net.createServer().listen(0, '127.0.0.1'));
+  await Promise.all(servers.map((server) => once(server, 'listening')));
+  const ports = servers.map((server) => (server.address() as net.AddressInfo).port);
+  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
+  return ports;
+}
+
+async function untilOpen(port: number): Promise<void> {
+  for (;;) {
+    const socket = net.connect(port, '127.0.0.1');
+    const isOpen = await new Promise<boolean>((resolve) => {
+      socket.once('connect', () => resolve(true));
+      socket.once('error', () => resolve(false));
+    });
+    socket.destroy();
+    if (isOpen) return;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
