@@ -15,6 +15,7 @@ export const noEtcd: string | false =
 
 export interface EtcdTls {
   readonly ca: string;
+  /** For servers and for clients: etcd's gateway uses it to call etcd. */
   readonly cert: string;
   readonly key: string;
 }

@@ -6,6 +6,7 @@
  */
 import { z } from 'zod';
 import {
+  ArbiterUnreachableError,
   judge,
   type Arbiter,
   type ArbiterRecord,
@@ -80,7 +81,11 @@ export class EtcdArbiter implements Arbiter {
 
   async #replace(vm: string, expected: RecordId | null, proposed: Proposal): Promise<SwapResult> {
     const next = checkProposal(vm, proposed);
-    let found = await this.#find(vm);
+    let found = await this.#find(vm).catch((error: unknown) => {
+      // It was a read that may have arrived.
+      if (!(error instanceof ArbiterUnreachableError)) throw error;
+      throw new ArbiterUnreachableError(error.message, false, { cause: error });
+    });
     for (let look = 0; ; look++) {
       const { isNew, ...result } = judge(vm, found.record, expected, next);
       if (!isNew || result.outcome === 'lost') return result;

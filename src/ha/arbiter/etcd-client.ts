@@ -236,9 +236,8 @@ function exchange(
       );
     });
     request.on('socket', (socket) => {
-      const ready = url.protocol === 'https:' ? 'secureConnect' : 'connect';
       if (request.reusedSocket || !socket.connecting) isConnected = true;
-      socket.once(ready, () => (isConnected = true));
+      else socket.once(url.protocol === 'https:' ? 'secureConnect' : 'connect', () => (isConnected = true));
     });
     request.on('error', fail);
     request.end(text);

@@ -100,10 +100,17 @@ export class FileArbiter implements Arbiter {
     // Set when the deadline runs out before its turn: then it must never be sent.
     const state = { isOver: false, isSent: false };
     const work = this.#turn.run(async () => {
-      if (state.isOver) return null;
+      const left = until - performance.now();
+      if (state.isOver || left <= 1) return null;
       const child = this.#ready();
       state.isSent = true;
-      return ask(child, request, Math.max(1, until - performance.now()));
+      try {
+        return await ask(child, request, left);
+      } catch (error) {
+        // Before the next has its turn: it must not be sent to a process that hangs.
+        child.kill('SIGKILL');
+        throw error;
+      }
     });
     try {
       const answer = await withDeadline(work, this.#deadlineMs, `arbiter ${this.#dir}`);
@@ -112,7 +119,6 @@ export class FileArbiter implements Arbiter {
     } catch (error) {
       state.isOver = true;
       if (!(error instanceof ChildGoneError || error instanceof TimeoutError)) throw error;
-      if (state.isSent) this.#child?.kill('SIGKILL');
       const mayHaveHappened = state.isSent && request.verb === 'swap';
       throw this.#unreachable(`${messageOf(error)}; does the file system hang?`, mayHaveHappened, error);
     } finally {

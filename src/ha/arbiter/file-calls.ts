@@ -60,7 +60,8 @@ export function prepareDirectory(dir: string, fs: Fs = nodeFs): string {
   try {
     publish(fs, dir, MARKER, JSON.stringify({ version: 1, identity }));
   } catch (error) {
-    if (codeOf(error) !== 'EEXIST') throw unreachable(dir, false, error);
+    const cause = error instanceof NotLinkedError ? error.cause : error;
+    if (codeOf(cause) !== 'EEXIST') throw unreachable(dir, false, cause);
   }
   return readIdentity(dir, fs);
 }
