@@ -45,7 +45,7 @@ describe('the directory of a file arbiter', () => {
       assert.ok(result.outcome === 'won');
       from = result.record;
     }
-    return from!;
+    return from;
   };
 
   test('files are for their owner alone, and nothing is left beside them', () => {
