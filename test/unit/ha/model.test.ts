@@ -65,10 +65,6 @@ const epochOnly: Judge = (vm, current, expected, next) => {
   const isThere = current !== null && current.epoch === expected?.epoch;
   return judge(vm, current, isThere ? current : expected, next);
 };
-const forgetsNonces: Judge = (vm, current, expected, next) => {
-  const result = judge(vm, current, expected, next);
-  return result.outcome === 'won' && !result.isNew ? { outcome: 'lost', current, isNew: false } : result;
-};
 const alwaysWon: Judge = (vm, current, expected, next) => judge(vm, current, current ?? expected, next);
 
 const MISTAKES: Record<string, { rules?: Rules; arbiter?: Judge; found: RegExp }> = {
@@ -149,10 +145,6 @@ const MISTAKES: Record<string, { rules?: Rules; arbiter?: Judge; found: RegExp }
     found: /never does|ever serve/,
   },
 };
-
-test('an arbiter that does not know a repeated swap again costs a guest its memory, and splits nothing', () => {
-  assert.equal(explore(BOUNDS, TABLE, forgetsNonces).fault, null);
-});
 
 function withoutRevived(row: Rules['primary']): Rules['primary'] {
   const { revived, ...others } = row;
