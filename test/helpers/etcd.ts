@@ -1,6 +1,6 @@
 /**
  * An etcd cluster of one or three processes on loopback, in a folder of its own. Members can be killed, stopped and
- * started again. Ports are free ones of the moment.
+ * started again. Its words of error go to ours.
  */
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
@@ -55,14 +55,20 @@ export class EtcdCluster {
       });
       cluster.restart(at);
     }
-    await Promise.all(ports.slice(0, size).map((port) => untilOpen(port)));
+    try {
+      await Promise.all(
+        ports.slice(0, size).map((port, at) => untilOpen(port, cluster.#members[at]!.process!)),
+      );
+    } catch (error) {
+      await cluster.remove();
+      throw error;
+    }
     return cluster;
   }
 
   restart(at: number): void {
     const member = this.#members[at]!;
-
-    member.process = spawn('etcd', member.args, { stdio: 'ignore' });
+    member.process = spawn('etcd', member.args, { stdio: ['ignore', 'ignore', 'inherit'] });
   }
 
   signal(at: number, signal: NodeJS.Signals): void {
@@ -83,15 +89,25 @@ export class EtcdCluster {
   }
 }
 
+/** Below the ports that the system gives to connections: nobody takes one while a member is down. */
 async function freePorts(count: number): Promise<number[]> {
-  const servers = Array.from({ length: count }, () => net.createServer().listen(0, '127.0.0.1'));
-  await Promise.all(servers.map((server) => once(server, 'listening')));
-  const ports = servers.map((server) => (server.address() as net.AddressInfo).port);
-  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
-  return ports;
+  const ports = new Set<number>();
+  while (ports.size < count) {
+    const port = 15_000 + Math.floor(Math.random() * 17_000);
+    const server = net.createServer().listen(port, '127.0.0.1');
+    const isFree = await new Promise<boolean>((resolve) => {
+      server.once('listening', () => resolve(true));
+      server.once('error', () => resolve(false));
+    });
+    if (!isFree) continue;
+    await new Promise((resolve) => server.close(resolve));
+    ports.add(port);
+  }
+  return [...ports];
 }
 
-async function untilOpen(port: number): Promise<void> {
+/** Or throws when the process ends instead. */
+async function untilOpen(port: number, member: ChildProcess): Promise<void> {
   for (;;) {
     const socket = net.connect(port, '127.0.0.1');
     const isOpen = await new Promise<boolean>((resolve) => {
@@ -100,6 +116,11 @@ async function untilOpen(port: number): Promise<void> {
     });
     socket.destroy();
     if (isOpen) return;
+    if (member.exitCode !== null || member.signalCode !== null) {
+      throw new Error(
+        `etcd ended (${member.exitCode ?? member.signalCode}) before its port ${port} was open`,
+      );
+    }
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }

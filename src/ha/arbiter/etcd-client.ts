@@ -19,6 +19,8 @@ const ROUND_MS = 100;
 const MAX_ANSWER_BYTES = 256 * 1024;
 const MAX_ENDPOINTS = 16;
 const MAX_SOCKETS = 16;
+/** Calls under way, with those that wait for a socket; more are refused. */
+const MAX_CALLS = 1_024;
 
 export interface EtcdOptions {
   /** `http://host:2379` or `https://…`. */
@@ -56,7 +58,10 @@ export class EtcdClient {
   readonly #urls: readonly URL[];
   readonly #options: EtcdOptions;
   readonly #agent: http.Agent;
-  readonly #closing = new AbortController();
+  /** Under way: one a call. */
+  readonly #attempts = new Set<AbortController>();
+  #calls = 0;
+  #isClosed = false;
   #token: string | null = null;
   /** The endpoint that answered last. */
   #first = 0;
@@ -88,7 +93,8 @@ export class EtcdClient {
   }
 
   close(): void {
-    this.#closing.abort();
+    this.#isClosed = true;
+    for (const attempt of this.#attempts) attempt.abort();
     this.#agent.destroy();
   }
 
@@ -97,12 +103,24 @@ export class EtcdClient {
    * may carry it out twice: it must be one that does the same again.
    */
   async post<T>(path: string, body: unknown, schema: z.ZodType<T>): Promise<T> {
+    if (this.#calls >= MAX_CALLS) {
+      throw new ArbiterUnreachableError('etcd: too many calls wait already', false);
+    }
+    this.#calls++;
+    try {
+      return await this.#postUntil(path, body, schema);
+    } finally {
+      this.#calls--;
+    }
+  }
+
+  async #postUntil<T>(path: string, body: unknown, schema: z.ZodType<T>): Promise<T> {
     const until = performance.now() + this.deadlineMs;
     let mayHaveHappened = false;
     let last = 'no time left';
     for (let attempt = 0; ; attempt++) {
       const left = until - performance.now();
-      if (this.#closing.signal.aborted) throw new ArbiterUnreachableError('etcd: closed', mayHaveHappened);
+      if (this.#isClosed) throw new ArbiterUnreachableError('etcd: closed', mayHaveHappened);
       if (left <= 0) break;
       const at = (this.#first + attempt) % this.#urls.length;
       const url = this.#urls[at]!;
@@ -138,7 +156,25 @@ export class EtcdClient {
   }
 
   async #attempt<T>(url: URL, path: string, body: unknown, schema: z.ZodType<T>, ms: number): Promise<T> {
-    const signal = AbortSignal.any([this.#closing.signal, AbortSignal.timeout(Math.ceil(ms))]);
+    // Not AbortSignal.timeout in AbortSignal.any: Node 20 collects the one that only the other knows of, with its timer.
+    const attempt = new AbortController();
+    const timer = setTimeout(() => attempt.abort(), ms);
+    this.#attempts.add(attempt);
+    try {
+      return await this.#ask(url, path, body, schema, attempt.signal);
+    } finally {
+      clearTimeout(timer);
+      this.#attempts.delete(attempt);
+    }
+  }
+
+  async #ask<T>(
+    url: URL,
+    path: string,
+    body: unknown,
+    schema: z.ZodType<T>,
+    signal: AbortSignal,
+  ): Promise<T> {
     const { user, password } = this.#options;
     if (user !== undefined && this.#token === null) {
       const login = { name: user, password };
@@ -240,6 +276,7 @@ function exchange(
       else socket.once(url.protocol === 'https:' ? 'secureConnect' : 'connect', () => (isConnected = true));
     });
     request.on('error', fail);
+    request.on('close', () => fail(new Error('the connection has ended')));
     request.end(text);
   });
 }

@@ -81,7 +81,7 @@ describe('a cluster of three', { skip: noEtcd }, () => {
     await arbiter.create(vm, next('n1'));
     // Lets the answer to the read pass, and none to the transaction.
     const proxy = await deafProxy(cluster.endpoints[2]!);
-    const cut = new EtcdArbiter({ endpoints: [proxy.endpoint], deadlineMs: 1_000, attemptMs: 1_000 });
+    const cut = new EtcdArbiter({ endpoints: [proxy.endpoint], deadlineMs: 3_000, attemptMs: 3_000 });
     const from = { epoch: 1, nonce: 'n1' };
     await assert.rejects(
       cut.swap(vm, from, next('n2')),
