@@ -34,7 +34,7 @@ export const KEPT_EPOCHS = 8;
 export const MARKER = 'colo-arbiter.json';
 /** Looks at a directory that changes under them before they give up. */
 const MAX_LOOKS = 8;
-/** Age of a temporary file that whoever wrote it must have left behind. Tidiness only. */
+/** A temporary file that this process has known so long (by its own monotonic clock) was left behind. Tidiness only. */
 const LEFT_BEHIND_MS = 3_600_000;
 
 const { O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK } = nodeFs.constants;
@@ -216,13 +216,18 @@ function tidyUp(dir: string, vm: string, epoch: number, fs: Fs): void {
   quietly(() => {
     const old = epochs(dir, vm, fs).filter((other) => other > 1 && other <= epoch - KEPT_EPOCHS);
     for (const other of old) fs.unlinkSync(path.join(dir, fileName(vm, other)));
-    for (const name of fs.readdirSync(dir)) {
-      if (!/^\.new-[0-9a-f]{24}$/.test(name)) continue;
-      const file = path.join(dir, name);
-      if (Date.now() - fs.statSync(file).mtimeMs > LEFT_BEHIND_MS) fs.unlinkSync(file);
-    }
+    const temporary = fs.readdirSync(dir).filter((name) => /^\.new-[0-9a-f]{24}$/.test(name));
+    const now = performance.now();
+    const files = temporary.slice(0, MAX_KNOWN_TEMPORARY).map((name) => path.join(dir, name));
+    const since = new Map(files.map((file) => [file, knownSince.get(file) ?? now]));
+    knownSince = since;
+    for (const [file, from] of since) if (now - from > LEFT_BEHIND_MS) fs.unlinkSync(file);
   });
 }
+
+/** Temporary files of anybody's, and when they were first seen here. */
+let knownSince: ReadonlyMap<string, number> = new Map();
+const MAX_KNOWN_TEMPORARY = 1_024;
 
 /** Null when there is no such file. Only plain files of a record's size are read. */
 function readSmall(fs: Fs, file: string): string | null {

@@ -199,6 +199,19 @@ describe('the directory of a file arbiter', () => {
     assert.equal(fs.readdirSync(dir).length, 8);
   });
 
+  test('what a writer that died has left behind goes when it has been there for long, whatever clocks say', (t) => {
+    const orphan = path.join(dir, `.new-${'0a'.repeat(12)}`);
+    fs.writeFileSync(orphan, 'x');
+    fs.utimesSync(orphan, 1, 1);
+    t.mock.timers.enable({ apis: ['Date'], now: Date.now() + 1e12 });
+    grow('a', 2);
+    assert.ok(fs.existsSync(orphan));
+    const now = performance.now();
+    t.mock.method(performance, 'now', () => now + 3_700_000);
+    grow('b', 1);
+    assert.ok(!fs.existsSync(orphan));
+  });
+
   test('an empty directory, as below a file system that is not mounted, is no arbiter', () => {
     fs.rmSync(path.join(dir, MARKER));
     assert.throws(() => readRecord(dir, 'vm'), unreachable(false, /is the file system mounted/i));
