@@ -308,43 +308,48 @@ export class WorldRules {
   }
 }
 
-/** The same for equal states, and for no others. */
+/** The same for equal states, and for no others. Written for speed: it is asked for every move. */
 export function textOf(world: World): string {
-  const of = (id: RecordId | null): string => (id ? `${id.epoch}${id.nonce}` : '');
-  const next = ({ nonce, holder, members }: Proposal): string =>
-    `${nonce}${holder ?? '0'}${members.join('')}`;
-  const host = ({ side, history, session, call, isFresh }: Host): string => {
-    const { swap } = side;
-    return [
-      side.phase,
-      of(side.known),
-      side.peer,
-      swap &&
-        `${of(swap.expected)}>${next(swap.next)}${+swap.mayHaveHappened}${+swap.isPeerLost}${+swap.isFromDisk}`,
-      +side.isAnswered,
-      history ?? '0',
-      session,
-      call && `${call.nonce ?? 'r'}${+call.isSent}`,
-      +isFresh,
-    ].join();
-  };
-  const { record } = world;
-  return [
-    of(record) + next(record),
-    host(world.hosts[0]),
-    host(world.hosts[1]),
-    ...world.requests.map((request) => `${request.by}${of(request.expected)}>${next(request.next)}`),
-    '/',
-    ...world.answers.map(
-      ({ to, nonce, is, record: at }) => `${to}${nonce ?? 'r'}${is}${of(at)}${at ? next(at) : ''}`,
-    ),
-    '/',
-    ...world.messages.map(
-      ({ to, kind, session, history, pairing, isOld }) =>
-        `${to}${kind}${session}${history}${of(pairing)}${+isOld}`,
-    ),
-    world.broken,
-  ].join(';');
+  const { record, hosts, requests, answers, messages } = world;
+  let text = `${textOfId(record)}${textOfProposal(record)};${textOfHost(hosts[0])};${textOfHost(hosts[1])}`;
+  for (const request of requests) text += `;${textOfRequest(request)}`;
+  text += ';/';
+  for (const answer of answers) text += `;${textOfAnswer(answer)}`;
+  text += ';/';
+  for (const message of messages) text += `;${textOfMessage(message)}`;
+  return `${text};${world.broken ?? ''}`;
+}
+
+function textOfRequest({ by, expected, next }: SwapRequest): string {
+  return `${by}${textOfId(expected)}>${textOfProposal(next)}`;
+}
+
+function textOfAnswer({ to, nonce, is, record }: Answer): string {
+  return `${to}${nonce ?? 'r'}${is}${textOfId(record)}${record ? textOfProposal(record) : ''}`;
+}
+
+function textOfMessage({ to, kind, session, history, pairing, isOld }: Message): string {
+  return `${to}${kind}${session}${history}${textOfId(pairing)}${+isOld}`;
+}
+
+function textOfId(id: RecordId | null): string {
+  return id === null ? '' : `${id.epoch}${id.nonce}`;
+}
+
+function textOfProposal({ nonce, holder, members }: Proposal): string {
+  return `${nonce}${holder ?? '0'}${members.length === 1 ? members[0]! : members.join('')}`;
+}
+
+function textOfHost({ side, history, session, call, isFresh }: Host): string {
+  const { swap } = side;
+  let text = `${side.phase},${textOfId(side.known)},${side.peer ?? ''},`;
+  if (swap) {
+    text +=
+      `${textOfId(swap.expected)}>${textOfProposal(swap.next)}` +
+      `${+swap.mayHaveHappened}${+swap.isPeerLost}${+swap.isFromDisk}`;
+  }
+  text += `,${+side.isAnswered},${history ?? '0'},${session ?? ''},`;
+  return `${text}${call ? `${call.nonce ?? 'r'}${+call.isSent}` : ''},${+isFresh}`;
 }
 
 /** What is wrong in a state, or null. */
@@ -379,7 +384,9 @@ function dead(host: Host): Host {
 }
 
 function put(world: World, at: 0 | 1, host: Host): World {
-  return { ...world, hosts: at === 0 ? [host, world.hosts[1]] : [world.hosts[0], host] };
+  const { record, requests, answers, messages, broken } = world;
+  const hosts = at === 0 ? ([host, world.hosts[1]] as const) : ([world.hosts[0], host] as const);
+  return { hosts, record, requests, answers, messages, broken };
 }
 
 function breakAt(world: World, broken: string): World {
@@ -421,103 +428,154 @@ function hasEffect({ hosts }: World, { to, session, kind, history, isOld }: Mess
 
 /** Without what can have no effect any more, each thing once, in one order, with plain names. */
 export function tidy(world: World): World {
-  const waitsFor = (at: 0 | 1, nonce: string | null): boolean => {
-    const { call } = world.hosts[at];
-    return call !== null && call.nonce === nonce && (nonce === null || call.isSent);
-  };
-  const { epoch } = world.record;
-  const names = new Map<string, string>();
-  const name = (nonce: string): string => {
-    const known = names.get(nonce) ?? `n${names.size}`;
-    names.set(nonce, known);
-    return known;
-  };
-  const id = (of: RecordId): RecordId =>
-    of.epoch < epoch
-      ? { epoch: of.epoch === epoch - 1 ? NOW - 1 : OLD, nonce: 'old' }
-      : { epoch: of.epoch - epoch + NOW, nonce: name(of.nonce) };
-  const proposal = (next: Proposal): Proposal => ({ ...next, nonce: name(next.nonce) });
-  const renamed = (of: ArbiterRecord): ArbiterRecord => ({ ...of, ...id(of) });
-
-  const record = renamed(world.record);
-  const hosts = world.hosts.map((host) => {
-    const { side, session, call } = host;
-    const swap = side.swap && {
-      ...side.swap,
-      expected: id(side.swap.expected),
-      next: proposal(side.swap.next),
-      // Who asks to be alone does not look at it.
-      mayHaveHappened: side.swap.mayHaveHappened && side.phase === 'pairing',
-    };
-    return {
-      ...host,
-      side: { ...side, asked: 0, known: side.known && id(side.known), swap },
-      session: session === null ? null : name(session),
-      call: call && { ...call, nonce: call.nonce === null ? null : name(call.nonce) },
-    };
-  });
-  const requests = plain(
-    world.requests.filter(({ by, expected, next }) => expected.epoch >= epoch || waitsFor(by, next.nonce)),
-    names,
-    epoch,
-  );
+  const names = new Names(world.record.epoch);
+  const record = names.record(world.record);
+  const hosts: readonly [Host, Host] = [names.host(world.hosts[0]), names.host(world.hosts[1])];
+  const requests = world.requests.length === 0 ? world.requests : plain(world, names);
   const answers = world.answers
-    .filter(({ to, nonce }) => waitsFor(to, nonce))
-    .map((answer) => ({
-      ...answer,
-      nonce: answer.nonce === null ? null : name(answer.nonce),
-      // One that was won and replaced since is still recognised by its nonce.
-      record: answer.record && {
-        ...renamed(answer.record),
-        ...(answer.is === 'won' && { nonce: name(answer.record.nonce) }),
-      },
-    }));
+    .filter(({ to, nonce }) => waitsFor(world, to, nonce))
+    .map((answer) => names.answer(answer));
   const messages = world.messages
     .filter((message) => hasEffect(world, message))
-    .map((message) => ({ ...message, session: name(message.session), pairing: id(message.pairing) }));
+    .map((message) => names.message(message));
   return {
-    hosts: hosts as unknown as [Host, Host],
+    hosts,
     record,
-    requests: unique(requests),
-    answers: unique(answers as Answer[]),
-    messages: unique(messages),
+    requests: unique(requests, textOfRequest),
+    answers: unique(answers, textOfAnswer),
+    messages: unique(messages, textOfMessage),
     broken: world.broken,
   };
+}
+
+function waitsFor({ hosts }: World, at: 0 | 1, nonce: string | null): boolean {
+  const { call } = hosts[at];
+  return call !== null && call.nonce === nonce && (nonce === null || call.isSent);
+}
+
+/** Gives names in the order in which they are asked for, and counts epochs from the record's. */
+class Names {
+  readonly epoch: number;
+  readonly #names = new Map<string, string>();
+
+  constructor(epoch: number) {
+    this.epoch = epoch;
+  }
+
+  known(nonce: string): string | undefined {
+    return this.#names.get(nonce);
+  }
+
+  name(nonce: string): string {
+    let known = this.#names.get(nonce);
+    if (known === undefined) {
+      known = `n${this.#names.size}`;
+      this.#names.set(nonce, known);
+    }
+    return known;
+  }
+
+  id({ epoch, nonce }: RecordId): RecordId {
+    if (epoch >= this.epoch) return { epoch: epoch - this.epoch + NOW, nonce: this.name(nonce) };
+    return { epoch: epoch === this.epoch - 1 ? NOW - 1 : OLD, nonce: 'old' };
+  }
+
+  record(record: ArbiterRecord): ArbiterRecord {
+    const { epoch, nonce } = this.id(record);
+    return withId(record, epoch, nonce);
+  }
+
+  host(host: Host): Host {
+    const { side, session, call } = host;
+    const { id, incarnation, phase, peer, swap, isAnswered } = side;
+    const renamed = swap && {
+      expected: this.id(swap.expected),
+      next: withNonce(swap.next, this.name(swap.next.nonce)),
+      // Who asks to be alone does not look at it.
+      mayHaveHappened: swap.mayHaveHappened && phase === 'pairing',
+      isPeerLost: swap.isPeerLost,
+      isFromDisk: swap.isFromDisk,
+    };
+    const known = side.known && this.id(side.known);
+    return {
+      side: { id, incarnation, phase, known, peer, swap: renamed, isAnswered, asked: 0 },
+      history: host.history,
+      session: session === null ? null : this.name(session),
+      call: call && { nonce: call.nonce === null ? null : this.name(call.nonce), isSent: call.isSent },
+      isFresh: host.isFresh,
+    };
+  }
+
+  answer(answer: Answer): Answer {
+    const { to, is, record } = answer;
+    const nonce = answer.nonce === null ? null : this.name(answer.nonce);
+    if (is !== 'won') return { to, nonce, is, record: record && this.record(record) };
+    // One that was won and replaced since is still recognised by its nonce.
+    const { epoch } = this.id(record);
+    return { to, nonce, is, record: withId(record, epoch, this.name(record.nonce)) };
+  }
+
+  message(message: Message): Message {
+    const { to, kind, history, isOld } = message;
+    const session = this.name(message.session);
+    return { to, kind, session, history, pairing: this.id(message.pairing), isOld };
+  }
+}
+
+function withId(record: ArbiterRecord, epoch: number, nonce: string): ArbiterRecord {
+  const { vm, holder, members, data } = record;
+  return { version: 1, vm, epoch, nonce, holder, members, data };
+}
+
+function withNonce({ holder, members, data }: Proposal, nonce: string): Proposal {
+  return { nonce, holder, members, data };
 }
 
 /**
  * Swaps whose senders have given them up are named by what they do: of those that do the same, one stands for all, since
  * only one could be won. A record that no host knows and no swap leads to is just gone.
  */
-function plain(
-  requests: readonly SwapRequest[],
-  names: ReadonlyMap<string, string>,
-  epoch: number,
-): SwapRequest[] {
-  const nameOf = (nonce: string): string => {
-    const known = names.get(nonce);
-    if (known !== undefined) return known;
-    const maker = requests.find(({ next }) => next.nonce === nonce);
-    if (!maker) return 'gone';
-    const { by, expected, next } = maker;
-    return `(${by}${expected.epoch - epoch}${nameOf(expected.nonce)}${next.holder ?? '0'}${next.members.join('')})`;
-  };
+function plain(world: World, names: Names): SwapRequest[] {
+  const { epoch } = names;
+  const requests = world.requests.filter(
+    ({ by, expected, next }) => expected.epoch >= epoch || waitsFor(world, by, next.nonce),
+  );
   return requests.map((request) => {
     const { expected, next } = request;
     const isOld = expected.epoch < epoch;
     return {
-      ...request,
+      by: request.by,
       expected: {
         epoch: Math.max(OLD, expected.epoch - epoch + NOW),
-        nonce: isOld ? 'old' : nameOf(expected.nonce),
+        nonce: isOld ? 'old' : plainName(requests, names, expected.nonce),
       },
-      next: { ...next, nonce: nameOf(next.nonce) },
+      next: withNonce(next, plainName(requests, names, next.nonce)),
     };
   });
 }
 
-function unique<T>(items: readonly T[]): readonly T[] {
+function plainName(requests: readonly SwapRequest[], names: Names, nonce: string): string {
+  const known = names.known(nonce);
+  if (known !== undefined) return known;
+  const maker = requests.find(({ next }) => next.nonce === nonce);
+  if (!maker) return 'gone';
+  const { by, expected, next } = maker;
+  const before = plainName(requests, names, expected.nonce);
+  return `(${by}${expected.epoch - names.epoch}${before}${next.holder ?? '0'}${next.members.join('')})`;
+}
+
+/** Each once, in the order of their texts. There are few. */
+function unique<T>(items: readonly T[], textOfItem: (item: T) => string): readonly T[] {
   if (items.length < 2) return items;
-  const byText = new Map(items.map((item) => [JSON.stringify(item), item]));
-  return [...byText.keys()].toSorted().map((text) => byText.get(text)!);
+  const texts: string[] = [];
+  const sorted: T[] = [];
+  for (const item of items) {
+    const text = textOfItem(item);
+    let at = 0;
+    while (at < texts.length && texts[at]! < text) at++;
+    if (texts[at] === text) continue;
+    texts.splice(at, 0, text);
+    sorted.splice(at, 0, item);
+  }
+  return sorted;
 }
