@@ -138,7 +138,7 @@ export class Controller {
       case 'pairing':
       case 'asking':
         this.#life = { state: 'protected', reason: 'taken up again by a new daemon', sinceMs: Date.now() };
-        this.#watch.start(secondary ? 'secondary' : 'primary', peer ?? '', vm);
+        this.#watch.start(secondary ? 'secondary' : 'primary', peer ?? '');
         this.#driver.resume();
         return;
       case 'arming':
@@ -209,7 +209,7 @@ export class Controller {
     this.#step('sync', `invited by ${request.from}`);
     const joining = (this.#joining = new Joining(request, this.#parts));
     try {
-      const { vm, answer } = await joining.start((reason) => this.#dropJoining(joining, reason));
+      const { vm, answer } = await joining.start((reason) => void this.#dropJoining(joining, reason));
       this.#attach(vm);
       return answer;
     } catch (error) {
@@ -243,7 +243,8 @@ export class Controller {
     }
     this.#onPeerLost('planned switch-over', {});
     await this.#until(() => this.#life.state !== 'dissolving');
-    if (this.#life.state === 'stopping' || this.isIdle) throw new ColoError(`'${this.name}' could not be taken over on ${this.#parts.host}`);
+    if (this.#life.state === 'stopping' || this.isIdle)
+      throw new ColoError(`'${this.name}' could not be taken over on ${this.#parts.host}`);
   }
 
   async leave(reason: string): Promise<void> {
@@ -297,8 +298,9 @@ export class Controller {
       ((await vm.qmp.execute('query-colo-checkpoints')) as { count: number }).count;
     const before = await count();
     await vm.qmp.execute('x-colo-checkpoint');
-    while (this.side.phase === 'primary' && (await count()) === before) await pause(20);
-    if (this.side.phase !== 'primary')
+    const isProtected = (): boolean => ROLES[this.side.phase] === 'primary';
+    while (isProtected() && (await count()) === before) await pause(20);
+    if (!isProtected())
       throw new ColoError(`'${this.name}' lost its secondary during the checkpoint`);
     await this.#countCheckpoints();
   }
@@ -563,10 +565,10 @@ export class Controller {
       this.#protectAgain.reset();
       this.#protecting = null;
       this.#step('whole', `${after.peer ?? ''} holds a whole checkpoint`);
-      if (this.#vm) this.#watch.start('primary', after.peer ?? '', this.#vm);
+      this.#watch.start('primary', after.peer ?? '');
     }
-    if (phase === 'secondary' && before.phase === 'joining' && this.#vm) {
-      this.#watch.start('secondary', after.peer ?? '', this.#vm);
+    if (phase === 'secondary' && before.phase === 'joining') {
+      this.#watch.start('secondary', after.peer ?? '');
     }
     if (phase === 'stopping' && before.phase !== 'stopping' && this.#life.state !== 'stopping') {
       this.#step('beaten', 'the other side goes on alone');

@@ -4,7 +4,6 @@
  * ha/beat/diagnosis. A wrong suspicion costs protection, never safety: the arbiter decides who goes on.
  */
 import type { QmpEvent } from '../qmp/types.ts';
-import type { RunningVm } from '../ha/index.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import type { ControllerParts } from './parts.ts';
 
@@ -43,12 +42,11 @@ export class PeerWatch {
     return this.#peer;
   }
 
-  start(role: 'primary' | 'secondary', peer: string, vm: RunningVm): void {
+  start(role: 'primary' | 'secondary', peer: string): void {
     this.stop();
     this.#role = role;
     this.#peer = peer;
     this.#isLost = false;
-    void vm;
   }
 
   stop(): void {
@@ -59,8 +57,7 @@ export class PeerWatch {
 
   onVmEvent({ event, data }: QmpEvent): void {
     if (this.#isLost || this.#role === null) return;
-    if (event === 'COLO_EXIT' && data['reason'] === 'error')
-      this.#closed(String(data['x-detail'] ?? 'error'));
+    if (event === 'COLO_EXIT' && data['reason'] === 'error') this.#closed(textOf(data['x-detail']));
     if (event === 'COLO_PEER_SILENT') this.#silent(Number(data['silent-ms'] ?? 0));
     if (event === 'COLO_PEER_BACK' && this.#timer) {
       clearTimeout(this.#timer);
@@ -126,4 +123,8 @@ export class PeerWatch {
     this.stop();
     this.#hooks.lost(reason, { kind, ...(detail === undefined ? {} : { detail }) });
   }
+}
+
+function textOf(value: unknown): string {
+  return typeof value === 'string' ? value : 'error';
 }

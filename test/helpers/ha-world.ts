@@ -1,428 +1,581 @@
 /**
- * Hosts in one process: real controllers, sides and a real (memory) arbiter; guests and QMP are imitated. Whoever may be
- * heard is noted, so that a test can ask whether two ever were at once.
+ * The world around two sides (src/ha/side.ts) for the model checker: an arbiter, messages, a guest's history, deaths.
+ * `moves` lists everything that may happen next in a state, whatever it is. The sides are the real ones; the rest is as
+ * hostile as it can be:
+ *
+ * - a request to the arbiter, once sent, may be carried out at any time from then on, any number of times, or never; its
+ *   answer may arrive late, twice or never; the client may give up at any time (so an arbiter that is down or slow is
+ *   one whose moves do not happen);
+ * - messages of one connection between the sides likewise, in any order; those of an ended connection are gone;
+ * - a side may suspect its peer at any time, die at any time and be started again from its disk, freeze and revive. One
+ *   that is frozen is one whose moves do not happen, until it learns that it stood still; one that is dead is one that
+ *   was started anew and does nothing.
+ *
+ * A guest is its history: a letter for each thing that it did. What the world was told is the beginning of every story;
+ * so a history is kept as what comes after it, BEHIND when it lacks some of it, FORKED when it contradicts it. What a
+ * side tells must go on from there, or repeat it: else two have spoken.
+ *
+ * `tidy` makes states that differ in names only one and the same: epochs are counted from the record's, nonces are
+ * numbered as they occur, a record that was replaced is just old. So nothing bounds how often sides die, freeze, revive,
+ * ask and take over; the only bounds are those of `Bounds`.
  */
-import { Deferred } from '../../src/base/async.ts';
-import { ClosedError, ColoError } from '../../src/base/errors.ts';
-import type { PeerService } from '../../src/api/service.ts';
-import { MemoryArbiter, MemoryStore } from '../../src/ha/arbiter/index.ts';
-import type { HaEvent, HostView, RunningVm, VmDisk, VmEntry, VmExit, VmView } from '../../src/ha/index.ts';
-import type { Side } from '../../src/ha/side.ts';
-import type { VmSpec } from '../../src/ha/spec/vm-spec.ts';
-import { Controller } from '../../src/node/controller.ts';
-import type { ControllerParts, VmDisks } from '../../src/node/parts.ts';
-import type { QmpClient } from '../../src/qmp/client.ts';
-import type { QmpEvent } from '../../src/qmp/types.ts';
+import { judge, type ArbiterRecord, type Proposal, type RecordId } from '../../src/ha/arbiter/arbiter.ts';
+import {
+  newSide,
+  outputOf,
+  step,
+  type Action,
+  type Event,
+  type Rules,
+  type Side,
+} from '../../src/ha/side.ts';
 
-export const SPEC: VmSpec = {
-  version: 1,
-  name: 'web',
-  engine: 'v86',
-  cpus: 1,
-  memoryMiB: 128,
-  disks: [{ id: 'disk0', sizeBytes: 1 << 20, interface: 'ide' }],
-  nics: [
-    { id: 'nic0', mac: '52:54:00:00:00:01', model: 'ne2k_pci', edge: { kind: 'switch', address: 'unix:/x' } },
-  ],
-  hosts: [],
-  checkpoint: { maxDelayMs: 1000 },
-  heartbeat: { intervalMs: 100, patienceMs: 400, linkPatienceMs: 50 },
-  resync: { bytesPerSecond: 0 },
-  options: [],
-};
-
-let nextPid = 1000;
-
-/** A `colo vm` as far as a controller sees it. */
-export class FalseVm implements RunningVm {
-  readonly name = SPEC.name;
-  readonly pid = nextPid++;
-  readonly consolePath = '';
-  readonly logPath = '';
-  readonly host: string;
-  mode: 'none' | 'primary' | 'secondary' = 'none';
-  isRunning = false;
-  isAlive = true;
-  /** The other half of the pair. */
-  twin: FalseVm | null = null;
-  checkpoints = 0;
-  readonly #listeners = new Set<(event: QmpEvent) => void>();
-  readonly #exit = new Deferred<VmExit>();
-
-  constructor(host: string) {
-    this.host = host;
-  }
-
-  /** Could be heard by the world if it said something that nobody has agreed to. */
-  get isHeard(): boolean {
-    return this.isAlive && this.isRunning && this.mode === 'none';
-  }
-
-  get exited(): Promise<VmExit> {
-    return this.#exit.promise;
-  }
-
-  get qmp(): QmpClient {
-    const fake = {
-      execute: (command: string) => this.#execute(command),
-      onEvent: (listener: (event: QmpEvent) => void) => {
-        this.#listeners.add(listener);
-        return () => this.#listeners.delete(listener);
-      },
-      waitFor: (name: string) =>
-        new Promise<QmpEvent>((resolve) => {
-          const listen = (event: QmpEvent): void => {
-            if (event.event !== name) return;
-            this.#listeners.delete(listen);
-            resolve(event);
-          };
-          this.#listeners.add(listen);
-        }),
-    };
-    return fake as unknown as QmpClient;
-  }
-
-  say(event: string, data: Record<string, unknown> = {}): void {
-    for (const listener of [...this.#listeners]) {
-      listener({ event, data, timestamp: { seconds: 0, microseconds: 0 } } as QmpEvent);
-    }
-  }
-
-  /** The pair is broken: both sides say so, as when a connection is closed. */
-  part(): void {
-    const { twin } = this;
-    this.twin = null;
-    if (!twin) return;
-    twin.twin = null;
-    if (twin.isAlive) twin.say('COLO_EXIT', { reason: 'error', mode: twin.mode });
-    if (this.isAlive) this.say('COLO_EXIT', { reason: 'error', mode: this.mode });
-  }
-
-  kill(): Promise<void> {
-    if (this.isAlive) {
-      this.isAlive = false;
-      this.#exit.resolve({ code: null, signal: 'SIGKILL', lastWords: '' });
-      this.part();
-    }
-    return Promise.resolve();
-  }
-
-  #execute(command: string): Promise<unknown> {
-    if (!this.isAlive) return Promise.reject(new ClosedError('gone'));
-    switch (command) {
-      case 'cont':
-        this.isRunning = true;
-        return Promise.resolve({});
-      case 'quit':
-        return this.kill().then(() => ({}));
-      case 'query-colo-status':
-        return Promise.resolve({ mode: this.mode });
-      case 'x-colo-checkpoint':
-        this.checkpoints++;
-        return Promise.resolve({});
-      case 'query-colo-checkpoints':
-        return Promise.resolve({ count: this.checkpoints, 'by-cause': {}, records: [] });
-      default:
-        return Promise.reject(new ColoError(`no ${command} here`));
-    }
-  }
+export interface Bounds {
+  /** Things that a guest does beyond what the world was told. */
+  readonly ahead: number;
 }
 
-/** What survives a daemon, and what survives a host. */
-export class FalseHost {
+const BEHIND = '-';
+const FORKED = '!';
+/** The record's epoch in a tidy state; OLD stands for every epoch that has no effect any more. */
+const NOW = 10;
+const OLD = 1;
+
+export interface Host {
+  readonly side: Side;
+  /** What its copy of the guest has done; null while it is being overwritten. */
+  readonly history: string | null;
+  /** The connection to the peer, by the nonce of the pairing. */
+  readonly session: string | null;
+  readonly call: { readonly nonce: string | null; readonly isSent: boolean } | null;
+  /** Not revived since the peer last answered something asked after that. Only for the check. */
+  readonly isFresh: boolean;
+}
+
+interface SwapRequest {
+  readonly expected: RecordId;
+  readonly next: Proposal;
+  readonly by: 0 | 1;
+}
+
+type Answer = { readonly to: 0 | 1; readonly nonce: string | null } & (
+  | { readonly is: 'won'; readonly record: ArbiterRecord }
+  | { readonly is: 'lost' | 'record'; readonly record: ArbiterRecord | null }
+);
+
+/** To the secondary: a checkpoint, or packets to compare. To the primary: that it has as much. */
+interface Message {
+  readonly to: 0 | 1;
+  readonly kind: 'state' | 'agreed';
+  readonly session: string;
+  readonly history: string;
+  readonly pairing: RecordId;
+  /** Asked for before the primary was last revived. */
+  readonly isOld: boolean;
+}
+
+export interface World {
+  readonly hosts: readonly [Host, Host];
+  readonly record: ArbiterRecord;
+  readonly requests: readonly SwapRequest[];
+  readonly answers: readonly Answer[];
+  readonly messages: readonly Message[];
+  readonly broken: string | null;
+}
+
+export interface Move {
   readonly name: string;
-  readonly world: World;
-  controller!: Controller;
-  vm: FalseVm | null = null;
-  side: Side | null = null;
-  diskState: VmDisks['state'] = 'none';
-  /** Its daemon answers others, and is heard by them. */
-  isReachable = true;
-  isInMaintenance = false;
-  upMs = 60_000;
-  readonly events: Omit<HaEvent, 'version' | 'sequence' | 'time' | 'host'>[] = [];
+  readonly after: World;
+  /** Part of a world in which nothing fails any more. */
+  readonly isBenign: boolean;
+  readonly isStart: boolean;
+}
 
-  constructor(world: World, name: string) {
-    this.world = world;
-    this.name = name;
+/** How the arbiter decides; the model is also run with wrong ones. */
+export type Judge = typeof judge;
+
+const VM = 'vm';
+const IDS = ['a', 'b'] as const;
+
+export function firstWorld(): World {
+  const record: ArbiterRecord = {
+    version: 1,
+    vm: VM,
+    epoch: 1,
+    nonce: 'first',
+    holder: 'a',
+    members: ['a'],
+    data: {},
+  };
+  const host = (at: 0 | 1, history: string | null): Host => ({
+    side: newSide(IDS[at], IDS[at]),
+    history,
+    session: null,
+    call: null,
+    isFresh: true,
+  });
+  return {
+    hosts: [host(0, ''), host(1, null)],
+    record,
+    requests: [],
+    answers: [],
+    messages: [],
+    broken: null,
+  };
+}
+
+export class WorldRules {
+  readonly #rules: Rules;
+  readonly #judge: Judge;
+  readonly #bounds: Bounds;
+
+  constructor(bounds: Bounds, rules: Rules, arbiter: Judge = judge) {
+    this.#bounds = bounds;
+    this.#rules = rules;
+    this.#judge = arbiter;
   }
 
-  startDaemon(): Promise<void> {
-    this.controller = new Controller(SPEC, this.#parts());
-    return this.controller.adopt();
-  }
-
-  /** Power: process, daemon, and what is only in memory. */
-  async losePower(): Promise<void> {
-    this.isReachable = false;
-    this.controller.close();
-    const { vm } = this;
-    this.vm = null;
-    this.side = null;
-    await vm?.kill();
-  }
-
-  async comeBack(): Promise<void> {
-    this.isReachable = true;
-    this.upMs = 0;
-    await this.startDaemon();
-  }
-
-  #parts(): ControllerParts {
-    const { world } = this;
-    const disks = (): VmDisk[] => [{ id: 'disk0', sizeBytes: 1 << 20, image: '', active: '', hidden: '' }];
-    const began = performance.now();
-    return {
-      host: this.name,
-      address: '127.0.0.1',
-      runFolder: '/nowhere',
-      upMs: () => this.upMs + performance.now() - began,
-      arbiter: new MemoryArbiter(world.store),
-      room: {
-        startPrimary: () => this.#start(),
-        startSecondary: () => this.#start(),
-        adopt: () => Promise.resolve(this.vm?.isAlive === true ? this.vm : null),
-        reservePorts: (count) =>
-          Promise.resolve({
-            ports: Array.from({ length: count }, (_, at) => 7000 + at),
-            release: () => undefined,
-          }),
-      },
-      disks: this.#disks(disks),
-      steps: {
-        exportDisks: () => Promise.resolve(),
-        openPacketSockets: () => Promise.resolve(),
-        resync: async (_vm, _spec, links, { signal, onProgress }) => {
-          onProgress(1, 2);
-          await world.resync(links.secondaryHost, signal);
-          onProgress(2, 2);
-        },
-        enterColo: async (running) => {
-          const vm = running as FalseVm;
-          const peer = world.joiningVm(this.name);
-          if (!peer) throw new ColoError('nobody listens');
-          vm.twin = peer;
-          peer.twin = vm;
-          vm.mode = 'primary';
-          peer.mode = 'secondary';
-          peer.isRunning = true;
-          peer.say('RESUME');
-          await Promise.resolve();
-        },
-        primaryAlone: (running) => this.#alone(running as FalseVm),
-        secondaryAlone: (running) => this.#alone(running as FalseVm),
-      },
-      peer: (host) => world.peer(this.name, host),
-      beat: (host) => {
-        const peer = world.host(host);
-        const isHeard = peer.isReachable && !world.isCut(this.name, host);
-        return {
-          isConnected: isHeard,
-          silentMs: isHeard ? 10 : null,
-          vm: () => ({ isAlive: peer.vm?.isAlive === true, isAnswering: true }),
-        };
-      },
-      now: () => performance.now(),
-      hosts: () => world.hostViews(),
-      views: () => world.views(),
-      chooseSecondary: (spec) => {
-        const busy = new Set([this.name]);
-        const found = world
-          .hostViews()
-          .find(
-            ({ name, isAlive, isInMaintenance }) =>
-              isAlive &&
-              !isInMaintenance &&
-              !busy.has(name) &&
-              (spec.hosts.length === 0 || spec.hosts.includes(name)),
-          );
-        return { host: found?.name ?? null, reason: '' };
-      },
-      tell: (event) => {
-        this.events.push(event);
-        world.onTold();
-      },
-      publish: () => world.onTold(),
-      saveSide: (side) => {
-        this.side = side;
-      },
-      loadSide: () => this.side,
-      guestEnded: () => undefined,
+  moves(world: World): Move[] {
+    const moves: Move[] = [];
+    const add = (name: string, after: World, isBenign = true, isStart = false): void => {
+      moves.push({ name, after: tidy(after), isBenign, isStart });
     };
+    for (const at of [0, 1] as const) this.#movesOf(world, at, add);
+    for (const request of world.requests) add(`swap ${request.next.nonce}`, this.#carryOut(world, request));
+    for (const message of world.messages) this.#deliver(world, message, add);
+    return moves;
   }
 
-  #start(): Promise<RunningVm> {
-    this.vm = new FalseVm(this.name);
-    return Promise.resolve(this.vm);
+  #movesOf(world: World, at: 0 | 1, add: (name: string, after: World, ...flags: boolean[]) => void): void {
+    const host = world.hosts[at];
+    const other = world.hosts[1 - at]!;
+    const { side, call } = host;
+    const id = side.id;
+    if (side.phase !== 'idle' || call) add(`${id} dies`, put(world, at, dead(host)), false);
+    const speaks = ['arming', 'pairing', 'primary'].includes(side.phase);
+    const messages = world.messages.map((message) =>
+      speaks && message.session === host.session ? { ...message, isOld: true } : message,
+    );
+    const revived = put({ ...world, messages }, at, { ...host, isFresh: !speaks });
+    add(`${id} freezes and revives`, this.#event(revived, at, { type: 'revived' }), false);
+
+    const event = (next: Event, isBenign = true): void =>
+      add(`${id}: ${next.type}`, this.#event(world, at, next), isBenign, next.type === 'start');
+    if (side.phase === 'idle') event({ type: 'start' });
+    if (host.session !== null) {
+      event({ type: 'peer-lost' }, other.session !== host.session);
+    }
+    if (side.phase === 'alone' && other.side.phase === 'idle') {
+      add(`${id} invites`, this.#connect(world, at));
+    }
+    if (call) {
+      if (call.nonce === null) {
+        const answer: Answer = { to: at, nonce: null, is: 'record', record: world.record };
+        if (!world.answers.some(({ to, is }) => to === at && is === 'record')) {
+          add(`${id} reads`, { ...world, answers: [...world.answers, answer] });
+        }
+      } else {
+        if (!call.isSent && side.swap) {
+          const request: SwapRequest = { expected: side.swap.expected, next: side.swap.next, by: at };
+          const sent = put(world, at, { ...host, call: { ...call, isSent: true } });
+          add(`${id} sends`, { ...sent, requests: [...world.requests, request] });
+        }
+        event({ type: 'unreachable', nonce: call.nonce, mayHaveHappened: call.isSent }, false);
+      }
+    }
+    for (const answer of world.answers) {
+      if (answer.to !== at) continue;
+      if (answer.is === 'won') event({ type: 'won', record: answer.record });
+      else if (answer.is === 'record') event({ type: 'record', record: answer.record });
+      else event({ type: 'lost', nonce: answer.nonce!, current: answer.record });
+    }
+    const { history } = host;
+    if (side.phase === 'alone') add(`${id} speaks`, tell(world, at, (history ?? BEHIND) + id));
+    if (side.phase === 'primary' && host.session !== null && side.known && isWhole(history)) {
+      if (history.length >= this.#bounds.ahead) return;
+      const longer = history + id;
+      const message = this.#message(at, host.session, longer, side.known);
+      const done = put(world, at, { ...host, history: longer });
+      add(`${id} acts`, { ...done, messages: [...world.messages, message] });
+    }
   }
 
-  #alone(vm: FalseVm): Promise<void> {
-    if (!vm.isAlive) return Promise.reject(new ClosedError('gone'));
-    vm.part();
-    vm.mode = 'none';
-    vm.isRunning = true;
-    this.world.onTold();
-    return Promise.resolve();
+  #connect(world: World, at: 0 | 1): World {
+    const peerAt = at === 0 ? 1 : 0;
+    const host = world.hosts[at];
+    const session = `${host.side.incarnation}.${host.side.asked + 1}`;
+    const guest: Host = { ...world.hosts[peerAt], session, history: null };
+    const joined = this.#event(put(world, peerAt, guest), peerAt, { type: 'invited', peer: host.side.id });
+    return this.#event(put(joined, at, { ...host, session }), at, {
+      type: 'peer-ready',
+      peer: guest.side.id,
+    });
   }
 
-  #disks(made: () => VmDisk[]): VmDisks {
-    // eslint-disable-next-line @typescript-eslint/no-this-alias -- an object with a getter of its own
-    const host = this;
-    return {
-      get state() {
-        return host.diskState;
-      },
-      forStart: () => {
-        if (this.diskState === 'syncing' || this.diskState === 'stale') throw new ColoError('not usable');
-        return Promise.resolve(made());
-      },
-      forJoin: () => {
-        this.diskState = 'syncing';
-        return Promise.resolve({ disks: made(), isBitmapEnough: false });
-      },
-      current: made,
-      mark: (state) => {
-        this.diskState = state;
-        return Promise.resolve();
-      },
-      purge: () => Promise.resolve(),
-    };
+  #carryOut(world: World, request: SwapRequest): World {
+    const { isNew, ...result } = this.#judge(VM, world.record, request.expected, request.next);
+    const to = { to: request.by, nonce: request.next.nonce };
+    if (result.outcome === 'lost') {
+      return { ...world, answers: [...world.answers, { ...to, is: 'lost', record: null }] };
+    }
+    const answers = [...world.answers, { ...to, is: 'won' as const, record: result.record }];
+    return { ...world, answers, record: isNew ? result.record : world.record };
+  }
+
+  #deliver(world: World, message: Message, add: (name: string, after: World) => void): void {
+    const { to: at, session, history } = message;
+    const host = world.hosts[at];
+    if (message.kind === 'state') {
+      const isLonger = !isWhole(host.history) || (isWhole(history) && history.length > host.history.length);
+      let after = isLonger ? put(world, at, { ...host, history }) : world;
+      if (host.side.phase === 'joining') {
+        after = this.#event(after, at, { type: 'checkpoint-loaded', pairing: message.pairing });
+      }
+      // A side that goes on alone has closed the connection, and says nothing on it.
+      if (after.hosts[at].side.phase === 'secondary') {
+        const answer: Message = { ...message, to: at === 0 ? 1 : 0, kind: 'agreed' };
+        after = { ...after, messages: [...after.messages, answer] };
+      }
+      add(`${host.side.id} receives ${session}:${history}`, after);
+      return;
+    }
+    let after = world;
+    if (!message.isOld) {
+      after = put(after, at, { ...host, isFresh: true });
+      after = this.#event(after, at, { type: 'peer-answered' });
+    }
+    if (host.side.phase === 'arming') {
+      // Nobody could have taken over yet: what it slept through before this does not matter.
+      after = put(after, at, { ...after.hosts[at], isFresh: true });
+      after = this.#event(after, at, { type: 'checkpoint-confirmed' });
+    }
+    const now = after.hosts[at];
+    if (outputOf(now.side) === 'agreed') {
+      after = tell(after, at, history);
+      if (!now.isFresh) after = breakAt(after, `${now.side.id} spoke after it was revived, before it knew`);
+    }
+    add(`${host.side.id} hears ${session}:${history}`, after);
+  }
+
+  #message(from: 0 | 1, session: string, history: string, pairing: RecordId): Message {
+    return { to: from === 0 ? 1 : 0, kind: 'state', session, history, pairing, isOld: false };
+  }
+
+  #event(world: World, at: 0 | 1, event: Event): World {
+    const host = world.hosts[at];
+    const { side, actions } = step(host.side, event, this.#rules);
+    const isAnswer = ['won', 'lost', 'unreachable', 'record', 'read-failed'].includes(event.type);
+    const hangsUp = ['idle', 'stopping', 'asking', 'alone'].includes(side.phase);
+    const isCut = hangsUp || event.type === 'peer-lost' || side.swap?.isPeerLost === true;
+    let after = put(world, at, {
+      ...host,
+      side,
+      call: isAnswer || side.phase === 'idle' || side.phase === 'stopping' ? null : host.call,
+      session: isCut ? null : host.session,
+    });
+    for (const action of actions) after = this.#act(after, at, action);
+    // Being slow is not doing anything: that needs no state of its own.
+    if (side.phase === 'stopping') return this.#event(after, at, { type: 'guest-stopped' });
+    if (actions.some(({ type }) => type === 'back-off')) return this.#event(after, at, { type: 'retry' });
+    return after;
+  }
+
+  #act(world: World, at: 0 | 1, action: Action): World {
+    const host = world.hosts[at];
+    switch (action.type) {
+      case 'read':
+        return put(world, at, { ...host, call: { nonce: null, isSent: false } });
+      case 'swap':
+        return put(world, at, { ...host, call: { nonce: action.next.nonce, isSent: false } });
+      case 'checkpoint': {
+        if (host.history === null)
+          return breakAt(world, `${host.side.id} sends a guest that it does not have`);
+        const message = this.#message(at, action.pairing.nonce, host.history, action.pairing);
+        return { ...world, messages: [...world.messages, message] };
+      }
+      case 'ask-peer': {
+        const { side, session, history } = host;
+        if (session === null || history === null) return world;
+        const pairing = side.known!;
+        return { ...world, messages: [...world.messages, this.#message(at, session, history, pairing)] };
+      }
+      case 'take-over':
+      case 'start-guest':
+        return host.history === null ? breakAt(world, `${host.side.id} runs half a guest`) : world;
+      default:
+        return world;
+    }
   }
 }
 
-export class World {
-  readonly store = new MemoryStore();
-  readonly hosts = new Map<string, FalseHost>();
-  readonly #cuts = new Set<string>();
-  #timer: NodeJS.Timeout | null = null;
-  isWanted = true;
-  isPaused = false;
-  home = 'a';
-  /** Set: resyncs take until it is resolved. */
-  held: Deferred<void> | null = null;
-  /** When more than one was heard. */
-  readonly splits: string[] = [];
+/** The same for equal states, and for no others. Written for speed: it is asked for every move. */
+export function textOf(world: World): string {
+  const { record, hosts, requests, answers, messages } = world;
+  let text = `${textOfId(record)}${textOfProposal(record)};${textOfHost(hosts[0])};${textOfHost(hosts[1])}`;
+  for (const request of requests) text += `;${textOfRequest(request)}`;
+  text += ';/';
+  for (const answer of answers) text += `;${textOfAnswer(answer)}`;
+  text += ';/';
+  for (const message of messages) text += `;${textOfMessage(message)}`;
+  return `${text};${world.broken ?? ''}`;
+}
 
-  static async start(...names: string[]): Promise<World> {
-    const world = new World();
-    for (const name of names) world.hosts.set(name, new FalseHost(world, name));
-    for (const host of world.hosts.values()) await host.startDaemon();
-    world.#timer = setInterval(() => world.tick(), 10);
-    return world;
+function textOfRequest({ by, expected, next }: SwapRequest): string {
+  return `${by}${textOfId(expected)}>${textOfProposal(next)}`;
+}
+
+function textOfAnswer({ to, nonce, is, record }: Answer): string {
+  return `${to}${nonce ?? 'r'}${is}${textOfId(record)}${record ? textOfProposal(record) : ''}`;
+}
+
+function textOfMessage({ to, kind, session, history, pairing, isOld }: Message): string {
+  return `${to}${kind}${session}${history}${textOfId(pairing)}${+isOld}`;
+}
+
+function textOfId(id: RecordId | null): string {
+  return id === null ? '' : `${id.epoch}${id.nonce}`;
+}
+
+function textOfProposal({ nonce, holder, members }: Proposal): string {
+  return `${nonce}${holder ?? '0'}${members.length === 1 ? members[0]! : members.join('')}`;
+}
+
+function textOfHost({ side, history, session, call, isFresh }: Host): string {
+  const { swap } = side;
+  let text = `${side.phase},${textOfId(side.known)},${side.peer ?? ''},`;
+  if (swap) {
+    text +=
+      `${textOfId(swap.expected)}>${textOfProposal(swap.next)}` +
+      `${+swap.mayHaveHappened}${+swap.isPeerLost}${+swap.isFromDisk}`;
+  }
+  text += `,${+side.isAnswered},${history ?? '0'},${session ?? ''},`;
+  return `${text}${call ? `${call.nonce ?? 'r'}${+call.isSent}` : ''},${+isFresh}`;
+}
+
+/** What is wrong in a state, or null. */
+export function fault(world: World): string | null {
+  if (world.broken !== null) return world.broken;
+  const free = world.hosts.filter(({ side }) => outputOf(side) === 'free');
+  if (free.length > 1) return 'both speak alone';
+  for (const { side, history } of free) {
+    if (!isWhole(history)) return `${side.id} speaks alone and lacks what the world was told`;
+    if (world.record.holder !== side.id) return `${side.id} speaks alone, and the record does not say so`;
+  }
+  for (const member of world.record.members) {
+    const { history } = world.hosts[member === 'a' ? 0 : 1];
+    if (!isWhole(history)) return `member ${member} lacks what the world was told`;
+  }
+  return null;
+}
+
+/** Somebody is there for the world. */
+export function isServed(world: World): boolean {
+  const [a, b] = world.hosts;
+  if ([a, b].some(({ side }) => side.phase === 'alone')) return true;
+  if (a.session === null || a.session !== b.session) return false;
+  const primary = a.side.phase === 'primary' ? a.side : b.side;
+  const secondary = primary === a.side ? b.side : a.side;
+  return outputOf(primary) === 'agreed' && secondary.phase === 'secondary';
+}
+
+/** One that is dead is as one that was started again and does nothing. */
+function dead(host: Host): Host {
+  return { ...host, side: newSide(host.side.id, host.side.id), session: null, call: null, isFresh: true };
+}
+
+function put(world: World, at: 0 | 1, host: Host): World {
+  const { record, requests, answers, messages, broken } = world;
+  const hosts = at === 0 ? ([host, world.hosts[1]] as const) : ([world.hosts[0], host] as const);
+  return { hosts, record, requests, answers, messages, broken };
+}
+
+function breakAt(world: World, broken: string): World {
+  return { ...world, broken };
+}
+
+function isWhole(history: string | null): history is string {
+  return history !== null && !history.startsWith(BEHIND) && !history.startsWith(FORKED);
+}
+
+/** The world hears `story` (after what it has been told): every other history is now seen from there. */
+function tell(world: World, at: 0 | 1, story: string): World {
+  if (story === BEHIND || story === '') return world;
+  if (!isWhole(story)) return breakAt(world, 'two stories were told');
+  const since = <T extends string | null>(history: T): T | string => {
+    if (!isWhole(history)) return history;
+    if (history.startsWith(story)) return history.slice(story.length);
+    return story.startsWith(history) ? BEHIND : FORKED;
+  };
+  const hosts = world.hosts.map((host, index) => {
+    const speaker = index === at && host.side.phase === 'alone';
+    return { ...host, history: speaker ? '' : since(host.history) };
+  });
+  const messages = world.messages.map((message) => ({ ...message, history: since(message.history) }));
+  return { ...world, hosts: hosts as unknown as [Host, Host], messages };
+}
+
+/** Of a connection that is still up at the receiver's; says something new, or is still waited for. */
+function hasEffect({ hosts }: World, { to, session, kind, history, isOld }: Message): boolean {
+  if (hosts[to].session !== session) return false;
+  if (history !== '' && history !== BEHIND) return true;
+  const primary = hosts[kind === 'state' ? 1 - to : to]!;
+  const secondary = hosts[kind === 'state' ? to : 1 - to]!;
+  if (kind === 'state' && secondary.side.phase !== 'secondary') return true;
+  if (primary.session !== session) return false;
+  if (primary.side.phase === 'arming') return true;
+  return !isOld && !(primary.side.isAnswered && primary.isFresh);
+}
+
+/** Without what can have no effect any more, each thing once, in one order, with plain names. */
+export function tidy(world: World): World {
+  const names = new Names(world.record.epoch);
+  const record = names.record(world.record);
+  const hosts: readonly [Host, Host] = [names.host(world.hosts[0]), names.host(world.hosts[1])];
+  const requests = world.requests.length === 0 ? world.requests : plain(world, names);
+  const answers = world.answers
+    .filter(({ to, nonce }) => waitsFor(world, to, nonce))
+    .map((answer) => names.answer(answer));
+  const messages = world.messages
+    .filter((message) => hasEffect(world, message))
+    .map((message) => names.message(message));
+  return {
+    hosts,
+    record,
+    requests: unique(requests, textOfRequest),
+    answers: unique(answers, textOfAnswer),
+    messages: unique(messages, textOfMessage),
+    broken: world.broken,
+  };
+}
+
+function waitsFor({ hosts }: World, at: 0 | 1, nonce: string | null): boolean {
+  const { call } = hosts[at];
+  return call !== null && call.nonce === nonce && (nonce === null || call.isSent);
+}
+
+/** Gives names in the order in which they are asked for, and counts epochs from the record's. */
+class Names {
+  readonly epoch: number;
+  readonly #names = new Map<string, string>();
+
+  constructor(epoch: number) {
+    this.epoch = epoch;
   }
 
-  stop(): void {
-    if (this.#timer) clearInterval(this.#timer);
-    for (const { controller } of this.hosts.values()) controller.close();
+  known(nonce: string): string | undefined {
+    return this.#names.get(nonce);
   }
 
-  host(name: string): FalseHost {
-    const host = this.hosts.get(name);
-    if (!host) throw new ColoError(`no host ${name}`);
-    return host;
-  }
-
-  entry(): VmEntry {
-    const { isWanted, isPaused, home } = this;
-    return { version: 1, spec: SPEC, isWanted, isPaused, home };
-  }
-
-  tick(): void {
-    for (const host of this.hosts.values()) if (host.isReachable) void host.controller.tick(this.entry());
-  }
-
-  cut(one: string, other: string): void {
-    this.#cuts.add([one, other].sort().join());
-  }
-
-  heal(): void {
-    this.#cuts.clear();
-  }
-
-  isCut(one: string, other: string): boolean {
-    return this.#cuts.has([one, other].sort().join());
-  }
-
-  get heard(): string[] {
-    return [...this.hosts.values()].filter(({ vm }) => vm?.isHeard === true).map(({ name }) => name);
-  }
-
-  onTold(): void {
-    const { heard } = this;
-    if (heard.length > 1) this.splits.push(heard.join());
-  }
-
-  async resync(_to: string, signal: AbortSignal): Promise<void> {
-    await this.held?.promise;
-    signal.throwIfAborted();
-  }
-
-  joiningVm(from: string): FalseVm | null {
-    for (const { controller, vm, isReachable } of this.hosts.values()) {
-      if (isReachable && controller.side.phase === 'joining' && controller.side.peer === from) return vm;
+  name(nonce: string): string {
+    let known = this.#names.get(nonce);
+    if (known === undefined) {
+      known = `n${this.#names.size}`;
+      this.#names.set(nonce, known);
     }
-    return null;
+    return known;
   }
 
-  peer(from: string, to: string): PeerService {
-    const host = this.host(to);
-    const reach = <T>(call: (controller: Controller) => Promise<T>): Promise<T> =>
-      host.isReachable && !this.isCut(from, to)
-        ? call(host.controller)
-        : Promise.reject(new ColoError(`${to} does not answer`));
+  id({ epoch, nonce }: RecordId): RecordId {
+    if (epoch >= this.epoch) return { epoch: epoch - this.epoch + NOW, nonce: this.name(nonce) };
+    return { epoch: epoch === this.epoch - 1 ? NOW - 1 : OLD, nonce: 'old' };
+  }
+
+  record(record: ArbiterRecord): ArbiterRecord {
+    const { epoch, nonce } = this.id(record);
+    return withId(record, epoch, nonce);
+  }
+
+  host(host: Host): Host {
+    const { side, session, call } = host;
+    const { id, incarnation, phase, peer, swap, isAnswered } = side;
+    const renamed = swap && {
+      expected: this.id(swap.expected),
+      next: withNonce(swap.next, this.name(swap.next.nonce)),
+      // Who asks to be alone does not look at it.
+      mayHaveHappened: swap.mayHaveHappened && phase === 'pairing',
+      isPeerLost: swap.isPeerLost,
+      isFromDisk: swap.isFromDisk,
+    };
+    const known = side.known && this.id(side.known);
     return {
-      copy: () => reach((controller) => Promise.resolve(controller.report())),
-      join: (request) => reach((controller) => controller.join(request)),
-      awaitCheckpoint: (_name, pairing) => reach((controller) => controller.awaitCheckpoint(pairing)),
-      takeOver: () => reach((controller) => controller.takeOver()),
-      leave: (_name, reason) => reach((controller) => controller.leave(reason)),
+      side: { id, incarnation, phase, known, peer, swap: renamed, isAnswered, asked: 0 },
+      history: host.history,
+      session: session === null ? null : this.name(session),
+      call: call && { nonce: call.nonce === null ? null : this.name(call.nonce), isSent: call.isSent },
+      isFresh: host.isFresh,
     };
   }
 
-  hostViews(): HostView[] {
-    return [...this.hosts.values()].map(({ name, isReachable, isInMaintenance }) => ({
-      version: 1,
-      name,
-      api: '',
-      heartbeat: '',
-      software: '',
-      isAlive: isReachable,
-      isInMaintenance,
-      memoryMiB: 4096,
-      freeMemoryMiB: 4096,
-      vms: { primary: 0, secondary: 0 },
-    }));
+  answer(answer: Answer): Answer {
+    const { to, is, record } = answer;
+    const nonce = answer.nonce === null ? null : this.name(answer.nonce);
+    if (is !== 'won') return { to, nonce, is, record: record && this.record(record) };
+    // One that was won and replaced since is still recognised by its nonce.
+    const { epoch } = this.id(record);
+    return { to, nonce, is, record: withId(record, epoch, this.name(record.nonce)) };
   }
 
-  views(): VmView[] {
-    return [...this.hosts.values()].map(({ controller }) => controller.view());
+  message(message: Message): Message {
+    const { to, kind, history, isOld } = message;
+    const session = this.name(message.session);
+    return { to, kind, session, history, pairing: this.id(message.pairing), isOld };
   }
+}
 
-  /** Until `isSo`; the test's own time-out ends it. Tells what stood there when it is aborted. */
-  async until(what: string, isSo: () => boolean, ms = 8_000): Promise<void> {
-    const deadline = performance.now() + ms;
-    while (!isSo()) {
-      if (performance.now() > deadline) {
-        const stand = [...this.hosts.values()].map(
-          ({ name, controller, vm }) =>
-            `${name}: ${controller.life.state} (${controller.life.reason}), side ${controller.side.phase}, ` +
-            `vm ${vm?.isAlive === true ? vm.mode : 'gone'}`,
-        );
-        throw new Error(`waited in vain for: ${what}\n${stand.join('\n')}`);
-      }
-      await new Promise((resolve) => setTimeout(resolve, 5));
-    }
-  }
+function withId(record: ArbiterRecord, epoch: number, nonce: string): ArbiterRecord {
+  const { vm, holder, members, data } = record;
+  return { version: 1, vm, epoch, nonce, holder, members, data };
+}
 
-  untilProtected(primary?: string): Promise<void> {
-    return this.until(`protected${primary === undefined ? '' : ` on ${primary}`}`, () =>
-      [...this.hosts.values()].some(
-        ({ name, controller, isReachable }) =>
-          isReachable &&
-          (primary === undefined || name === primary) &&
-          controller.side.phase === 'primary' &&
-          controller.life.state === 'protected',
-      ),
-    );
+function withNonce({ holder, members, data }: Proposal, nonce: string): Proposal {
+  return { nonce, holder, members, data };
+}
+
+/**
+ * Swaps whose senders have given them up are named by what they do: of those that do the same, one stands for all, since
+ * only one could be won. A record that no host knows and no swap leads to is just gone.
+ */
+function plain(world: World, names: Names): SwapRequest[] {
+  const { epoch } = names;
+  const requests = world.requests.filter(
+    ({ by, expected, next }) => expected.epoch >= epoch || waitsFor(world, by, next.nonce),
+  );
+  return requests.map((request) => {
+    const { expected, next } = request;
+    const isOld = expected.epoch < epoch;
+    return {
+      by: request.by,
+      expected: {
+        epoch: Math.max(OLD, expected.epoch - epoch + NOW),
+        nonce: isOld ? 'old' : plainName(requests, names, expected.nonce),
+      },
+      next: withNonce(next, plainName(requests, names, next.nonce)),
+    };
+  });
+}
+
+function plainName(requests: readonly SwapRequest[], names: Names, nonce: string): string {
+  const known = names.known(nonce);
+  if (known !== undefined) return known;
+  const maker = requests.find(({ next }) => next.nonce === nonce);
+  if (!maker) return 'gone';
+  const { by, expected, next } = maker;
+  const before = plainName(requests, names, expected.nonce);
+  return `(${by}${expected.epoch - names.epoch}${before}${next.holder ?? '0'}${next.members.join('')})`;
+}
+
+/** Each once, in the order of their texts. There are few. */
+function unique<T>(items: readonly T[], textOfItem: (item: T) => string): readonly T[] {
+  if (items.length < 2) return items;
+  const texts: string[] = [];
+  const sorted: T[] = [];
+  for (const item of items) {
+    const text = textOfItem(item);
+    let at = 0;
+    while (at < texts.length && texts[at]! < text) at++;
+    if (texts[at] === text) continue;
+    texts.splice(at, 0, text);
+    sorted.splice(at, 0, item);
   }
+  return sorted;
 }

@@ -1,8 +1,8 @@
-/** Real controllers, sides and arbiter; imitated guests (helpers/ha-world.ts). After each story: nobody spoke beside another. */
+/** Real controllers, sides and arbiter; imitated guests (helpers/node-world.ts). After each story: nobody spoke beside another. */
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { Deferred } from '../../../src/base/async.ts';
-import { World } from '../../helpers/ha-world.ts';
+import { World } from '../../helpers/node-world.ts';
 
 describe('a VM over several hosts', { timeout: 60_000 }, () => {
   let world: World;
@@ -98,7 +98,7 @@ describe('a VM over several hosts', { timeout: 60_000 }, () => {
     await world.untilProtected(winner);
   });
 
-  it('rides out a silence that ends', async () => {
+  it('rides out a silence that ends', () => {
     world.host('a').vm?.say('COLO_PEER_SILENT', { 'silent-ms': 410 });
     assert.equal(world.host('a').controller.life.state, 'suspect');
     world.host('a').vm?.say('COLO_PEER_BACK', { 'silent-ms': 430 });
