@@ -300,8 +300,7 @@ export class Controller {
     await vm.qmp.execute('x-colo-checkpoint');
     const isProtected = (): boolean => ROLES[this.side.phase] === 'primary';
     while (isProtected() && (await count()) === before) await pause(20);
-    if (!isProtected())
-      throw new ColoError(`'${this.name}' lost its secondary during the checkpoint`);
+    if (!isProtected()) throw new ColoError(`'${this.name}' lost its secondary during the checkpoint`);
     await this.#countCheckpoints();
   }
 
