@@ -1,6 +1,7 @@
 /** What a VM's controller is given by its daemon. */
 import type { PeerService } from '../api/service.ts';
 import type { Arbiter } from '../ha/arbiter/index.ts';
+import type { PeerState, Probe } from '../ha/beat/index.ts';
 import type { Side } from '../ha/side.ts';
 import type { HaEvent, HostView, PairLinks, Room, RunningVm, VmDisk, VmView } from '../ha/index.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
@@ -23,13 +24,16 @@ export interface VmDisks {
   purge(): Promise<void>;
 }
 
-/** What this host hears of another one by the nodes' own heartbeat. */
-export interface PeerBeat {
-  /** Milliseconds since anything was heard; null: never, or the connection is closed. */
-  readonly silentMs: number | null;
-  readonly isConnected: boolean;
-  /** What the peer's daemon last said of its process of this VM. */
-  vm(name: string): { readonly isAlive: boolean; readonly isAnswering: boolean } | null;
+/** What the nodes' own heartbeat says, and what else is known of who can be reached. */
+export interface Beats {
+  peer(host: string): PeerState;
+  whoHears(host: string): { readonly hears: readonly string[]; readonly misses: readonly string[] };
+  /** This daemon stood still a moment ago. */
+  stoodStill(): boolean;
+  /** Whether anybody but `host` can be reached from here: another host, or the arbiter. */
+  anybodyElse(host: string): 'yes' | 'no' | 'unknown';
+  /** A fresh connection to the API of `host`. */
+  probe(host: string, ms: number): Promise<Probe>;
 }
 
 export interface ControllerParts {
@@ -45,7 +49,7 @@ export interface ControllerParts {
   readonly room: Room;
   readonly disks: VmDisks;
   peer(host: string): PeerService;
-  beat(host: string): PeerBeat;
+  readonly beats: Beats;
   /** Monotonic milliseconds. */
   now(): number;
   hosts(): readonly HostView[];

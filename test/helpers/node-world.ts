@@ -5,6 +5,7 @@
 import { Deferred } from '../../src/base/async.ts';
 import { ClosedError, ColoError } from '../../src/base/errors.ts';
 import type { PeerService } from '../../src/api/service.ts';
+import type { PeerState } from '../../src/ha/beat/index.ts';
 import { MemoryArbiter, MemoryStore } from '../../src/ha/arbiter/index.ts';
 import type { HaEvent, HostView, RunningVm, VmDisk, VmEntry, VmExit, VmView } from '../../src/ha/index.ts';
 import type { Side } from '../../src/ha/side.ts';
@@ -213,14 +214,12 @@ export class FalseHost {
         secondaryAlone: () => this.#alone(),
       },
       peer: (host) => world.peer(this.name, host),
-      beat: (host) => {
-        const peer = world.host(host);
-        const isHeard = peer.isReachable && !world.isCut(this.name, host);
-        return {
-          isConnected: isHeard,
-          silentMs: isHeard ? 10 : null,
-          vm: () => ({ isAlive: peer.vm?.isAlive === true, isAnswering: true }),
-        };
+      beats: {
+        peer: (host) => this.#heardOf(host),
+        whoHears: () => ({ hears: [], misses: [] }),
+        stoodStill: () => false,
+        anybodyElse: () => 'yes',
+        probe: (host) => Promise.resolve(world.host(host).isReachable ? 'yes' : 'timeout'),
       },
       now: () => performance.now(),
       hosts: () => world.hostViews(),
@@ -248,6 +247,30 @@ export class FalseHost {
       },
       loadSide: () => this.side,
       guestEnded: () => undefined,
+    };
+  }
+
+  #heardOf(host: string): PeerState {
+    const peer = this.world.host(host);
+    const isHeard = peer.isReachable && !this.world.isCut(this.name, host);
+    const vm = {
+      name: SPEC.name,
+      pid: peer.vm?.pid ?? null,
+      condition: peer.vm?.isAlive === true ? 'alive' : 'dead',
+      state: 'running',
+      answerMs: 0,
+      phase: '',
+      epoch: 0,
+      saidMs: 0,
+    } as const;
+    return {
+      host,
+      status: isHeard ? 'ok' : 'silent',
+      isConnected: isHeard,
+      lastHeardMs: 10,
+      instance: null,
+      isOrderly: false,
+      vms: new Map(isHeard ? [[SPEC.name, vm]] : []),
     };
   }
 
