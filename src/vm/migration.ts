@@ -9,12 +9,15 @@ import { ColoError, ParameterError, messageOf } from '../base/errors.ts';
 import { loggerFor } from '../base/logger.ts';
 import { listenSocket } from '../chardev/dial.ts';
 import { CheckpointChannel } from '../checkpoint/channel.ts';
+import { endKindOf } from '../checkpoint/end-kind.ts';
 import type {
   CheckpointCause,
   CheckpointRecord,
   ColoExitReason,
   ProtectedGuest,
 } from '../checkpoint/guest.ts';
+import { DEFAULT_HEARTBEAT } from '../checkpoint/heartbeat.ts';
+import type { HeartbeatSettings } from '../checkpoint/heartbeat.ts';
 import type { Hello } from '../checkpoint/messages.ts';
 import { HandoverError, receiveMachine, sendMachine } from '../checkpoint/migration.ts';
 import { DEFAULT_RUN_SHARE } from '../checkpoint/mismatch-floor.ts';
@@ -58,6 +61,14 @@ export interface MigrationHost {
   readonly startPaused: boolean;
 }
 
+/** QEMU's answer; `x-heartbeat` is ours, of a pair whose peer beats. */
+export interface ColoStatus {
+  readonly mode: ColoMode;
+  readonly 'last-mode': ColoMode;
+  readonly reason: string;
+  readonly 'x-heartbeat'?: Readonly<Record<string, number | boolean>>;
+}
+
 /** What the monitor shows of the last checkpoints. */
 export interface CheckpointStats {
   count: number;
@@ -91,6 +102,7 @@ export class VmMigration {
   #failover: 'none' | 'active' | 'completed' = 'none';
   #checkpointDelayMs = 20_000;
   #mismatchRunShare = DEFAULT_RUN_SHARE;
+  #heartbeat = DEFAULT_HEARTBEAT;
   #primary: ColoPrimary | null = null;
   #secondary: ColoSecondary | null = null;
   #listener: net.Server | null = null;
@@ -125,6 +137,16 @@ export class VmMigration {
   set mismatchRunShare(percent: number) {
     this.#mismatchRunShare = percent;
     this.#primary?.setMismatchRunShare(percent);
+  }
+
+  get heartbeat(): HeartbeatSettings {
+    return this.#heartbeat;
+  }
+
+  /** Also of a pair that there is. */
+  set heartbeat(settings: HeartbeatSettings) {
+    this.#heartbeat = settings;
+    this.#channel?.setHeartbeat(settings);
   }
 
   setCapabilities(wanted: readonly { capability: Capability; state: boolean }[]): void {
@@ -223,10 +245,23 @@ export class VmMigration {
     this.#setStatus('completed');
   }
 
-  queryColoStatus(): { mode: ColoMode; 'last-mode': ColoMode; reason: string } {
+  queryColoStatus(): ColoStatus {
     const reason =
       this.#failover === 'none' ? 'none' : this.#failover === 'completed' ? 'request' : 'processing';
-    return { 'last-mode': this.#lastMode, mode: this.#mode, reason };
+    const heard = this.#channel?.heartbeat ?? null;
+    return {
+      'last-mode': this.#lastMode,
+      mode: this.#mode,
+      reason,
+      ...(heard && {
+        'x-heartbeat': {
+          'last-heard-ms': Math.round(heard.lastHeardMs),
+          'is-silent': heard.isSilent,
+          'interval-ms': heard.intervalMs,
+          'patience-ms': heard.patienceMs,
+        },
+      }),
+    };
   }
 
   queryMigrate(): Record<string, unknown> {
@@ -286,7 +321,7 @@ export class VmMigration {
 
   async #outgoing(socket: net.Socket, signal: AbortSignal): Promise<void> {
     const colo = this.capabilities.get('x-colo') === true;
-    const channel = (this.#channel = new CheckpointChannel(socket));
+    const channel = (this.#channel = this.#channelOn(socket));
     const { guest, run } = this.#host;
     this.#setStatus('active');
     try {
@@ -320,8 +355,20 @@ export class VmMigration {
     await primary.run();
   }
 
+  #channelOn(socket: net.Socket): CheckpointChannel {
+    const told = (event: string, silentMs: number): void =>
+      this.#host.emit(event, { 'silent-ms': Math.round(silentMs) });
+    return new CheckpointChannel(socket, {
+      heartbeat: this.#heartbeat,
+      onHeartbeat: {
+        onSilent: (silentMs) => told('COLO_PEER_SILENT', silentMs),
+        onBack: (silentMs) => told('COLO_PEER_BACK', silentMs),
+      },
+    });
+  }
+
   async #accept(socket: net.Socket): Promise<void> {
-    const channel = (this.#channel = new CheckpointChannel(socket));
+    const channel = (this.#channel = this.#channelOn(socket));
     const { guest, run } = this.#host;
     try {
       const theirs = await receiveMachine(guest, channel, () => this.#host.describe(false));
@@ -363,7 +410,8 @@ export class VmMigration {
 
   #onExit(mode: 'primary' | 'secondary', reason: ColoExitReason, error: Error | null): void {
     if (error) log.warn({ err: error, mode }, 'COLO ended');
-    this.#host.emit('COLO_EXIT', { mode, reason });
+    const why = error && { 'x-detail': endKindOf(error), 'x-message': error.message };
+    this.#host.emit('COLO_EXIT', { mode, reason, ...why });
   }
 
   #record(record: CheckpointRecord): void {
