@@ -12,7 +12,6 @@ import type { Side } from '../../src/ha/side.ts';
 import type { VmSpec } from '../../src/ha/spec/vm-spec.ts';
 import { Controller } from '../../src/node/controller.ts';
 import type { ControllerParts, VmDisks } from '../../src/node/parts.ts';
-import type { QmpClient } from '../../src/qmp/client.ts';
 import type { QmpEvent } from '../../src/qmp/types.ts';
 
 export const SPEC: VmSpec = {
@@ -38,6 +37,7 @@ let nextPid = 1000;
 export class FalseVm implements RunningVm {
   readonly name = SPEC.name;
   readonly pid = nextPid++;
+  readonly startedAs = 'primary';
   readonly consolePath = '';
   readonly logPath = '';
   readonly host: string;
@@ -63,7 +63,7 @@ export class FalseVm implements RunningVm {
     return this.#exit.promise;
   }
 
-  get qmp(): QmpClient {
+  get qmp(): RunningVm['qmp'] {
     const fake = {
       execute: (command: string) => this.#execute(command),
       onEvent: (listener: (event: QmpEvent) => void) => {
@@ -80,7 +80,7 @@ export class FalseVm implements RunningVm {
           this.#listeners.add(listen);
         }),
     };
-    return fake as unknown as QmpClient;
+    return fake as unknown as RunningVm['qmp'];
   }
 
   say(event: string, data: Record<string, unknown> = {}): void {
@@ -183,6 +183,7 @@ export class FalseHost {
         startPrimary: () => this.#start(),
         startSecondary: () => this.#start(),
         adopt: () => Promise.resolve(this.vm?.isAlive === true ? this.vm : null),
+        names: () => Promise.resolve([]),
         reservePorts: (count) =>
           Promise.resolve({
             ports: Array.from({ length: count }, (_, at) => 7000 + at),
