@@ -95,6 +95,8 @@ const JOINED: JoinAnswer = {
   isBitmapEnough: true,
 };
 
+const isSignal = (arg: unknown): boolean => arg !== null && typeof arg === 'object' && 'signal' in arg;
+
 export type FalseNode = NodeService & PeerService & { readonly asked: unknown[][] };
 
 export function falseNode(own: Partial<NodeService & PeerService> = {}): FalseNode {
@@ -102,11 +104,8 @@ export function falseNode(own: Partial<NodeService & PeerService> = {}): FalseNo
   const answer =
     <T>(call: string, value: T) =>
     (...args: unknown[]): Promise<T> => {
-      // Signals are for the call, not for the record.
-      asked.push([
-        call,
-        ...args.filter((arg) => !(arg !== null && typeof arg === 'object' && 'signal' in arg)),
-      ]);
+      // Signals are for the call, not for the record; what is left out is left out.
+      asked.push([call, ...args.filter((arg) => arg !== undefined && !isSignal(arg))]);
       return Promise.resolve(value);
     };
   return {

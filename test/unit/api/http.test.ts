@@ -106,7 +106,7 @@ test('every call of NodeService arrives as it was made, and its answer comes bac
     ['migrate', 'web1', 'beta'],
     ['setPaused', 'web1', true],
     ['setMaintenance', 'alpha', true, { drain: true }],
-    ['qmp', 'web1', 'query-status', undefined],
+    ['qmp', 'web1', 'query-status'],
     ['qmp', 'web1', 'stop', { a: [1] }],
   ]);
 });
