@@ -34,7 +34,7 @@ export interface RunningVm {
    * may have been missed. Commands under way are rejected then.
    */
   readonly qmp: QmpConnection;
-  /** Unix socket of the first serial port. */
+  /** Unix socket of the first serial port, for any number of clients; each is told first what was said last. */
   readonly consolePath: string;
   readonly logPath: string;
   /** Resolves when the process is gone, however it went. */

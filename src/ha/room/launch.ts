@@ -35,7 +35,7 @@ export interface Launch extends Pick<ProcessRecord, 'name' | 'startedAs' | 'spec
 export function launch({ name, startedAs, specHash, options, paths, logLevel }: Launch): RoomVm {
   const { command, args } = coloCommand(
     ...['vm', '-name', name, '-qmp', paths.qmpWord],
-    ...['-serial', `unix:${paths.console.replaceAll(',', ',,')},server=on,wait=off`],
+    ...['-serial', `unix:${paths.serial.replaceAll(',', ',,')},server=on,wait=off`],
     ...(startedAs === 'primary' ? ['-S'] : []),
     ...options,
   );
@@ -55,7 +55,7 @@ export function launch({ name, startedAs, specHash, options, paths, logLevel }: 
       version: PROCESS_RECORD_VERSION,
       ...{ name, startedAs, specHash },
       ...identity,
-      ...{ qmp: paths.qmp, console: paths.console, logOffset: offset },
+      ...{ qmp: paths.qmp, logOffset: offset },
     };
     try {
       writeRecord(paths.record, record);
@@ -64,13 +64,13 @@ export function launch({ name, startedAs, specHash, options, paths, logLevel }: 
       killProcess(identity);
       throw new ColoError(`VM '${name}': ${paths.record} cannot be written: ${messageOf(cause)}`, { cause });
     }
-    return new RoomVm(record, paths.log, child);
+    return new RoomVm(record, paths, child);
   } finally {
     closeSync(fd);
   }
 }
 
-/** Resolves when its monitor answers. Throws ColoError with its last words; it is gone then. */
+/** Resolves when its monitor answers and its console is heard. Throws ColoError with its last words; it is gone then. */
 export async function untilReady(vm: RoomVm): Promise<void> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_resolve, reject) => {
@@ -78,7 +78,7 @@ export async function untilReady(vm: RoomVm): Promise<void> {
     timer = setTimeout(() => reject(new ColoError(`VM '${vm.name}' ${why}`)), START_DEADLINE_MS);
   });
   try {
-    await Promise.race([vm.qmp.connected(), late]);
+    await Promise.race([Promise.all([vm.qmp.connected(), vm.console.ready]), late]);
   } catch (error) {
     await vm.kill();
     if (!(error instanceof ClosedError)) throw error;

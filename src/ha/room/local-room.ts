@@ -96,7 +96,7 @@ export class LocalRoom implements Room {
     const record = readRecord(paths.record);
     const isThere = record?.name === name && isRunning(record);
     await killStrays(paths, isThere ? record : null);
-    if (isThere) return this.#keep(new RoomVm(record, paths.log, null), paths);
+    if (isThere) return this.#keep(new RoomVm(record, paths, null), paths);
     await cleanUp(paths);
     return null;
   }

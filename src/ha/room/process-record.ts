@@ -23,7 +23,6 @@ const schema = z.object({
   startTime: z.string().regex(/^\d+$/),
   bootId: z.string(),
   qmp: z.string(),
-  console: z.string(),
   /** Size of the log when it started: what it said begins there. */
   logOffset: z.int().min(0),
 });

@@ -11,9 +11,11 @@ import { ClosedError, messageOf } from '../../base/errors.ts';
 import { loggerFor } from '../../base/logger.ts';
 import { LastingQmpClient } from '../../qmp/lasting-client.ts';
 import type { RunningVm, VmExit } from '../room.ts';
+import { ConsoleHub } from './console-hub.ts';
 import { isRunning, killProcess } from './process-identity.ts';
 import type { ProcessRecord } from './process-record.ts';
 import { lastWords, trimLog } from './vm-log.ts';
+import type { VmPaths } from './vm-paths.ts';
 
 const log = loggerFor('room');
 
@@ -30,6 +32,7 @@ export class RoomVm implements RunningVm {
   readonly pid: number;
   readonly startedAs: RunningVm['startedAs'];
   readonly qmp: LastingQmpClient;
+  readonly console: ConsoleHub;
   readonly consolePath: string;
   readonly logPath: string;
   readonly record: ProcessRecord;
@@ -40,19 +43,22 @@ export class RoomVm implements RunningVm {
   #closeLooks = 0;
 
   /** `child`: when the process is ours. */
-  constructor(record: ProcessRecord, logPath: string, child: ChildProcess | null) {
+  constructor(record: ProcessRecord, paths: VmPaths, child: ChildProcess | null) {
     this.name = record.name;
     this.pid = record.pid;
     this.startedAs = record.startedAs;
-    this.consolePath = record.console;
-    this.logPath = logPath;
+    this.consolePath = paths.console;
+    this.logPath = paths.log;
     this.record = record;
     this.#child = child;
     this.qmp = new LastingQmpClient({ path: record.qmp }, () => this.#lookClosely());
+    this.console = new ConsoleHub(paths);
     if (!child) this.#lookLater();
     child?.once('exit', (code, signal) => this.#ended(code, signal));
     this.#trimming = setInterval(() => {
-      trimLog(logPath).catch((error: unknown) => log.warn(`the log of '${this.name}': ${messageOf(error)}`));
+      trimLog(paths.log).catch((error: unknown) =>
+        log.warn(`the log of '${this.name}': ${messageOf(error)}`),
+      );
     }, TRIM_MS);
     this.#trimming.unref();
   }
@@ -89,6 +95,7 @@ export class RoomVm implements RunningVm {
   }
 
   #stop(): void {
+    this.console.close();
     clearInterval(this.#trimming);
     if (this.#look) clearTimeout(this.#look);
     this.#look = null;

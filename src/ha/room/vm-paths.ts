@@ -16,7 +16,10 @@ export interface VmPaths {
   readonly log: string;
   readonly record: string;
   readonly qmp: string;
+  /** The VM's first serial port, and where the daemon serves it to everybody. */
+  readonly serial: string;
   readonly console: string;
+  readonly consoleLog: string;
   /** The argument of -qmp, by which a process of this VM and this node is known among all others. */
   readonly qmpWord: string;
 }
@@ -39,7 +42,9 @@ export function vmPaths(folders: RoomFolders, name: string): VmPaths {
     record: path.join(runFolder, 'process.json'),
     qmp,
     qmpWord: `unix:${qmp.replaceAll(',', ',,')},server=on,wait=off`,
+    serial: path.join(runFolder, 'serial.sock'),
     console: path.join(runFolder, 'console.sock'),
+    consoleLog: path.join(stateFolder, 'console.log'),
   };
   const bytes = Buffer.byteLength(paths.console);
   if (bytes > MAX_SOCKET_PATH_BYTES) {

@@ -40,6 +40,8 @@ test('a VM lives on when its daemon is killed; the next one adopts it, hears it 
     /query-status: no answer within 50 ms/,
   );
   process.kill(pid, 'SIGCONT');
+  const console = net.connect(vm.consolePath);
+  await once(console, 'connect');
   const resumed = vm.qmp.waitFor('RESUME');
   await vm.qmp.execute('cont');
   await resumed;
@@ -48,7 +50,9 @@ test('a VM lives on when its daemon is killed; the next one adopts it, hears it 
     new RegExp(`VM 'web' runs on this host already \\(pid ${pid}\\)`),
   );
   process.kill(pid, 'SIGSTOP');
+  const ended = once(console.resume(), 'end');
   await vm.kill();
+  await ended;
   assert.deepEqual(await vm.exited, { code: null, signal: null, lastWords: '' });
   assert.equal(isAlive(pid) && readFileSync(`/proc/${pid}/stat`, 'utf8').includes(') T '), false);
   await assert.rejects(vm.qmp.execute('query-status'), /VM 'web' has ended/);
@@ -63,7 +67,6 @@ test('three daemons in turn, each gone in another way, have one VM', async (t) =
   await first.end('SIGHUP');
   const second = new RoomDaemon(t, folder, 'adopt', SPEC);
   assert.equal((await second.told('pid'))['pid'], pid);
-  // Its monitor breaks off in the middle.
   await second.told('status');
   await second.end('SIGKILL');
   const third = new RoomDaemon(t, folder, 'adopt', SPEC);

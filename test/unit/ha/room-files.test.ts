@@ -26,7 +26,6 @@ const RECORD = {
   startTime: '123',
   bootId: 'x',
   qmp: '/q',
-  console: '/c',
   logOffset: 7,
 } as const;
 
