@@ -159,6 +159,11 @@ export class Controller {
     }
   }
 
+  /** The daemon of a host says that its process of this VM is gone. */
+  onPeerDied(host: string): void {
+    this.#watch.onPeerDied(host);
+  }
+
   /** Looks at what is wanted, and begins what is missing. Cheap; called every second and at every change. */
   async tick(entry: VmEntry | null): Promise<void> {
     this.#entry = entry;

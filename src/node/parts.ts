@@ -53,7 +53,6 @@ export interface ControllerParts {
   /** Monotonic milliseconds. */
   now(): number;
   hosts(): readonly HostView[];
-  views(): readonly VmView[];
   tell(event: Omit<HaEvent, 'version' | 'sequence' | 'time' | 'host' | 'vm'>): void;
   /** Something that others see has changed. */
   publish(): void;

@@ -62,7 +62,8 @@ export function loadSide(folder: string): Side | null {
   try {
     return saved.parse(JSON.parse(readFileSync(file, 'utf8'))).side;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') log.error({ err: error, file }, 'a side cannot be read');
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT')
+      log.error({ err: error, file }, 'a side cannot be read');
     return null;
   }
 }

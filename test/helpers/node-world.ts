@@ -7,7 +7,7 @@ import { ClosedError, ColoError } from '../../src/base/errors.ts';
 import type { PeerService } from '../../src/api/service.ts';
 import type { PeerState } from '../../src/ha/beat/index.ts';
 import { MemoryArbiter, MemoryStore } from '../../src/ha/arbiter/index.ts';
-import type { HaEvent, HostView, RunningVm, VmDisk, VmEntry, VmExit, VmView } from '../../src/ha/index.ts';
+import type { HaEvent, HostView, RunningVm, VmDisk, VmEntry, VmExit } from '../../src/ha/index.ts';
 import type { Side } from '../../src/ha/side.ts';
 import type { VmSpec } from '../../src/ha/spec/vm-spec.ts';
 import { Controller } from '../../src/node/controller.ts';
@@ -224,7 +224,6 @@ export class FalseHost {
       },
       now: () => performance.now(),
       hosts: () => world.hostViews(),
-      views: () => world.views(),
       chooseSecondary: (spec) => {
         const busy = new Set([this.name]);
         const found = world
@@ -417,10 +416,6 @@ export class World {
       freeMemoryMiB: 4096,
       vms: { primary: 0, secondary: 0 },
     }));
-  }
-
-  views(): VmView[] {
-    return [...this.hosts.values()].map(({ controller }) => controller.view());
   }
 
   /** Until `isSo`; the test's own time-out ends it. Tells what stood there when it is aborted. */
