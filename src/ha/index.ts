@@ -1,7 +1,8 @@
 /**
  * High availability, without the daemon that drives it: `procedure.ts` QEMU's COLO procedure as QMP calls, `spec/` what a
  * person writes about VMs and hosts, `views.ts` what the cluster tells about itself, `room.ts` the contract of the
- * processes on one host, `pair-links.ts` the sockets of one pair; `registry/` where hosts and VMs are found.
+ * processes on one host, `pair-links.ts` the sockets of one pair; `registry/` where hosts and VMs
+ * are found; `placement.ts` which host gets a copy.
  */
 export type { PairLinks } from './pair-links.ts';
 export type { PortLease, Room, RunningVm, VmDisk, VmExit } from './room.ts';
