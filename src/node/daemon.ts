@@ -20,7 +20,8 @@ import { Heartbeats, probe, VmWatch, type VmBeat } from '../ha/beat/index.ts';
 import { firstPrimaryArguments, secondaryArguments } from '../ha/command-line.ts';
 import { VIEW_VERSION, type Arbiter, type HostView, type VmEntry, type VmView } from '../ha/index.ts';
 import { chooseSecondary } from '../ha/placement.ts';
-import { openRegistry, type Registry, type Versioned } from '../ha/registry/index.ts';
+import type { Registry, Versioned } from '../ha/registry/index.ts';
+import { openRegistry } from './open-registry.ts';
 import { LocalRoom } from '../ha/room/index.ts';
 import type { NodeConfig } from '../ha/spec/node-config.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
@@ -68,7 +69,7 @@ export class Daemon {
   #stoodStillAt = -Infinity;
   #timer: NodeJS.Timeout | null = null;
   #looking: Promise<void> | null = null;
-  #isLookWanted = false;
+  #next: Promise<void> | null = null;
   #stopWatching: (() => void) | null = null;
   #apiAddress = '';
   #isClosed = false;
@@ -109,6 +110,7 @@ export class Daemon {
           }),
         onStoodStill: (ms) => {
           this.#stoodStillAt = performance.now();
+          if (ms < config.heartbeat.patienceMs) return;
           this.#tell({ type: 'stood-still', reason: `this daemon did not run for ${Math.round(ms)} ms` });
         },
       },
@@ -211,13 +213,21 @@ export class Daemon {
     };
   }
 
-  /** Looks at everything soon; resolves when it has been looked at. */
+  /** Looks at everything anew; resolves when that has been done once. */
   async look(): Promise<void> {
-    this.#isLookWanted = true;
-    while (this.#isLookWanted && !this.#isClosed) {
-      this.#looking ??= this.#lookNow().finally(() => (this.#looking = null));
-      await this.#looking;
+    const before = this.#looking;
+    if (before) {
+      // What changed after it began has to be seen too; one more look is enough for all who ask meanwhile.
+      this.#next ??= before.then(() => {
+        this.#next = null;
+        return this.look();
+      });
+      await this.#next;
+      return;
     }
+    if (this.#isClosed) return;
+    this.#looking = this.#lookNow().finally(() => (this.#looking = null));
+    await this.#looking;
   }
 
   logFile(name: string): string {
@@ -235,12 +245,12 @@ export class Daemon {
       controller.close();
     }
     for (const server of this.#servers) await server.close();
-    await this.#beats.stop();
+    this.#beats.stop();
     await this.registry.withdraw().catch(() => undefined);
     await this.registry.close();
     await this.arbiter.close();
     for (const client of this.#clients.values()) await client.close();
-    await this.#room.close();
+    this.#room.close();
     this.events.close();
   }
 
@@ -302,21 +312,18 @@ export class Daemon {
   }
 
   async #lookNow(): Promise<void> {
-    this.#isLookWanted = false;
     await this.#refresh();
     for (const [name, { value }] of this.#entries) {
       const concernsMe = value.home === this.config.name || this.#looked.has(name);
       if (concernsMe) this.#look(value.spec);
     }
-    await Promise.all(
-      [...this.#looked.values()].map(async (looked) => {
-        const { controller } = looked;
-        const entry = this.#entries.get(controller.name)?.value ?? null;
-        // A registry that cannot be asked is no reason to stop anything.
-        if (entry !== null || this.#registryTrouble === null) await controller.tick(entry);
-        this.#watchProcess(looked);
-      }),
-    );
+    for (const looked of this.#looked.values()) {
+      const { controller } = looked;
+      const entry = this.#entries.get(controller.name)?.value ?? null;
+      // A registry that cannot be asked is no reason to stop anything. Not waited for: one VM's troubles are its own.
+      if (entry !== null || this.#registryTrouble === null) void controller.tick(entry);
+      this.#watchProcess(looked);
+    }
     await this.#publish();
   }
 
@@ -411,7 +418,8 @@ export class Daemon {
       now: () => performance.now(),
       peer: (host) => this.peer(host),
       hosts: () => this.#hosts,
-      chooseSecondary: (wanted) => chooseSecondary(wanted, config.name, this.#hosts),
+      chooseSecondary: (wanted, refused) =>
+        chooseSecondary(wanted, { primary: config.name, refused }, this.#hosts).host,
       tell: (event) => this.#tell({ ...event, vm: name }),
       publish: () => void this.look(),
       saveSide: (side) => {

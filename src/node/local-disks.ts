@@ -1,5 +1,5 @@
 /** Interim. */
-import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { execFile } from 'node:child_process';
@@ -80,7 +80,6 @@ export function localDisks(folder: string): VmDisks {
     purge: async () => {
       await rm(folder, { recursive: true, force: true });
       record = { state: 'none', sizes: [] };
-      void readFile;
     },
   };
 }

@@ -80,7 +80,6 @@ export class NodeServices implements NodeService, PeerService {
   }
 
   check(spec: VmSpec): Promise<readonly Finding[]> {
-    void spec;
     return Promise.resolve([]);
   }
 
@@ -92,8 +91,8 @@ export class NodeServices implements NodeService, PeerService {
     }
     await this.#put(spec.name, (entry) => {
       if (entry) return { ...entry, spec, isWanted: true };
-      const { host, reason } = chooseHome(spec, hosts);
-      if (host === null) throw new ColoError(`no host can carry '${spec.name}': ${reason}`);
+      const { host, why } = chooseHome(spec, hosts);
+      if (host === null) throw new ColoError(`no host can carry '${spec.name}': ${why.join('; ')}`);
       return { version: VIEW_VERSION, spec, isWanted: true, isPaused: false, home: host };
     });
     await this.#daemon.look();
@@ -326,7 +325,7 @@ async function* tail(
         handle = await open(file, 'r').catch(() => null);
         at = 0;
       }
-      handle ??= await open(file, 'r').catch(() => null);
+      if (!handle) handle = await open(file, 'r').catch(() => null);
       // Enough for any number of lines that may be asked for, and no more of a large file than needed.
       if (isFirst) at = Math.max(0, size - lines * 1024);
       while (handle) {

@@ -3,7 +3,7 @@ import type { PeerService } from '../api/service.ts';
 import type { Arbiter } from '../ha/arbiter/index.ts';
 import type { PeerState, Probe } from '../ha/beat/index.ts';
 import type { Side } from '../ha/side.ts';
-import type { HaEvent, HostView, PairLinks, Room, RunningVm, VmDisk, VmView } from '../ha/index.ts';
+import type { HaEvent, HostView, PairLinks, Room, RunningVm, VmDisk } from '../ha/index.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import type { RecordId } from '../ha/arbiter/index.ts';
 
@@ -44,7 +44,8 @@ export interface ControllerParts {
   readonly tlsFolder?: string;
   /** How long this daemon has been there, milliseconds. */
   upMs(): number;
-  chooseSecondary(spec: VmSpec): { readonly host: string | null; readonly reason: string };
+  /** The host for a new secondary, or null. `refused`: have said no just now. */
+  chooseSecondary(spec: VmSpec, refused: readonly string[]): string | null;
   readonly arbiter: Arbiter;
   readonly room: Room;
   readonly disks: VmDisks;
@@ -79,7 +80,7 @@ export interface Steps {
     options: {
       readonly isBitmapEnough: boolean;
       readonly signal: AbortSignal;
-      onProgress(doneBytes: number, totalBytes: number): void;
+      readonly onProgress: (doneBytes: number, totalBytes: number) => void;
     },
   ): Promise<void>;
   /** Primary: hands the guest over. Resolves when both run. */

@@ -224,8 +224,8 @@ export class FalseHost {
       },
       now: () => performance.now(),
       hosts: () => world.hostViews(),
-      chooseSecondary: (spec) => {
-        const busy = new Set([this.name]);
+      chooseSecondary: (spec, refused) => {
+        const busy = new Set([this.name, ...refused]);
         const found = world
           .hostViews()
           .find(
@@ -235,7 +235,7 @@ export class FalseHost {
               !busy.has(name) &&
               (spec.hosts.length === 0 || spec.hosts.includes(name)),
           );
-        return { host: found?.name ?? null, reason: '' };
+        return found?.name ?? null;
       },
       tell: (event) => {
         this.events.push(event);

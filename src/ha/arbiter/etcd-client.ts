@@ -4,6 +4,7 @@
  * endpoints, one after the other; each attempt and the whole have deadlines; nothing read is believed before it has been
  * checked. node:https, since Node's fetch takes no CA and no client certificate.
  */
+import { setMaxListeners } from 'node:events';
 import http from 'node:http';
 import https from 'node:https';
 import { z } from 'zod';
@@ -22,6 +23,8 @@ const MAX_ANSWER_BYTES = 256 * 1024;
 const FOLLOW_PROBE_MS = 5_000;
 const MAX_ENDPOINTS = 16;
 const MAX_SOCKETS = 16;
+/** Calls at a time; what is more waits for a socket, and whoever has that many waiting has to be told. */
+const MAX_CALLS = 1_024;
 
 export interface EtcdOptions {
   /** `http://host:2379` or `https://…`. */
@@ -62,11 +65,13 @@ export class EtcdClient {
   readonly #options: EtcdOptions;
   readonly #agent: http.Agent;
   readonly #closing = new AbortController();
+  #calls = 0;
   #token: string | null = null;
   /** The endpoint that answered last. */
   #first = 0;
 
   constructor(options: EtcdOptions) {
+    setMaxListeners(MAX_CALLS + 1, this.#closing.signal);
     if (options.endpoints.length < 1 || options.endpoints.length > MAX_ENDPOINTS) {
       throw new ParameterError(`etcd: 1 to ${MAX_ENDPOINTS} endpoints are needed`);
     }
@@ -102,6 +107,18 @@ export class EtcdClient {
    * may carry it out twice: it must be one that does the same again.
    */
   async post<T>(path: string, body: unknown, schema: z.ZodType<T>): Promise<T> {
+    if (this.#calls >= MAX_CALLS) {
+      throw new ArbiterUnreachableError('etcd: too many calls wait already', false);
+    }
+    this.#calls++;
+    try {
+      return await this.#postUntil(path, body, schema);
+    } finally {
+      this.#calls--;
+    }
+  }
+
+  async #postUntil<T>(path: string, body: unknown, schema: z.ZodType<T>): Promise<T> {
     const until = performance.now() + this.deadlineMs;
     let mayHaveHappened = false;
     let last = 'no time left';
