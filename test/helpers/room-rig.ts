@@ -73,10 +73,18 @@ export class RoomDaemon {
   readonly child: ChildProcess;
   #lines: Record<string, unknown>[] = [];
 
-  constructor(t: TestContext, folder: string, verb: 'start' | 'adopt', spec: VmSpec) {
+  /** `prefix`: what it is run by. */
+  constructor(
+    t: TestContext,
+    folder: string,
+    verb: 'start' | 'adopt',
+    spec: VmSpec,
+    prefix: readonly string[] = [],
+  ) {
+    const words = [...prefix, process.execPath, '--import', 'tsx', DAEMON, folder, verb];
     this.child = spawn(
-      process.execPath,
-      ['--import', 'tsx', DAEMON, folder, verb, JSON.stringify(spec)],
+      words[0]!,
+      [...words.slice(1), JSON.stringify(spec)],
       // Of its own, as a login session is.
       { stdio: ['ignore', 'pipe', 'inherit'], detached: true },
     );
@@ -87,12 +95,13 @@ export class RoomDaemon {
     });
   }
 
-  /** The first line that has the member. Rejects when the daemon ends without. */
+  /** The first line that has the member. Rejects when the daemon fails before. */
   async told(member: string): Promise<Record<string, unknown>> {
     for (;;) {
       const found = this.#lines.find((line) => member in line);
       if (found) return found;
-      if (this.child.exitCode !== null) throw new Error(`the daemon ended: ${JSON.stringify(this.#lines)}`);
+      if (this.child.exitCode !== null || this.#lines.some((line) => 'error' in line))
+        throw new Error(`the daemon has failed: ${JSON.stringify(this.#lines)}`);
       await Promise.race([once(this.child, 'told'), once(this.child, 'close')]);
     }
   }

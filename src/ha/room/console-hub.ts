@@ -40,6 +40,7 @@ export class ConsoleHub {
   readonly #paths: ConsolePaths;
   readonly #server = net.createServer();
   readonly #clients = new Set<net.Socket>();
+  readonly #opened = new Deferred<void>();
   readonly #ready = new Deferred<void>();
   #kept: Buffer[] = [];
   #log: WriteStream | null = null;
@@ -53,6 +54,11 @@ export class ConsoleHub {
     void this.#open();
   }
 
+  /** Resolves when clients can connect, or never will. */
+  get opened(): Promise<void> {
+    return this.#opened.promise;
+  }
+
   /** Resolves when the guest is heard and clients are. Throws ClosedError. */
   get ready(): Promise<void> {
     return this.#ready.promise;
@@ -61,6 +67,7 @@ export class ConsoleHub {
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
+    this.#opened.resolve();
     this.#ready.reject(new ClosedError('the console was closed'));
     if (this.#retry) clearTimeout(this.#retry);
     this.#vm?.destroy();
@@ -83,8 +90,13 @@ export class ConsoleHub {
       return;
     }
     this.#server.on('connection', (client) => this.#accept(client));
-    this.#server.on('error', (error) => log.warn(`console: ${error.message}`));
-    this.#server.listen(this.#paths.console, () => this.#connect());
+    this.#server.on('error', (error) => {
+      log.warn(`console: ${error.message}`);
+      this.#opened.resolve();
+    });
+    this.#server.on('listening', () => this.#opened.resolve());
+    this.#server.listen(this.#paths.console);
+    this.#connect();
   }
 
   /** Also takes what an earlier daemon has written. */

@@ -78,7 +78,7 @@ export async function untilReady(vm: RoomVm): Promise<void> {
     timer = setTimeout(() => reject(new ColoError(`VM '${vm.name}' ${why}`)), START_DEADLINE_MS);
   });
   try {
-    await Promise.race([Promise.all([vm.qmp.connected(), vm.console.ready]), late]);
+    await Promise.race([Promise.all([vm.qmp.connected(), vm.console.opened, vm.console.ready]), late]);
   } catch (error) {
     await vm.kill();
     if (!(error instanceof ClosedError)) throw error;

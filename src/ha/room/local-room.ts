@@ -7,7 +7,7 @@
  * One room a run folder: that two daemons do not share one is the daemon's to see to.
  */
 import { createHash } from 'node:crypto';
-import { mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync } from 'node:fs';
 import { readdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { Mutex } from '../../base/async.ts';
@@ -69,8 +69,8 @@ export class LocalRoom implements Room {
   async names(): Promise<readonly string[]> {
     const folder = path.resolve(this.#options.runFolder, 'vms');
     try {
-      const entries = await readdir(folder, { withFileTypes: true });
-      return entries.filter((entry) => entry.isDirectory() && isVmName(entry.name)).map(({ name }) => name);
+      const names = (await readdir(folder)).filter(isVmName);
+      return names.filter((name) => existsSync(vmPaths(this.#options, name).record));
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
       throw new ColoError(`the run folder ${folder} cannot be read: ${messageOf(error)}`, { cause: error });
@@ -96,7 +96,11 @@ export class LocalRoom implements Room {
     const record = readRecord(paths.record);
     const isThere = record?.name === name && isRunning(record);
     await killStrays(paths, isThere ? record : null);
-    if (isThere) return this.#keep(new RoomVm(record, paths, null), paths);
+    if (isThere) {
+      const vm = this.#keep(new RoomVm(record, paths, null), paths);
+      await vm.console.opened;
+      return vm;
+    }
     await cleanUp(paths);
     return null;
   }
@@ -160,11 +164,13 @@ async function killStrays(paths: VmPaths, known: ProcessIdentity | null): Promis
   }
 }
 
-/** Sockets and the record. A failure is told and no more: a start makes the folder again. */
+/** Sockets and the record: the folder has files of others. A failure is told and no more: a start makes them anew. */
 async function cleanUp(paths: VmPaths): Promise<void> {
-  try {
-    await rm(paths.runFolder, { recursive: true, force: true });
-  } catch (error) {
-    log.warn(`${paths.runFolder} cannot be removed: ${messageOf(error)}`);
+  for (const file of [paths.qmp, paths.serial, paths.console, paths.record, `${paths.record}.next`]) {
+    try {
+      await rm(file, { force: true });
+    } catch (error) {
+      log.warn(`${file} cannot be removed: ${messageOf(error)}`);
+    }
   }
 }

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
-import { mkdir, rm, symlink } from 'node:fs/promises';
+import { mkdir, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import net from 'node:net';
 import path from 'node:path';
 import { test } from 'node:test';
@@ -97,10 +97,14 @@ test('a start that fails tells the last words, and a VM that ends tells how', as
   const vm = await room.startPrimary(SPEC, []);
   await vm.qmp.execute('quit');
   assert.deepEqual(await vm.exited, { code: 0, signal: null, lastWords: '' });
+  // The folder is not the room's alone.
+  await writeFile(path.join(pathsAt(folder, 'web').runFolder, 'other.json'), '');
   const again = await room.startPrimary(SPEC, []);
   assert.notEqual(again.pid, vm.pid);
   await again.kill();
   assert.deepEqual(await again.exited, { code: null, signal: 'SIGKILL', lastWords: '' });
+  assert.equal(await room.adopt('web'), null);
+  assert.deepEqual(await readdir(pathsAt(folder, 'web').runFolder), ['other.json']);
   await assert.rejects(
     roomAt(path.join(folder, 'x'.repeat(90))).startPrimary(SPEC, []),
     /the kernel takes 107/,
