@@ -22,10 +22,7 @@ export async function secureDialled(
     clear.destroy();
   };
   const onAbort = (): void => end(new ClosedError('it was broken off', { cause: signal.reason }));
-  const timer = setTimeout(
-    () => end(new TimeoutError(`no answer within ${deadlineMs} ms`)),
-    deadlineMs,
-  );
+  const timer = setTimeout(() => end(new TimeoutError(`no answer within ${deadlineMs} ms`)), deadlineMs);
   clear.on('error', () => undefined);
   signal.addEventListener('abort', onAbort, { once: true });
   if (signal.aborted) onAbort();
