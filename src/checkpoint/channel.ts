@@ -102,6 +102,11 @@ export class CheckpointChannel {
     return this.#isBeating && !this.#error ? this.#heartbeat.status() : null;
   }
 
+  /** The peer has said what it is. */
+  get isIntroduced(): boolean {
+    return this.#peerFeatures !== null;
+  }
+
   setHeartbeat(settings: HeartbeatSettings): void {
     this.#beat = encodeBeat(settings.intervalMs);
     this.#heartbeat.set(settings);

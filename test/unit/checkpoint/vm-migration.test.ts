@@ -5,91 +5,14 @@ import { once } from 'node:events';
 import { describe, it } from 'node:test';
 import { Deferred, withDeadline } from '../../../src/base/async.ts';
 import { ClosedError, ProtocolError, TimeoutError } from '../../../src/base/errors.ts';
-import type { ProtectedGuest } from '../../../src/checkpoint/guest.ts';
 import { endKindOf } from '../../../src/checkpoint/end-kind.ts';
 import { COLO_MESSAGE } from '../../../src/checkpoint/messages.ts';
 import { Netdev } from '../../../src/net/netdev.ts';
 import { DEFAULT_ANNOUNCE_TIMES } from '../../../src/net/announcer.ts';
-import type { AnnounceTimes } from '../../../src/net/announcer.ts';
-import { VmMigration } from '../../../src/vm/migration.ts';
 import type { RunState } from '../../../src/vm/run-control.ts';
 import { RunControl } from '../../../src/vm/run-control.ts';
 import { MemoryEngine } from '../../helpers/memory-engine.ts';
-import { Journal, hello } from './frame-pair.ts';
-
-const SOON_MS = 20_000;
-
-class Vm {
-  readonly engine = new MemoryEngine();
-  readonly lines: string[] = [];
-  readonly events: string[] = [];
-  /** Why COLO ended, in a word and a sentence. */
-  readonly ends: string[] = [];
-  readonly net = new Journal('net', this.lines);
-  readonly disk = new Journal('disk', this.lines);
-  readonly run: RunControl;
-  /** With which times it was told to announce itself. */
-  readonly announced: AnnounceTimes[] = [];
-  readonly migration: VmMigration;
-  readonly guest: ProtectedGuest;
-  settleJobs: () => Promise<void> = () => Promise.resolve();
-  #watchers: (() => void)[] = [];
-
-  constructor(state: RunState, startPaused = false) {
-    this.run = new RunControl(this.engine, new Map(), state, {
-      onStop: () => this.#emit('STOP'),
-      onResume: () => this.#emit('RESUME'),
-    });
-    if (state === 'running') this.engine.state = 'running';
-    this.guest = {
-      engine: this.engine,
-      pause: () => this.run.freeze(),
-      resume: () => this.run.thaw(),
-      disks: () => [this.disk],
-      networks: () => [this.net],
-    };
-    this.migration = new VmMigration({
-      guest: this.guest,
-      run: this.run,
-      describe: (colo) => hello(this.engine, colo),
-      emit: (event, data = {}) => {
-        const { 'x-detail': detail, 'x-message': message, ...members } = data;
-        if (typeof detail === 'string') this.ends.push(`${detail}: ${String(message)}`);
-        this.#emit([event, ...Object.values(members)].join(' '));
-      },
-      setSilent: (silent) => this.#emit(silent ? '(silent)' : '(heard)'),
-      notifyFilters: (event) => this.#emit(`(filters: ${event})`),
-      settleJobs: () => this.settleJobs(),
-      requireComparers: () => undefined,
-      announce: (times) => {
-        this.announced.push(times);
-        this.#emit('(announce)');
-      },
-      startPaused,
-    });
-    this.migration.setCapabilities([{ capability: 'events', state: true }]);
-  }
-
-  get status(): unknown {
-    return this.migration.queryMigrate()['status'];
-  }
-
-  /** Resolves when the event has happened. */
-  async event(text: string): Promise<void> {
-    const found = new Deferred<void>();
-    const look = (): void => {
-      if (this.events.includes(text)) found.resolve();
-    };
-    this.#watchers.push(look);
-    look();
-    await withDeadline(found.promise, SOON_MS, `${text} (so far: ${this.events.join(', ')})`);
-  }
-
-  #emit(text: string): void {
-    this.events.push(text);
-    for (const look of this.#watchers) look();
-  }
-}
+import { SOON_MS, Vm } from './migrating-vm.ts';
 
 async function incoming(startPaused = false): Promise<{ vm: Vm; uri: string; port: number }> {
   const vm = new Vm('inmigrate', startPaused);
