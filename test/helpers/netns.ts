@@ -157,6 +157,12 @@ export class Lab {
     for (const home of HOMES) await this.#nft(home, 'flush chain bridge lab ways');
   }
 
+  /** Processes in a member's namespace. */
+  async pids(member: string): Promise<number[]> {
+    const { stdout } = await run('ip', ['netns', 'pids', this.namespace(member)]);
+    return stdout.split('\n').filter((line) => line !== '').map(Number);
+  }
+
   /** Hosts by the interface index of their port of the lan. */
   async edgePorts(): Promise<ReadonlyMap<number, string>> {
     const ports = new Map<number, string>();
