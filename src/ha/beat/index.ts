@@ -10,3 +10,5 @@ export { probe } from './prober.ts';
 export type { Probe } from './prober.ts';
 export { VmWatch } from './vm-watch.ts';
 export type { VmPulse, VmWatchOptions, WatchedVm } from './vm-watch.ts';
+export { Witness } from './witness.ts';
+export type { Suspicion, WitnessOptions } from './witness.ts';

@@ -14,44 +14,11 @@ import { Heartbeats, type HeartbeatHooks } from '../../../src/ha/beat/heartbeats
 import { probe } from '../../../src/ha/beat/prober.ts';
 import type { TlsFiles } from '../../../src/ha/spec/node-config.ts';
 import { makeCertificates } from '../../helpers/certificates.ts';
+import type { Setup } from './beat-daemon.ts';
+import { STEP_MS, ToldLog, type Told } from './told.ts';
 
 const DAEMON = fileURLToPath(new URL('beat-daemon.ts', import.meta.url));
-/** A busy machine; nothing here is about speed. */
-const STEP_MS = 30_000;
-
-interface Told {
-  readonly event: string;
-  readonly [member: string]: unknown;
-}
-
-/** Lines or calls, in order, to wait for. */
-class Log {
-  readonly #seen: Told[] = [];
-  #wake: (() => void)[] = [];
-
-  add(told: Told): void {
-    this.#seen.push(told);
-    for (const wake of this.#wake.splice(0)) wake();
-  }
-
-  /** The next one of that name; those before it are gone. */
-  next(event: string): Promise<Told> {
-    const look = async (): Promise<Told> => {
-      for (;;) {
-        const at = this.#seen.findIndex((told) => told.event === event);
-        if (at >= 0) return this.#seen.splice(0, at + 1).at(-1)!;
-        await new Promise<void>((resolve) => this.#wake.push(resolve));
-      }
-    };
-    return withDeadline(look(), STEP_MS, `'${event}' after ${JSON.stringify(this.#seen)}`);
-  }
-
-  has(event: string): boolean {
-    return this.#seen.some((told) => told.event === event);
-  }
-}
-
-function hooksOf(log: Log): HeartbeatHooks {
+function hooksOf(log: ToldLog): HeartbeatHooks {
   return {
     onVmDied: (host, vm) => log.add({ event: 'vm-died', host, vm }),
     onVmChanged: (host, vm) => log.add({ event: `vm-${vm.condition}`, host, vm }),
@@ -61,7 +28,7 @@ function hooksOf(log: Log): HeartbeatHooks {
   };
 }
 
-async function here(t: TestContext, host: string, log: Log, tls?: TlsFiles): Promise<Heartbeats> {
+async function here(t: TestContext, host: string, log: ToldLog, tls?: TlsFiles): Promise<Heartbeats> {
   const heartbeats = new Heartbeats({
     host,
     address: '127.0.0.1',
@@ -83,10 +50,12 @@ async function daemon(
   other: string,
   otherPort: number,
   port = 0,
-): Promise<{ child: ChildProcess; log: Log; port: number; vm: number }> {
-  const words = ['--import', 'tsx', DAEMON, host, String(port), other, String(otherPort)];
+): Promise<{ child: ChildProcess; log: ToldLog; port: number; vm: number }> {
+  const address = '127.0.0.1';
+  const setup: Setup = { host, address, port, peers: [{ host: other, address, port: otherPort }] };
+  const words = ['--import', 'tsx', DAEMON, JSON.stringify(setup)];
   const child = spawn(process.execPath, words, { stdio: ['pipe', 'pipe', 'inherit'] });
-  const log = new Log();
+  const log = new ToldLog();
   createInterface({ input: child.stdout }).on('line', (line) => log.add(JSON.parse(line) as Told));
   const told = await log.next('listening');
   const vm = Number(told['vm']);
@@ -102,7 +71,7 @@ async function daemon(
 }
 
 test('death, freeze and revival of a VM and of a daemon are noticed and told apart', async (t) => {
-  const log = new Log();
+  const log = new ToldLog();
   const a = await here(t, 'a', log);
   const b = await daemon(t, 'b', 'a', a.port);
   a.watch('b', { address: '127.0.0.1', port: b.port });
@@ -152,9 +121,9 @@ test('death, freeze and revival of a VM and of a daemon are noticed and told apa
 });
 
 test('a daemon that is started anew on the same port is dialled until it is there', async (t) => {
-  const log = new Log();
+  const log = new ToldLog();
   const a = await here(t, 'a', log);
-  const b = await here(t, 'b', new Log());
+  const b = await here(t, 'b', new ToldLog());
   const { port } = b;
   a.watch('b', { address: '127.0.0.1', port });
   await log.next('back');
@@ -176,10 +145,10 @@ test('a daemon that is started anew on the same port is dialled until it is ther
 });
 
 test('others tell who they hear', async (t) => {
-  const [logA, logB] = [new Log(), new Log()];
+  const [logA, logB] = [new ToldLog(), new ToldLog()];
   const a = await here(t, 'a', logA);
   const b = await here(t, 'b', logB);
-  const c = await here(t, 'c', new Log());
+  const c = await here(t, 'c', new ToldLog());
   a.watch('b', { address: '127.0.0.1', port: b.port });
   b.watch('c', { address: '127.0.0.1', port: c.port });
   await logB.next('back');
@@ -195,9 +164,9 @@ test('others tell who they hear', async (t) => {
 });
 
 test('strangers, garbage and impostors end their own connection and nothing else', async (t) => {
-  const log = new Log();
+  const log = new ToldLog();
   const a = await here(t, 'a', log);
-  const b = await here(t, 'b', new Log());
+  const b = await here(t, 'b', new ToldLog());
   a.watch('b', { address: '127.0.0.1', port: b.port });
   await log.next('back');
   const hello = (host: string): string =>
@@ -238,8 +207,8 @@ test('with TLS only those with a certificate of the CA, for their name or addres
     cert: path.join(dir, `${end}-cert.pem`),
     key: path.join(dir, `${end}-key.pem`),
   });
-  const log = new Log();
-  const logs = { b: new Log(), foreign: new Log(), clear: new Log() };
+  const log = new ToldLog();
+  const logs = { b: new ToldLog(), foreign: new ToldLog(), clear: new ToldLog() };
   const a = await here(t, 'a', log, files(certificates.dir, 'host'));
   const b = await here(t, 'b', logs.b, files(certificates.dir, 'host'));
   const foreign = await here(t, 'foreign', logs.foreign, files(certificates.foreign, 'host'));
