@@ -15,6 +15,7 @@ import { BackOff } from '../ha/life/back-off.ts';
 import { live, NEW_LIFE, type Life, type LifeEvent } from '../ha/life/life.ts';
 import { newSide, type Phase, type Side } from '../ha/side.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
+import { RECONNECTED } from '../qmp/lasting-client.ts';
 import type { QmpEvent } from '../qmp/types.ts';
 import { Joining } from './joining.ts';
 import type { ControllerParts } from './parts.ts';
@@ -133,7 +134,7 @@ export class Controller {
       return;
     }
     this.#attach(vm);
-    const secondary = phase === 'secondary' || (phase === 'asking' && peer !== null);
+    const secondary = phase === 'secondary' || (phase === 'asking' && (await isFollower(vm)));
     switch (phase) {
       case 'primary':
       case 'secondary':
@@ -142,6 +143,7 @@ export class Controller {
         this.#life = { state: 'protected', reason: 'taken up again by a new daemon', sinceMs: Date.now() };
         this.#watch.start(secondary ? 'secondary' : 'primary', peer ?? '');
         this.#driver.resume();
+        await this.#askVm();
         return;
       case 'arming':
         // How far it had come is not known: begun anew.
@@ -625,7 +627,19 @@ export class Controller {
       this.#parts.tell({ type: 'guest-shutdown', reason: 'the guest has powered itself off' });
       this.#parts.guestEnded();
     }
-    this.#watch.onVmEvent(event);
+    if (event.event === RECONNECTED) void this.#askVm();
+    else this.#watch.onVmEvent(event);
+  }
+
+  /** What was missed while the connection to its monitor was gone, or the daemon was. */
+  async #askVm(): Promise<void> {
+    const vm = this.#vm;
+    if (!vm) return;
+    try {
+      await this.#watch.ask(vm.qmp);
+    } catch (error) {
+      log.warn({ vm: this.name, err: error }, 'the VM does not tell its state');
+    }
   }
 
   #onExit(vm: RunningVm): void {
@@ -709,6 +723,12 @@ export class Controller {
 
 function pause(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** Whether its guest was a secondary's, and still is or was last. */
+async function isFollower({ qmp }: RunningVm): Promise<boolean> {
+  const said = (await qmp.execute('query-colo-status')) as { mode: string; 'last-mode': string };
+  return said.mode === 'secondary' || (said.mode === 'none' && said['last-mode'] === 'secondary');
 }
 
 /** With its images flushed; whoever does not answer is killed by the caller. */

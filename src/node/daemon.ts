@@ -16,7 +16,7 @@ import { NodeMetrics } from '../api/metrics.ts';
 import { API_VERSION, type Health } from '../api/service.ts';
 import { readTlsMaterial, type TlsMaterial } from '../api/tls.ts';
 import { openArbiter } from '../ha/arbiter/open-arbiter.ts';
-import { Heartbeats, probe, VmWatch, type VmBeat } from '../ha/beat/index.ts';
+import { Heartbeats, VmWatch, Witness, type VmBeat } from '../ha/beat/index.ts';
 import { firstPrimaryArguments, secondaryArguments } from '../ha/command-line.ts';
 import { VIEW_VERSION, type Arbiter, type HostView, type VmEntry, type VmView } from '../ha/index.ts';
 import { chooseSecondary } from '../ha/placement.ts';
@@ -28,10 +28,10 @@ import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import { Controller } from './controller.ts';
 import { localDisks } from './local-disks.ts';
 import { NodeServices } from './node-service.ts';
-import type { Beats, ControllerParts } from './parts.ts';
+import type { ControllerParts } from './parts.ts';
 import { loadSide, saveSide } from './side-file.ts';
 import { QMP_STEPS } from './steps.ts';
-import { timed } from './timed-arbiter.ts';
+import { timed, type TimedArbiter } from './timed-arbiter.ts';
 
 /** Between two looks at everything; changes are looked at when they are told. */
 const TICK_MS = 1_000;
@@ -53,11 +53,12 @@ interface Looked {
 export class Daemon {
   readonly config: NodeConfig;
   readonly registry: Registry;
-  readonly arbiter: Arbiter;
+  readonly arbiter: TimedArbiter;
   readonly events: EventLog;
   readonly metrics: NodeMetrics;
   readonly #room: LocalRoom;
   readonly #beats: Heartbeats;
+  readonly #witness: Witness;
   readonly #tls: TlsMaterial | undefined;
   readonly #looked = new Map<string, Looked>();
   readonly #clients = new Map<string, NodeClient>();
@@ -66,7 +67,6 @@ export class Daemon {
   #hosts: readonly HostView[] = [];
   #entries = new Map<string, Versioned<VmEntry>>();
   #registryTrouble: string | null = null;
-  #stoodStillAt = -Infinity;
   #timer: NodeJS.Timeout | null = null;
   #looking: Promise<void> | null = null;
   #next: Promise<void> | null = null;
@@ -109,11 +109,20 @@ export class Daemon {
             data: { host, isOrderly },
           }),
         onStoodStill: (ms) => {
-          this.#stoodStillAt = performance.now();
+          this.#witness.stoodStill();
           if (ms < config.heartbeat.patienceMs) return;
           this.#tell({ type: 'stood-still', reason: `this daemon did not run for ${Math.round(ms)} ms` });
         },
       },
+    });
+    this.#witness = new Witness({
+      heartbeats: this.#beats,
+      apiOf: (host) => {
+        const api = this.#hosts.find(({ name }) => name === host)?.api;
+        return api === undefined ? null : addressOf(api);
+      },
+      reachesArbiter: () => this.arbiter.isReached(),
+      patienceMs: config.heartbeat.patienceMs,
     });
   }
 
@@ -357,9 +366,7 @@ export class Daemon {
     for (const { name, heartbeat, isAlive } of this.#hosts) {
       if (name === this.config.name) continue;
       if (!shared.has(name) && (!isAlive || others++ >= WATCHED_ANYWAY)) continue;
-      const at = heartbeat.lastIndexOf(':');
-      const address = heartbeat.slice(0, at).replace(/^\[|\]$/g, '');
-      this.#beats.watch(name, { address, port: Number(heartbeat.slice(at + 1)) });
+      this.#beats.watch(name, addressOf(heartbeat));
     }
   }
 
@@ -413,7 +420,7 @@ export class Daemon {
       room: this.#room,
       disks: localDisks(path.join(config.stateFolder, 'vms', name)),
       steps: QMP_STEPS,
-      beats: this.#beatsFor(),
+      witness: this.#witness,
       upMs: () => performance.now() - this.#began,
       now: () => performance.now(),
       peer: (host) => this.peer(host),
@@ -428,24 +435,6 @@ export class Daemon {
       },
       loadSide: () => loadSide(runFolder),
       guestEnded: () => void this.#onGuestEnded(name),
-    };
-  }
-
-  #beatsFor(): Beats {
-    return {
-      peer: (host) => this.#beats.peer(host),
-      whoHears: (host) => this.#beats.whoHears(host),
-      stoodStill: () => performance.now() - this.#stoodStillAt < this.config.heartbeat.patienceMs,
-      anybodyElse: (host) => {
-        const others = this.#hosts.filter(({ name }) => name !== host && name !== this.config.name);
-        return others.some(({ name }) => this.#beats.peer(name).isConnected) ? 'yes' : 'unknown';
-      },
-      probe: async (host, ms) => {
-        const api = this.#hosts.find(({ name }) => name === host)?.api ?? '';
-        const at = api.lastIndexOf(':');
-        if (at < 0) return 'timeout';
-        return await probe(api.slice(0, at).replace(/^\[|\]$/g, ''), Number(api.slice(at + 1)), ms);
-      },
     };
   }
 
@@ -557,4 +546,10 @@ function makeFolder(folder: string): void {
       cause,
     });
   }
+}
+
+/** Of `HOST:PORT`, as hostAndPort writes it. */
+function addressOf(text: string): { readonly address: string; readonly port: number } {
+  const at = text.lastIndexOf(':');
+  return { address: text.slice(0, at).replace(/^\[|\]$/g, ''), port: Number(text.slice(at + 1)) };
 }

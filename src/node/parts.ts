@@ -1,7 +1,7 @@
 /** What a VM's controller is given by its daemon. */
 import type { PeerService } from '../api/service.ts';
 import type { Arbiter } from '../ha/arbiter/index.ts';
-import type { PeerState, Probe } from '../ha/beat/index.ts';
+import type { Witness } from '../ha/beat/index.ts';
 import type { Side } from '../ha/side.ts';
 import type { HaEvent, HostView, PairLinks, Room, RunningVm, VmDisk } from '../ha/index.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
@@ -24,18 +24,6 @@ export interface VmDisks {
   purge(): Promise<void>;
 }
 
-/** What the nodes' own heartbeat says, and what else is known of who can be reached. */
-export interface Beats {
-  peer(host: string): PeerState;
-  whoHears(host: string): { readonly hears: readonly string[]; readonly misses: readonly string[] };
-  /** This daemon stood still a moment ago. */
-  stoodStill(): boolean;
-  /** Whether anybody but `host` can be reached from here: another host, or the arbiter. */
-  anybodyElse(host: string): 'yes' | 'no' | 'unknown';
-  /** A fresh connection to the API of `host`. */
-  probe(host: string, ms: number): Promise<Probe>;
-}
-
 export interface ControllerParts {
   readonly host: string;
   /** Of this host, for the pairs' links. */
@@ -50,7 +38,8 @@ export interface ControllerParts {
   readonly room: Room;
   readonly disks: VmDisks;
   peer(host: string): PeerService;
-  readonly beats: Beats;
+  /** What is known of the other copy's host. */
+  readonly witness: Pick<Witness, 'look' | 'lookAgain'>;
   /** Monotonic milliseconds. */
   now(): number;
   hosts(): readonly HostView[];

@@ -4,14 +4,8 @@
  * ha/beat/diagnosis. A wrong suspicion costs protection, never safety: the arbiter decides who goes on.
  */
 import type { QmpEvent } from '../qmp/types.ts';
-import {
-  diagnose,
-  othersEvidence,
-  peerEvidence,
-  type Diagnosis,
-  type Evidence,
-  type Probe,
-} from '../ha/beat/index.ts';
+import type { RunningVm } from '../ha/index.ts';
+import type { Diagnosis } from '../ha/beat/index.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import type { ControllerParts } from './parts.ts';
 
@@ -25,8 +19,6 @@ export interface PeerWatchHooks {
 const SECONDARY_WAITS_MS = 300;
 /** What a peer's daemon needs to say that its process has died, if that is why the connection was closed. */
 const WORD_MS = 100;
-/** For the diagnosis that is told: the decision does not wait for it. */
-const PROBE_MS = 500;
 
 type Channel = 'silent' | 'closed';
 
@@ -78,25 +70,37 @@ export class PeerWatch {
     }
   }
 
+  /** Events may have been missed: what has happened meanwhile is asked for. */
+  async ask(qmp: RunningVm['qmp']): Promise<void> {
+    const status = (await qmp.execute('query-colo-status')) as {
+      readonly 'x-exit'?: { readonly detail: string };
+      readonly 'x-heartbeat'?: { readonly 'is-silent': boolean; readonly 'last-heard-ms': number };
+    };
+    if (this.#isLost || this.#role === null) return;
+    const { 'x-exit': exit, 'x-heartbeat': heard } = status;
+    if (exit) this.#closed(exit.detail);
+    else if (heard?.['is-silent'] === true) this.#silent(heard['last-heard-ms']);
+  }
+
   /** The peer's daemon: the process of its copy is gone. */
   onPeerDied(host: string): void {
     if (this.#isLost || host !== this.#peer) return;
-    this.#lost(this.#diagnose('silent', 0), 'silent', 0);
+    this.#lost(this.#look('silent', 0), 'silent', 0);
   }
 
   #closed(detail: string): void {
-    const seen = this.#diagnose('closed', 0);
+    const seen = this.#look('closed', 0);
     // Its host says that it lives: a cut, or its word is still on its way.
     if (seen.kind !== 'link-cut') this.#lost(seen, 'closed', 0, detail);
     else {
       const waitMs = this.#role === 'secondary' ? SECONDARY_WAITS_MS : WORD_MS;
-      this.#after(waitMs, () => this.#lost(this.#diagnose('closed', 0), 'closed', 0, detail));
+      this.#after(waitMs, () => this.#lost(this.#look('closed', 0), 'closed', 0, detail));
     }
   }
 
   #silent(silentMs: number): void {
     if (this.#timer) return;
-    const seen = this.#diagnose('silent', silentMs);
+    const seen = this.#look('silent', silentMs);
     const { patienceMs, linkPatienceMs } = this.#spec.heartbeat;
     if (seen.kind === 'i-stood-still') {
       this.#after(patienceMs, () => this.#silent(silentMs));
@@ -110,23 +114,12 @@ export class PeerWatch {
     const waitMs = linkPatienceMs + (this.#role === 'secondary' ? SECONDARY_WAITS_MS : 0);
     this.#after(waitMs, () => {
       const longer = silentMs + waitMs;
-      this.#lost(this.#diagnose('silent', longer), 'silent', longer);
+      this.#lost(this.#look('silent', longer), 'silent', longer);
     });
   }
 
-  #diagnose(checkpoint: Channel, silentMs: number, probe: Probe | 'unknown' = 'unknown'): Diagnosis {
-    const peer = this.#peer ?? '';
-    const vm = this.#spec.name;
-    const { beats } = this.#parts;
-    const evidence: Evidence = {
-      stoodStill: beats.stoodStill(),
-      checkpoint,
-      ...peerEvidence(beats.peer(peer), vm, silentMs),
-      probe,
-      othersSeePeer: othersEvidence(beats.whoHears(peer)),
-      anybodyElse: beats.anybodyElse(peer),
-    };
-    return diagnose(evidence, { peer, vm });
+  #look(checkpoint: Channel, silentMs: number): Diagnosis {
+    return this.#parts.witness.look({ host: this.#peer ?? '', vm: this.#spec.name, checkpoint, silentMs });
   }
 
   #after(ms: number, act: () => void): void {
@@ -146,11 +139,10 @@ export class PeerWatch {
   }
 
   /** With what a fresh connection says, which nobody has waited for. */
-  async #tellCloser(peer: string, before: Diagnosis, channel: Channel, silentMs: number): Promise<void> {
-    const probe = await this.#parts.beats.probe(peer, PROBE_MS);
-    const seen = this.#diagnose(channel, Math.max(silentMs, PROBE_MS), probe);
-    if (seen.kind === before.kind || seen.kind === 'i-stood-still') return;
-    this.#parts.tell({ type: 'diagnosis', reason: seen.sentence, data: { peer, kind: seen.kind, probe } });
+  async #tellCloser(host: string, before: Diagnosis, checkpoint: Channel, silentMs: number): Promise<void> {
+    const seen = await this.#parts.witness.lookAgain({ host, vm: this.#spec.name, checkpoint, silentMs });
+    if (seen.kind === before.kind || !seen.isLoss) return;
+    this.#parts.tell({ type: 'diagnosis', reason: seen.sentence, data: { peer: host, kind: seen.kind } });
   }
 }
 

@@ -78,6 +78,8 @@ export interface ColoStatus {
   readonly 'last-mode': ColoMode;
   readonly reason: string;
   readonly 'x-heartbeat'?: Readonly<Record<string, number | boolean>>;
+  /** COLO_EXIT's x-detail and x-message, while it waits for x-colo-lost-heartbeat. */
+  readonly 'x-exit'?: Readonly<Record<'detail' | 'message', string>>;
 }
 
 /** What the monitor shows of the last checkpoints. */
@@ -113,6 +115,8 @@ export class VmMigration {
   #mode: ColoMode = 'none';
   #lastMode: ColoMode = 'none';
   #failover: 'none' | 'active' | 'completed' = 'none';
+  /** Why the pair has ended, for whoever has missed the event. */
+  #exit: ColoStatus['x-exit'] | null = null;
   #checkpointDelayMs = 20_000;
   #mismatchRunShare = DEFAULT_RUN_SHARE;
   #heartbeat = DEFAULT_HEARTBEAT;
@@ -295,6 +299,7 @@ export class VmMigration {
           'patience-ms': heard.patienceMs,
         },
       }),
+      ...(this.#exit && this.#mode !== 'none' && { 'x-exit': this.#exit }),
     };
   }
 
@@ -385,6 +390,7 @@ export class VmMigration {
       return;
     }
     this.#mode = 'primary';
+    this.#exit = null;
     this.#failover = 'none';
     const hooks: PrimaryHooks = {
       onExit: (reason, error) => this.#onExit('primary', reason, error),
@@ -431,6 +437,7 @@ export class VmMigration {
         return;
       }
       this.#mode = 'secondary';
+      this.#exit = null;
       run.isFollower = true;
       this.#failover = 'none';
       const secondary = (this.#secondary = new ColoSecondary(guest, channel, {
@@ -453,7 +460,8 @@ export class VmMigration {
 
   #onExit(mode: 'primary' | 'secondary', reason: ColoExitReason, error: Error | null): void {
     if (error) log.warn({ err: error, mode }, 'COLO ended');
-    const why = error && { 'x-detail': endKindOf(error), 'x-message': error.message };
+    this.#exit = error && { detail: endKindOf(error), message: error.message };
+    const why = this.#exit && { 'x-detail': this.#exit.detail, 'x-message': this.#exit.message };
     this.#host.emit('COLO_EXIT', { mode, reason, ...why });
   }
 

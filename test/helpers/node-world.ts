@@ -5,7 +5,7 @@
 import { Deferred } from '../../src/base/async.ts';
 import { ClosedError, ColoError } from '../../src/base/errors.ts';
 import type { PeerService } from '../../src/api/service.ts';
-import type { PeerState } from '../../src/ha/beat/index.ts';
+import { Witness, type PeerState } from '../../src/ha/beat/index.ts';
 import { MemoryArbiter, MemoryStore } from '../../src/ha/arbiter/index.ts';
 import type { HaEvent, HostView, RunningVm, VmDisk, VmEntry, VmExit } from '../../src/ha/index.ts';
 import type { Side } from '../../src/ha/side.ts';
@@ -215,13 +215,7 @@ export class FalseHost {
         secondaryAlone: () => this.#alone(),
       },
       peer: (host) => world.peer(this.name, host),
-      beats: {
-        peer: (host) => this.#heardOf(host),
-        whoHears: () => ({ hears: [], misses: [] }),
-        stoodStill: () => false,
-        anybodyElse: () => 'yes',
-        probe: (host) => Promise.resolve(world.host(host).isReachable ? 'yes' : 'timeout'),
-      },
+      witness: this.#witness(),
       now: () => performance.now(),
       hosts: () => world.hostViews(),
       chooseSecondary: (spec, refused) => {
@@ -248,6 +242,21 @@ export class FalseHost {
       loadSide: () => this.side,
       guestEnded: () => undefined,
     };
+  }
+
+  #witness(): Witness {
+    const { world } = this;
+    return new Witness({
+      heartbeats: {
+        peer: (host) => this.#heardOf(host),
+        hosts: () => [...world.hosts.keys()],
+        whoHears: () => ({ hears: [], misses: [] }),
+      },
+      apiOf: (host) => ({ address: host, port: 1 }),
+      reachesArbiter: () => (world.store.isReachable ? 'yes' : 'no'),
+      patienceMs: 100,
+      probe: (host) => Promise.resolve(world.host(host).isReachable ? 'yes' : 'timeout'),
+    });
   }
 
   #heardOf(host: string): PeerState {
