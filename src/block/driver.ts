@@ -75,6 +75,11 @@ export interface BlockDriver {
    * when the host loses power afterwards; before, a power failure finds of each cluster what was there, or nothing.
    */
   makeEmpty?(isStable?: boolean): Promise<void>;
+  /**
+   * From now on a write that copies the rest of its cluster up waits for a flush before the copy is what counts (qcow2,
+   * where copy-barrier=off has had it not wait).
+   */
+  putUpCopyBarrier?(): void;
   /** What the content takes on the host; missing: unknown, or what the nodes below take. */
   allocatedBytes?(): Promise<number>;
   /** Grows or shrinks. */

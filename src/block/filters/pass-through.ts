@@ -10,6 +10,7 @@ export class PassThrough implements BlockDriver {
   readonly driverName: string;
   readonly clusterBytes?: number;
   readonly makeEmpty?: (isStable?: boolean) => Promise<void>;
+  readonly putUpCopyBarrier?: () => void;
   readonly truncate?: (lengthBytes: number) => Promise<void>;
   protected readonly next: BlockDriver;
 
@@ -20,6 +21,7 @@ export class PassThrough implements BlockDriver {
     if (next.makeEmpty) {
       this.makeEmpty = (isStable) => this.around('makeEmpty', 0, 0, async () => next.makeEmpty?.(isStable));
     }
+    if (next.putUpCopyBarrier) this.putUpCopyBarrier = () => next.putUpCopyBarrier?.();
     if (next.truncate) this.truncate = async (lengthBytes) => next.truncate?.(lengthBytes);
   }
 

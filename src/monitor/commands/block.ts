@@ -63,6 +63,10 @@ export const blockCommands = [
       }
     },
   ),
+  // Ours: the first half of a failover, for whoever has to write down that it comes before the guest is heard.
+  command('x-colo-prepare-failover', noArguments, async (vm) => {
+    await Promise.all(vm.disks.replications().map((disk) => disk.settle()));
+  }),
   command('query-xen-replication-status', noArguments, (vm) => {
     for (const disk of vm.disks.replications()) {
       const failed = disk.getError();

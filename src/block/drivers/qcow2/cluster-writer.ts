@@ -22,7 +22,7 @@ export class ClusterWriter {
   readonly #allocator: Allocator;
   readonly #map: GuestMap;
   /** Whether a write that copies the rest of its cluster waits for a flush before the copy is what counts. */
-  readonly #copyBarrier: boolean;
+  copyBarrier: boolean;
 
   constructor(
     header: Readonly<Qcow2Header>,
@@ -32,7 +32,7 @@ export class ClusterWriter {
     map: GuestMap,
     copyBarrier = true,
   ) {
-    this.#copyBarrier = copyBarrier;
+    this.copyBarrier = copyBarrier;
     this.clusterBytes = 2 ** header.clusterBits;
     this.#header = header;
     this.#file = file;
@@ -102,7 +102,7 @@ export class ClusterWriter {
     try {
       const copied = await this.#writeData(offset, bytes, fresh.offset, fresh.virgin);
       // What is copied may be all that there is of bytes that were flushed long ago.
-      if (copied && this.#copyBarrier) await this.#file.barrier();
+      if (copied && this.copyBarrier) await this.#file.barrier();
     } catch (error) {
       this.#allocator.release(fresh.offset, fresh.count);
       throw error;

@@ -254,6 +254,10 @@ export class Qcow2Driver implements BlockDriver {
     }
   }
 
+  putUpCopyBarrier(): void {
+    this.#writer.copyBarrier = true;
+  }
+
   async truncate(lengthBytes: number): Promise<void> {
     const old = this.lengthBytes;
     if (lengthBytes === old) return;

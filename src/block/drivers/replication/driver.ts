@@ -165,6 +165,13 @@ export class ReplicationDriver implements BlockDriver {
     });
   }
 
+  /** Secondary: what its VM sees survives a power failure from now on, as it does after a failover. */
+  async settle(): Promise<void> {
+    await this.#verbs.run(async () => {
+      if (this.mode === 'secondary' && this.#stage === 'running') await this.#chain?.settle();
+    });
+  }
+
   /** What query-xen-replication-status tells, or null. */
   getError(): Error | null {
     const answer = VERBS.getError[this.#stage];

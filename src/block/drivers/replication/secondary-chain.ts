@@ -141,9 +141,14 @@ export class SecondaryChain {
     await this.#behindFence.flush();
   }
 
-  /** All that the VM sees through the chain is on stable storage afterwards. */
+  /**
+   * All that the VM sees through the chain is on stable storage afterwards, and what it writes from then on puts nothing of
+   * that at risk. Until the next checkpoint.
+   */
   async settle(): Promise<void> {
     const { active, hidden } = this.disks;
+    // First: whatever was copied up without it is flushed below.
+    for (const { driver } of [active, hidden]) driver.putUpCopyBarrier?.();
     await Promise.all([active.flush(), hidden.flush(), this.#behindFence.flush()]);
   }
 
