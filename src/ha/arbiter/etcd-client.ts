@@ -1,0 +1,282 @@
+/**
+ * What the etcd arbiter needs of etcd v3, over its JSON gateway (etcd's "gRPC gateway" page: /v3/kv/range, /v3/kv/txn,
+ * /v3/auth/authenticate, /v3/cluster/member/list; keys and values in base64, 64-bit numbers as strings). Several
+ * endpoints, one after the other; each attempt and the whole have deadlines; nothing read is believed before it has been
+ * checked. node:https, since Node's fetch takes no CA and no client certificate.
+ */
+import http from 'node:http';
+import https from 'node:https';
+import { z } from 'zod';
+import { ParameterError, messageOf } from '../../base/errors.ts';
+import { ArbiterUnreachableError } from './arbiter.ts';
+
+/** One endpoint's time, before the next is asked. */
+const ATTEMPT_MS = 700;
+/** All of them together. */
+const CALL_DEADLINE_MS = 4_000;
+/** Pause when all have been asked in vain. */
+const ROUND_MS = 100;
+const MAX_ANSWER_BYTES = 256 * 1024;
+const MAX_ENDPOINTS = 16;
+const MAX_SOCKETS = 16;
+/** Calls under way, with those that wait for a socket; more are refused. */
+const MAX_CALLS = 1_024;
+
+export interface EtcdOptions {
+  /** `http://host:2379` or `https://…`. */
+  readonly endpoints: readonly string[];
+  /** PEM. */
+  readonly ca?: string;
+  readonly cert?: string;
+  readonly key?: string;
+  readonly user?: string;
+  readonly password?: string;
+  /** Before every key. */
+  readonly prefix?: string;
+  readonly attemptMs?: number;
+  readonly deadlineMs?: number;
+}
+
+/** etcd said no; `code` is gRPC's. */
+export class EtcdRefusedError extends ArbiterUnreachableError {
+  readonly code: number;
+  constructor(message: string, code: number, mayHaveHappened: boolean) {
+    super(message, mayHaveHappened);
+    this.code = code;
+  }
+}
+
+const INVALID_ARGUMENT = 3;
+const PERMISSION_DENIED = 7;
+const FAILED_PRECONDITION = 9;
+const UNAUTHENTICATED = 16;
+
+const refusal = z.object({ code: z.int(), message: z.string().optional(), error: z.string().optional() });
+const token = z.object({ token: z.string().min(1).max(4096) });
+
+export class EtcdClient {
+  readonly #urls: readonly URL[];
+  readonly #options: EtcdOptions;
+  readonly #agent: http.Agent;
+  /** Under way: one a call. */
+  readonly #attempts = new Set<AbortController>();
+  #calls = 0;
+  #isClosed = false;
+  #token: string | null = null;
+  /** The endpoint that answered last. */
+  #first = 0;
+
+  constructor(options: EtcdOptions) {
+    if (options.endpoints.length < 1 || options.endpoints.length > MAX_ENDPOINTS) {
+      throw new ParameterError(`etcd: 1 to ${MAX_ENDPOINTS} endpoints are needed`);
+    }
+    this.#urls = options.endpoints.map(endpointUrl);
+    const isSecure = this.#urls[0]!.protocol === 'https:';
+    if (this.#urls.some(({ protocol }) => (protocol === 'https:') !== isSecure)) {
+      throw new ParameterError('etcd: endpoints with and without TLS do not go together');
+    }
+    if ((options.user === undefined) !== (options.password === undefined)) {
+      throw new ParameterError('etcd: a user and a password go together');
+    }
+    if ((options.cert === undefined) !== (options.key === undefined)) {
+      throw new ParameterError('etcd: a certificate and its key go together');
+    }
+    this.#options = options;
+    const { ca, cert, key } = options;
+    this.#agent = isSecure
+      ? new https.Agent({ keepAlive: true, maxSockets: MAX_SOCKETS, ca, cert, key, minVersion: 'TLSv1.2' })
+      : new http.Agent({ keepAlive: true, maxSockets: MAX_SOCKETS });
+  }
+
+  get deadlineMs(): number {
+    return this.#options.deadlineMs ?? CALL_DEADLINE_MS;
+  }
+
+  close(): void {
+    this.#isClosed = true;
+    for (const attempt of this.#attempts) attempt.abort();
+    this.#agent.destroy();
+  }
+
+  /**
+   * Posts until an endpoint has answered, or throws ArbiterUnreachableError. For a request that changes something, this
+   * may carry it out twice: it must be one that does the same again.
+   */
+  async post<T>(path: string, body: unknown, schema: z.ZodType<T>): Promise<T> {
+    if (this.#calls >= MAX_CALLS) {
+      throw new ArbiterUnreachableError('etcd: too many calls wait already', false);
+    }
+    this.#calls++;
+    try {
+      return await this.#postUntil(path, body, schema);
+    } finally {
+      this.#calls--;
+    }
+  }
+
+  async #postUntil<T>(path: string, body: unknown, schema: z.ZodType<T>): Promise<T> {
+    const until = performance.now() + this.deadlineMs;
+    let mayHaveHappened = false;
+    let last = 'no time left';
+    for (let attempt = 0; ; attempt++) {
+      const left = until - performance.now();
+      if (this.#isClosed) throw new ArbiterUnreachableError('etcd: closed', mayHaveHappened);
+      if (left <= 0) break;
+      const at = (this.#first + attempt) % this.#urls.length;
+      const url = this.#urls[at]!;
+      try {
+        const answer = await this.#attempt(url, path, body, schema, Math.min(left, this.#attemptMs));
+        this.#first = at;
+        return answer;
+      } catch (error) {
+        if (error instanceof EtcdRefusedError) this.#mayGoOn(error, mayHaveHappened);
+        mayHaveHappened ||= !(error instanceof ArbiterUnreachableError) || error.mayHaveHappened;
+        last = messageOf(error);
+      }
+      if ((attempt + 1) % this.#urls.length === 0) await this.#pause(until);
+    }
+    const all = this.#urls.map(({ host }) => host).join(', ');
+    throw new ArbiterUnreachableError(
+      `etcd at ${all}: no answer within ${this.deadlineMs} ms (${last}); has it lost its majority?`,
+      mayHaveHappened,
+    );
+  }
+
+  get #attemptMs(): number {
+    return this.#options.attemptMs ?? ATTEMPT_MS;
+  }
+
+  /** What another endpoint, or another try, would not answer otherwise is thrown. */
+  #mayGoOn(error: EtcdRefusedError, mayHaveHappened: boolean): void {
+    if (error.code === UNAUTHENTICATED || /invalid auth token|auth revision/.test(error.message)) {
+      this.#token = null;
+    } else if ([INVALID_ARGUMENT, PERMISSION_DENIED, FAILED_PRECONDITION].includes(error.code)) {
+      throw mayHaveHappened ? new EtcdRefusedError(error.message, error.code, true) : error;
+    }
+  }
+
+  async #attempt<T>(url: URL, path: string, body: unknown, schema: z.ZodType<T>, ms: number): Promise<T> {
+    // Not AbortSignal.timeout in AbortSignal.any: Node 20 collects the one that only the other knows of, with its timer.
+    const attempt = new AbortController();
+    const timer = setTimeout(() => attempt.abort(), ms);
+    this.#attempts.add(attempt);
+    try {
+      return await this.#ask(url, path, body, schema, attempt.signal);
+    } finally {
+      clearTimeout(timer);
+      this.#attempts.delete(attempt);
+    }
+  }
+
+  async #ask<T>(
+    url: URL,
+    path: string,
+    body: unknown,
+    schema: z.ZodType<T>,
+    signal: AbortSignal,
+  ): Promise<T> {
+    const { user, password } = this.#options;
+    if (user !== undefined && this.#token === null) {
+      const login = { name: user, password };
+      // Whatever becomes of this, the request itself has not been sent.
+      this.#token = await this.#request(url, '/v3/auth/authenticate', login, token, signal).then(
+        (answer) => answer.token,
+        (error: unknown) => {
+          if (error instanceof EtcdRefusedError) throw error;
+          throw new ArbiterUnreachableError(messageOf(error), false, { cause: error });
+        },
+      );
+    }
+    return this.#request(url, path, body, schema, signal);
+  }
+
+  async #request<T>(
+    url: URL,
+    path: string,
+    body: unknown,
+    schema: z.ZodType<T>,
+    signal: AbortSignal,
+  ): Promise<T> {
+    const text = JSON.stringify(body);
+    const headers: Record<string, string | number> = {
+      'content-type': 'application/json',
+      'content-length': Buffer.byteLength(text),
+    };
+    if (this.#token !== null) headers['authorization'] = this.#token;
+    const { status, answer } = await exchange(new URL(path, url), text, headers, this.#agent, signal);
+    let value: unknown;
+    try {
+      value = JSON.parse(answer);
+    } catch (error) {
+      throw new ArbiterUnreachableError(`etcd at ${url.host}: its answer is not JSON`, true, {
+        cause: error,
+      });
+    }
+    if (status !== 200) {
+      const said = refusal.safeParse(value);
+      const why = said.success ? (said.data.message ?? said.data.error ?? '') : answer.slice(0, 200);
+      const code = said.success ? said.data.code : -1;
+      const isFinal = [INVALID_ARGUMENT, PERMISSION_DENIED, FAILED_PRECONDITION, UNAUTHENTICATED].includes(
+        code,
+      );
+      throw new EtcdRefusedError(`etcd at ${url.host} refuses: ${why} (${status})`, code, !isFinal);
+    }
+    const checked = schema.safeParse(value);
+    if (checked.success) return checked.data;
+    throw new ArbiterUnreachableError(
+      `etcd at ${url.host}: an answer that is not etcd's: ${z.prettifyError(checked.error)}`,
+      true,
+    );
+  }
+
+  async #pause(until: number): Promise<void> {
+    const ms = Math.min(ROUND_MS, until - performance.now());
+    if (ms > 0) await new Promise((resolve) => setTimeout(resolve, ms));
+  }
+}
+
+function endpointUrl(text: string): URL {
+  const url = URL.canParse(text) ? new URL(text) : null;
+  if (!url || !['http:', 'https:'].includes(url.protocol) || url.pathname !== '/' || url.username !== '') {
+    throw new ParameterError(`etcd: '${text}' is no endpoint; write http://HOST:2379 or https://HOST:2379`);
+  }
+  return url;
+}
+
+/** One HTTP exchange. Its error says whether the request can have arrived. */
+function exchange(
+  url: URL,
+  text: string,
+  headers: http.OutgoingHttpHeaders,
+  agent: http.Agent,
+  signal: AbortSignal,
+): Promise<{ status: number; answer: string }> {
+  return new Promise((resolve, reject) => {
+    let isConnected = false;
+    const fail = (error: unknown): void => {
+      const why = signal.aborted ? 'no answer in time' : messageOf(error);
+      reject(new ArbiterUnreachableError(`etcd at ${url.host}: ${why}`, isConnected, { cause: error }));
+    };
+    const start = url.protocol === 'https:' ? https.request : http.request;
+    const request = start(url, { method: 'POST', headers, agent, signal }, (response) => {
+      const pieces: Buffer[] = [];
+      let bytes = 0;
+      response.on('data', (piece: Buffer) => {
+        bytes += piece.length;
+        if (bytes > MAX_ANSWER_BYTES) request.destroy(new Error('its answer is too long'));
+        else pieces.push(piece);
+      });
+      response.on('error', fail);
+      response.on('end', () =>
+        resolve({ status: response.statusCode ?? 0, answer: Buffer.concat(pieces).toString() }),
+      );
+    });
+    request.on('socket', (socket) => {
+      if (request.reusedSocket || !socket.connecting) isConnected = true;
+      else socket.once(url.protocol === 'https:' ? 'secureConnect' : 'connect', () => (isConnected = true));
+    });
+    request.on('error', fail);
+    request.on('close', () => fail(new Error('the connection has ended')));
+    request.end(text);
+  });
+}
