@@ -3,10 +3,9 @@
  * docs/api.md lists it (a test compares). `/v1` is for people, `/peer/v1` for other hosts' daemons.
  */
 import type { z } from 'zod';
-import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import { ParameterError } from '../base/errors.ts';
 import { hostName, queries, read, requests, vmName } from './schemas.ts';
-import type { JoinRequest, NodeService, PeerService } from './service.ts';
+import type { NodeService, PeerService } from './service.ts';
 
 /** What came in, not yet checked. */
 export interface Incoming {
@@ -75,7 +74,7 @@ export const NODE_ROUTES: readonly (AnswerRoute<NodeService> | StreamRoute)[] = 
     const { isOn, drain } = body(requests.maintenance, incoming);
     return node.setMaintenance(hostOf(incoming), isOn, { drain }, { signal: incoming.signal });
   }),
-  post('/v1/check', (node, incoming) => node.check(body(requests.spec, incoming).spec as VmSpec)),
+  post('/v1/check', (node, incoming) => node.check(body(requests.spec, incoming).spec)),
   get('/v1/vms', (node) => node.vms()),
   get('/v1/vms/:vm', (node, incoming) => node.vm(vmOf(incoming))),
   {
@@ -83,7 +82,7 @@ export const NODE_ROUTES: readonly (AnswerRoute<NodeService> | StreamRoute)[] = 
     method: 'PUT',
     path: '/v1/vms/:vm',
     run: (node, incoming) => {
-      const spec = body(requests.spec, incoming).spec as VmSpec;
+      const spec = body(requests.spec, incoming).spec;
       if (spec.name !== vmOf(incoming)) {
         throw new ParameterError(
           `the request: spec.name: '${spec.name}' is put at '${vmOf(incoming)}': they must be the same`,
@@ -136,7 +135,7 @@ export const NODE_ROUTES: readonly (AnswerRoute<NodeService> | StreamRoute)[] = 
 export const PEER_ROUTES: readonly AnswerRoute<PeerService>[] = [
   get('/peer/v1/vms/:vm', (peer, incoming) => peer.copy(vmOf(incoming))),
   post('/peer/v1/vms/:vm/join', (peer, incoming) => {
-    const request = body(requests.join, incoming) as JoinRequest;
+    const request = body(requests.join, incoming);
     if (request.spec.name !== vmOf(incoming)) {
       throw new ParameterError(`the request: spec.name: '${request.spec.name}' is not the VM in the path`);
     }

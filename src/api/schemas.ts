@@ -1,24 +1,19 @@
 /**
  * What may come in over the API, member by member, before anything is done with it: requests at the server, answers at
  * the client. Requests are strict (a member that is not known would be a wish that is not heard), save for a VM's
- * specification, which is kept whole; answers are loose, as views.ts asks, because a neighbouring version may say more.
+ * specification, which vm-json.ts reads; answers are loose, as views.ts asks, because a neighbouring version may say more.
  */
 import { z } from 'zod';
-import { ParameterError } from '../base/errors.ts';
-import { VM_ENGINES, VM_SPEC_VERSION, type VmSpec } from '../ha/spec/vm-spec.ts';
+import { messageOf, ParameterError } from '../base/errors.ts';
+import { parseVmSpec } from '../ha/spec/vm-json.ts';
+import { HOST_NAME, MAX_DISKS, MAX_NICS, VM_NAME } from '../ha/spec/vm-limits.ts';
+import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import { VIEW_VERSION, type Finding, type HaEvent, type HostView, type VmView } from '../ha/views.ts';
 import { API_VERSION } from './service.ts';
 import type { CopyReport, Health, JoinAnswer, JoinRequest } from './service.ts';
 
-/** Of lists in a specification or a request. */
-export const MAX_DISKS = 32;
-export const MAX_NICS = 32;
-export const MAX_HOSTS = 4096;
-export const MAX_OPTIONS = 256;
 /** Of any text in a request. */
 export const MAX_TEXT = 4096;
-
-const NAME = /^[a-z][a-z0-9-]{0,62}$/;
 
 /** Neighbouring versions understand each other. */
 const apiVersion = z
@@ -33,63 +28,22 @@ const viewVersion = z
 const text = z.string().max(MAX_TEXT);
 const count = z.int().min(0);
 const port = z.int().min(0).max(65535);
-const milliseconds = z.int().min(0).max(86_400_000);
 const nonce = z.string().min(1).max(128);
 const epoch = z.int().min(0);
 
-export const vmName = z
-  .string()
-  .regex(NAME, "not a VM's name: a letter, then up to 62 of a-z, 0-9 and '-', all small");
-export const hostName = z
-  .string()
-  .regex(/^[A-Za-z0-9]([A-Za-z0-9._-]{0,252})$/, "not a host's name: letters, digits, '.', '_' and '-'");
+export const vmName = z.string().regex(VM_NAME.pattern, `has to be ${VM_NAME.is}`);
+export const hostName = z.string().regex(HOST_NAME.pattern, `has to be ${HOST_NAME.is}`);
 const partId = z.string().regex(/^[a-z][a-z0-9_-]{0,31}$/, 'not an id');
 
-const edge = z.discriminatedUnion('kind', [
-  z.looseObject({ kind: z.literal('bridge'), bridge: text.min(1) }),
-  z.looseObject({ kind: z.literal('tap'), ifname: text.min(1) }),
-  z.looseObject({ kind: z.literal('switch'), address: text.min(1) }),
-]);
-
-/** A specification with its defaults filled in. Whether it makes sense is src/ha/spec's to say; that it is one, is said here. */
-export const vmSpec = z.looseObject({
-  version: z.literal(VM_SPEC_VERSION),
-  name: vmName,
-  engine: z.enum(VM_ENGINES),
-  qemu: text.exactOptional(),
-  cpus: z.int().min(1).max(1024),
-  memoryMiB: z.int().min(1).max(16_777_216),
-  disks: z
-    .array(
-      z.looseObject({
-        id: partId,
-        image: text.exactOptional(),
-        sizeBytes: z.int().min(1).exactOptional(),
-        interface: z.enum(['ide', 'virtio', 'scsi']),
-      }),
-    )
-    .min(1)
-    .max(MAX_DISKS),
-  nics: z
-    .array(
-      z.looseObject({
-        id: partId,
-        mac: z.string().regex(/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/i, 'not a MAC address'),
-        model: z.string().min(1).max(64),
-        edge,
-      }),
-    )
-    .max(MAX_NICS),
-  hosts: z.array(hostName).max(MAX_HOSTS),
-  checkpoint: z.looseObject({ maxDelayMs: milliseconds }),
-  heartbeat: z.looseObject({
-    intervalMs: milliseconds,
-    patienceMs: milliseconds,
-    linkPatienceMs: milliseconds,
-  }),
-  resync: z.looseObject({ bytesPerSecond: count }),
-  options: z.array(text).max(MAX_OPTIONS),
-}) satisfies z.ZodType<VmSpec>;
+/** The registry's JSON and this one's are the same: vm-json.ts. */
+export const vmSpec = z.unknown().transform((value, context): VmSpec => {
+  try {
+    return parseVmSpec(value);
+  } catch (error) {
+    context.addIssue({ code: 'custom', message: messageOf(error) });
+    return z.NEVER;
+  }
+});
 
 const pairNics = z.array(z.strictObject({ id: partId, mirrorPort: port, comparePort: port })).max(MAX_NICS);
 const record = z.strictObject({ epoch, nonce });
@@ -218,7 +172,7 @@ export const answers = {
   vms: z.array(vmView) as unknown as z.ZodType<VmView[]>,
   host: hostView as z.ZodType<HostView>,
   hosts: z.array(hostView) as z.ZodType<HostView[]>,
-  spec: vmSpec as z.ZodType<VmSpec>,
+  spec: vmSpec,
   findings: z.array(
     z.looseObject({
       severity: z.enum(['error', 'warning']),

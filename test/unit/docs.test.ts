@@ -4,13 +4,9 @@ import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { Command } from 'commander';
+import type { Command } from 'commander';
 import { messageOf } from '../../src/base/errors.ts';
-import { registerDemo } from '../../src/cli/demo.ts';
-import { registerGuest } from '../../src/cli/guest.ts';
-import { registerImg } from '../../src/cli/img.ts';
-import { registerNbd } from '../../src/cli/nbd.ts';
-import { registerSwitch } from '../../src/cli/switch.ts';
+import { createProgram } from '../../src/cli/program.ts';
 import { commands } from '../../src/monitor/commands/index.ts';
 import { parseCommandLine } from '../../src/vm/command-line/parse.ts';
 import { QEMU_OPTIONS, SHARED } from '../../src/vm/command-line/qemu-options.ts';
@@ -76,13 +72,8 @@ test('every document of docs/ can be reached from the README', () => {
   for (const page of PAGES) assert.ok(reached.has(page), `${page} is linked from nowhere`);
 });
 
-function program(): Command {
-  const top = new Command('colo');
-  top.command('vm').helpOption(false).allowUnknownOption();
-  for (const register of [registerDemo, registerGuest, registerImg, registerNbd, registerSwitch])
-    register(top);
-  return top;
-}
+const top: Command = await createProgram();
+const program = (): Command => top;
 
 /** Lines of the shell blocks that run `colo`, continued lines joined. */
 function coloLines(page: string): string[] {

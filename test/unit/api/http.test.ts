@@ -223,10 +223,10 @@ test('garbage is refused by the path of what is wrong, and reaches no service', 
     'PUT',
     '/v1/vms/web1',
     JSON.stringify({ spec: { ...SPEC, memoryMiB: 'much' } }),
-    /spec.memoryMiB/,
+    /memoryMiB/,
   );
   await says('PUT', '/v1/vms/web2', JSON.stringify({ spec: SPEC }), /must be the same/);
-  await says('PUT', '/v1/vms/web1', JSON.stringify({ spec: { ...SPEC, disks: [] } }), /spec.disks/);
+  await says('PUT', '/v1/vms/web1', JSON.stringify({ spec: { ...SPEC, disks: [] } }), /disks/);
   await says('GET', '/v1/events?after=-1', '', /the query: after/);
   await says('GET', '/v1/vms/web1/logs?lines=99999999', '', /the query: lines/);
   await says('GET', '/v2/vms', '', /no such route/);
