@@ -18,7 +18,7 @@ import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import { RECONNECTED } from '../qmp/lasting-client.ts';
 import type { QmpEvent } from '../qmp/types.ts';
 import { Joining } from './joining.ts';
-import type { ControllerParts } from './parts.ts';
+import type { ControllerParts, DisksNote } from './parts.ts';
 import { PeerWatch } from './peer-watch.ts';
 import { Protecting } from './protecting.ts';
 import { SideDriver } from './side-driver.ts';
@@ -31,6 +31,9 @@ const PROTECT_AGAIN = { firstMs: 1_000, longestMs: 30_000 };
 /** Between two looks at whether it may be started. */
 const START_AGAIN = { firstMs: 500, longestMs: 5_000 };
 const QUIT_MS = 10_000;
+/** Jobs that merge a secondary's overlays after a take-over are called so. */
+const MERGE_JOB = 'failover-';
+const MERGE_LOOK_MS = 250;
 
 const ROLES: Readonly<Record<Phase, CopyRole>> = {
   idle: 'idle',
@@ -63,6 +66,10 @@ export class Controller {
   #notBefore = 0;
   /** Hosts that a try at protection has failed on since the last that has not. */
   #refused: string[] = [];
+  /** Of the pair at whose end the bitmap of this process began; null: it tells nothing that could be relied on. */
+  #bitmapSince: RecordId | null = null;
+  /** Whose disks that bitmap is about. */
+  #lastPeer: string | null = null;
   #ticking: Promise<void> | null = null;
   #isDiscarding = false;
   #isEnded = false;
@@ -234,7 +241,7 @@ export class Controller {
     this.#step('synced', 'the disks are equal');
     try {
       await joining.awaitState();
-      await this.#parts.disks.mark('replica', pairing);
+      await this.#parts.disks.note({ type: 'loaded', of: pairing });
       this.#driver.feed({ type: 'checkpoint-loaded', pairing });
       await joining.confirmation;
     } catch (error) {
@@ -268,7 +275,7 @@ export class Controller {
       phase: this.side.phase,
       known: this.side.known,
       isProcessAlive: this.#vm !== null,
-      disks: this.#parts.disks.state,
+      disks: this.#parts.disks.kind,
     };
   }
 
@@ -371,8 +378,9 @@ export class Controller {
     const { parts } = { parts: this.#parts };
     const known = this.side.known;
     try {
-      const disks = await parts.disks.forStart(this.#spec);
-      if (known) await parts.disks.mark('whole', known);
+      if (!known) throw new ColoError('the arbiter has not let it start');
+      this.#bitmapSince = null;
+      const disks = await parts.disks.forStart(this.#spec, known);
       const vm = await parts.room.startPrimary(this.#spec, disks);
       if (this.side.phase !== 'alone') {
         await vm.kill();
@@ -457,23 +465,35 @@ export class Controller {
   #considerProtection(): void {
     const vm = this.#vm;
     if (!vm) return;
-    const target = this.#target ?? this.#parts.chooseSecondary(this.#spec, this.#refused);
+    const target = this.#target ?? this.#chooseTarget();
     if (target === null) {
       // All have refused: they are asked again, from the best on.
       this.#refused = [];
       return;
     }
     this.#step('sync', `to ${target}`);
-    const protecting = (this.#protecting = new Protecting(vm, this.#spec, target, this.#parts, {
-      synced: (peer) => {
-        this.#step('synced', `the disks on ${peer} are equal`);
-        this.#driver.feed({ type: 'peer-ready', peer });
+    const protecting = (this.#protecting = new Protecting(
+      vm,
+      this.#spec,
+      target,
+      this.#bitmapSince,
+      this.#parts,
+      {
+        synced: (peer) => {
+          this.#step('synced', `the disks on ${peer} are equal`);
+          this.#driver.feed({ type: 'peer-ready', peer });
+        },
+        handedOver: () => this.#driver.feed({ type: 'checkpoint-confirmed' }),
+        failed: (error) => void this.#onProtectionFailed(protecting, error),
+        progressed: () => this.#parts.publish(),
       },
-      handedOver: () => this.#driver.feed({ type: 'checkpoint-confirmed' }),
-      failed: (error) => void this.#onProtectionFailed(protecting, error),
-      progressed: () => this.#parts.publish(),
-    }));
+    ));
     void protecting.start();
+  }
+
+  #chooseTarget(): string | null {
+    const oldDiskHost = this.#bitmapSince === null ? null : this.#lastPeer;
+    return this.#parts.chooseSecondary(this.#spec, { refused: this.#refused, oldDiskHost });
   }
 
   async #onProtectionFailed(protecting: Protecting, error: unknown): Promise<void> {
@@ -492,6 +512,8 @@ export class Controller {
     const vm = this.#vm;
     if (!vm) return;
     this.#notBefore = this.#parts.now() + this.#protectAgain.next();
+    // Half a copy, or a pair that was not to be: the bitmap has been begun anew, or used up.
+    this.#bitmapSince = null;
     try {
       await this.#parts.steps.primaryAlone(vm, this.#spec);
     } catch (error) {
@@ -515,7 +537,7 @@ export class Controller {
     if (peer === null || this.#target !== null) return;
     const host = this.#parts.hosts().find(({ name }) => name === peer);
     if (host?.isInMaintenance !== true) return;
-    if (this.#parts.chooseSecondary(this.#spec, this.#refused) === null) return;
+    if (this.#chooseTarget() === null) return;
     await this.#sendPeerAway(`${peer} is in maintenance`);
   }
 
@@ -530,6 +552,12 @@ export class Controller {
     }
     this.#parts.tell({ type: 'peer-lost', reason, data: { peer, role: ROLES[phase], ...data } });
     this.#step('lost', reason);
+    // What a take-over would have to flush is flushed while the arbiter is asked.
+    if (phase === 'secondary' && this.#vm) {
+      void this.#parts.disks
+        .settle(this.#vm.qmp)
+        .catch((error: unknown) => log.warn({ vm: this.name, err: error }, 'flush before a take-over'));
+    }
     this.#driver.feed({ type: 'peer-lost' });
   }
 
@@ -548,15 +576,14 @@ export class Controller {
     try {
       if (wasSecondary) {
         // Before it is heard: a host that loses power from here on starts from what its guest has written.
-        await parts.disks.mark('merging', known);
+        await parts.disks.note({ type: 'takes-over', of: known });
         await parts.steps.secondaryAlone(vm, this.#spec);
       } else {
         await parts.steps.primaryAlone(vm, this.#spec);
-        await parts.disks.mark('whole', known);
+        await parts.disks.note({ type: 'holds', of: known });
       }
     } catch (error) {
       log.error({ vm: this.name, err: error }, 'take-over');
-      if (wasSecondary) await parts.disks.mark('replica', known).catch(() => undefined);
       this.#end('died', messageOf(error));
       return;
     }
@@ -567,6 +594,29 @@ export class Controller {
       parts.tell({ type: 'failover', reason, data: { from, to: parts.host, epoch: known.epoch } });
     }
     this.#step('won', reason);
+    if (wasSecondary) void this.#awaitMerge(vm);
+  }
+
+  /** The overlays become part of the disks in the background; from then on these are whole again. */
+  async #awaitMerge(vm: RunningVm): Promise<void> {
+    try {
+      for (;;) {
+        const jobs = (await vm.qmp.execute('query-block-jobs')) as readonly { readonly device: string }[];
+        if (!jobs.some(({ device }) => device.startsWith(MERGE_JOB))) break;
+        await pause(MERGE_LOOK_MS);
+      }
+      if (this.#vm === vm) await this.#note({ type: 'merged' });
+    } catch (error) {
+      log.warn({ vm: this.name, err: error }, 'the merge of a take-over');
+    }
+  }
+
+  async #note(event: DisksNote): Promise<void> {
+    try {
+      await this.#parts.disks.note(event);
+    } catch (error) {
+      log.warn({ vm: this.name, event: event.type, err: error }, 'what the disks are could not be noted');
+    }
   }
 
   // Bookkeeping.
@@ -582,6 +632,13 @@ export class Controller {
     }
     if (phase === 'secondary' && before.phase === 'joining') {
       this.#watch.start('secondary', after.peer ?? '');
+    }
+    if (phase === 'alone' && before.phase === 'asking' && before.swap?.isFromDisk === false) {
+      this.#bitmapSince = before.swap.expected;
+      this.#lastPeer = before.peer;
+    }
+    if (phase === 'primary' && after.known) {
+      void this.#note({ type: 'holds', of: after.known });
     }
     if (phase === 'stopping' && before.phase !== 'stopping' && this.#life.state !== 'stopping') {
       this.#step('beaten', 'the other side goes on alone');

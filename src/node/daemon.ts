@@ -26,11 +26,11 @@ import { LocalRoom } from '../ha/room/index.ts';
 import type { NodeConfig } from '../ha/spec/node-config.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import { Controller } from './controller.ts';
-import { localDisks } from './local-disks.ts';
 import { NodeServices } from './node-service.ts';
-import type { ControllerParts } from './parts.ts';
+import type { ControllerParts, VmDisks } from './parts.ts';
 import { loadSide, saveSide } from './side-file.ts';
 import { QMP_STEPS } from './steps.ts';
+import { openDisks } from './vm-disks.ts';
 import { timed, type TimedArbiter } from './timed-arbiter.ts';
 
 /** Between two looks at everything; changes are looked at when they are told. */
@@ -61,6 +61,7 @@ export class Daemon {
   readonly #witness: Witness;
   readonly #tls: TlsMaterial | undefined;
   readonly #looked = new Map<string, Looked>();
+  readonly #opening = new Map<string, Promise<Controller>>();
   readonly #clients = new Map<string, NodeClient>();
   readonly #servers: { close(): Promise<void> }[] = [];
   readonly #began = performance.now();
@@ -163,8 +164,15 @@ export class Daemon {
   }
 
   /** For a VM that concerns this host from now on. */
-  controllerFor(spec: VmSpec): Controller {
-    return this.#look(spec).controller;
+  async controllerFor(spec: VmSpec): Promise<Controller> {
+    const found = this.#looked.get(spec.name);
+    if (found) return found.controller;
+    let opening = this.#opening.get(spec.name);
+    if (!opening) {
+      opening = this.#open(spec).finally(() => this.#opening.delete(spec.name));
+      this.#opening.set(spec.name, opening);
+    }
+    return opening;
   }
 
   peer(host: string): NodeClient {
@@ -316,7 +324,7 @@ export class Daemon {
     const names = new Set([...(await this.#room.names()), ...this.#storedNames()]);
     for (const name of names) {
       const spec = this.#storedSpec(name);
-      if (spec) await this.#look(spec).controller.adopt();
+      if (spec) await (await this.controllerFor(spec)).adopt();
     }
   }
 
@@ -324,7 +332,7 @@ export class Daemon {
     await this.#refresh();
     for (const [name, { value }] of this.#entries) {
       const concernsMe = value.home === this.config.name || this.#looked.has(name);
-      if (concernsMe) this.#look(value.spec);
+      if (concernsMe) await this.controllerFor(value.spec);
     }
     for (const looked of this.#looked.values()) {
       const { controller } = looked;
@@ -393,21 +401,14 @@ export class Daemon {
     return told !== '' || entry?.home === this.config.name;
   }
 
-  #look(spec: VmSpec): Looked {
-    let looked = this.#looked.get(spec.name);
-    if (!looked) {
-      looked = {
-        controller: new Controller(spec, this.#parts(spec)),
-        watch: null,
-        watchedPid: null,
-        told: '',
-      };
-      this.#looked.set(spec.name, looked);
-    }
-    return looked;
+  async #open(spec: VmSpec): Promise<Controller> {
+    const disks = await openDisks(path.join(this.config.stateFolder, 'vms', spec.name), spec.name);
+    const controller = new Controller(spec, this.#parts(spec, disks));
+    this.#looked.set(spec.name, { controller, watch: null, watchedPid: null, told: '' });
+    return controller;
   }
 
-  #parts(spec: VmSpec): ControllerParts {
+  #parts(spec: VmSpec, disks: VmDisks): ControllerParts {
     const { config } = this;
     const { name } = spec;
     const runFolder = path.join(config.runFolder, 'vms', name);
@@ -418,15 +419,15 @@ export class Daemon {
       runFolder,
       arbiter: this.arbiter,
       room: this.#room,
-      disks: localDisks(path.join(config.stateFolder, 'vms', name)),
+      disks,
       steps: QMP_STEPS,
       witness: this.#witness,
       upMs: () => performance.now() - this.#began,
       now: () => performance.now(),
       peer: (host) => this.peer(host),
       hosts: () => this.#hosts,
-      chooseSecondary: (wanted, refused) =>
-        chooseSecondary(wanted, { primary: config.name, refused }, this.#hosts).host,
+      chooseSecondary: (wanted, wish) =>
+        chooseSecondary(wanted, { primary: config.name, ...wish }, this.#hosts).host,
       tell: (event) => this.#tell({ ...event, vm: name }),
       publish: () => void this.look(),
       saveSide: (side) => {

@@ -34,7 +34,7 @@ export class Joining {
   async start(onLost: (reason: string) => void): Promise<{ vm: RunningVm; answer: JoinAnswer }> {
     const { spec, sizes, bitmapSince, nics, primaryHost } = this.#request;
     const { room, address, disks, steps } = this.#parts;
-    const made = await disks.forJoin(spec, sizes, bitmapSince);
+    const made = await disks.forJoin(sizes, bitmapSince);
     this.#abandoned.signal.throwIfAborted();
     const ports = (this.#ports = await room.reservePorts(2));
     const links: PairLinks = {

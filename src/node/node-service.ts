@@ -212,8 +212,8 @@ export class NodeServices implements NodeService, PeerService {
     return Promise.resolve({ host: this.#daemon.config.name, ...nothing });
   }
 
-  join(request: JoinRequest): Promise<JoinAnswer> {
-    return this.#daemon.controllerFor(request.spec).join(request);
+  async join(request: JoinRequest): Promise<JoinAnswer> {
+    return (await this.#daemon.controllerFor(request.spec)).join(request);
   }
 
   awaitCheckpoint(name: string, pairing: { readonly epoch: number; readonly nonce: string }): Promise<void> {

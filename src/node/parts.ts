@@ -1,28 +1,34 @@
 /** What a VM's controller is given by its daemon. */
 import type { PeerService } from '../api/service.ts';
 import type { Arbiter } from '../ha/arbiter/index.ts';
+import type { DisksKind } from '../ha/disks/index.ts';
 import type { Witness } from '../ha/beat/index.ts';
 import type { Side } from '../ha/side.ts';
 import type { HaEvent, HostView, PairLinks, Room, RunningVm, VmDisk } from '../ha/index.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import type { RecordId } from '../ha/arbiter/index.ts';
 
-/** The disks of one VM on this host. */
+/** The disks of one VM on this host; vm-disks.ts makes it of ha/disks. Nothing here may be done while they are used otherwise. */
 export interface VmDisks {
-  readonly state: 'none' | 'whole' | 'stale' | 'replica' | 'merging' | 'syncing';
+  readonly kind: DisksKind;
   /** Made where there are none yet, merged where a take-over was cut short. Throws ColoError when they may not be started from. */
-  forStart(spec: VmSpec): Promise<readonly VmDisk[]>;
-  /** Empty ones, or with `bitmapSince` the old ones if only what changed since has to be copied. */
+  forStart(spec: VmSpec, of: RecordId): Promise<readonly VmDisk[]>;
+  /** The target of a resync. `pairing`: of the pair at whose end the inviter's bitmap began. */
   forJoin(
-    spec: VmSpec,
     sizes: readonly { readonly id: string; readonly sizeBytes: number }[],
-    bitmapSince: RecordId | null,
+    pairing: RecordId | null,
   ): Promise<{ readonly disks: readonly VmDisk[]; readonly isBitmapEnough: boolean }>;
   /** What a running guest's disks are. */
-  current(spec: VmSpec): readonly VmDisk[];
-  mark(state: 'whole' | 'replica' | 'merging' | 'stale', record: RecordId): Promise<void>;
-  purge(): Promise<void>;
+  current(): readonly VmDisk[];
+  /** While the arbiter is asked: what a take-over would have to flush. */
+  settle(qmp: RunningVm['qmp']): Promise<void>;
+  note(event: DisksNote): Promise<void>;
+  remove(): Promise<void>;
 }
+
+export type DisksNote =
+  | { readonly type: 'holds' | 'loaded' | 'takes-over'; readonly of: RecordId }
+  | { readonly type: 'merged' | 'left' };
 
 export interface ControllerParts {
   readonly host: string;
@@ -33,7 +39,10 @@ export interface ControllerParts {
   /** How long this daemon has been there, milliseconds. */
   upMs(): number;
   /** The host for a new secondary, or null. `refused`: have said no just now. */
-  chooseSecondary(spec: VmSpec, refused: readonly string[]): string | null;
+  chooseSecondary(
+    spec: VmSpec,
+    wish: { readonly refused: readonly string[]; readonly oldDiskHost: string | null },
+  ): string | null;
   readonly arbiter: Arbiter;
   readonly room: Room;
   readonly disks: VmDisks;

@@ -28,6 +28,7 @@ export class Protecting {
   readonly #vm: RunningVm;
   readonly #spec: VmSpec;
   readonly #parts: ControllerParts;
+  readonly #bitmapSince: RecordId | null;
   readonly #hooks: ProtectingHooks;
   readonly #abort = new AbortController();
   #links: PairLinks | null = null;
@@ -35,7 +36,16 @@ export class Protecting {
   #progress: { readonly doneBytes: number; readonly totalBytes: number } | undefined;
   #told = 0;
 
-  constructor(vm: RunningVm, spec: VmSpec, target: string, parts: ControllerParts, hooks: ProtectingHooks) {
+  /** `bitmapSince`: see JoinRequest. */
+  constructor(
+    vm: RunningVm,
+    spec: VmSpec,
+    target: string,
+    bitmapSince: RecordId | null,
+    parts: ControllerParts,
+    hooks: ProtectingHooks,
+  ) {
+    this.#bitmapSince = bitmapSince;
     this.#vm = vm;
     this.#spec = spec;
     this.target = target;
@@ -94,8 +104,8 @@ export class Protecting {
       from: host,
       primaryHost: address,
       nics,
-      sizes: disks.current(spec).map(({ id, sizeBytes }) => ({ id, sizeBytes })),
-      bitmapSince: null,
+      sizes: disks.current().map(({ id, sizeBytes }) => ({ id, sizeBytes })),
+      bitmapSince: this.#bitmapSince,
     });
     signal.throwIfAborted();
     this.#links = links;

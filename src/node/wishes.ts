@@ -25,15 +25,22 @@ export async function mayStart(
     record = made.outcome === 'won' ? made.record : made.current;
     if (record === null) return { may: false, reason: null };
   }
+  if (record.members.length === 0 && entry.home === host) {
+    // Everything of it was removed, on purpose: it begins anew.
+    const nonce = `${host}.anew.${randomBytes(6).toString('hex')}`;
+    const made = await arbiter.swap(name, record, { nonce, holder: null, members: [host], data: {} });
+    if (made.outcome === 'lost') return { may: false, reason: null };
+    record = made.record;
+  }
   if (!record.members.includes(host)) {
     // Told only where there is something that could be taken for the VM's disk.
-    const isStale = disks.state !== 'none';
+    const isStale = disks.kind !== 'none';
     return {
       may: false,
       reason: isStale ? `the disk here is stale: ${record.members.join(' and ')} went on without it` : null,
     };
   }
-  if (disks.state === 'none' && record.epoch > 1) {
+  if (disks.kind === 'none' && entry.home !== host) {
     return {
       may: false,
       reason: 'the arbiter counts this host among those that have the disk, but there is none here',

@@ -116,6 +116,8 @@ export class FalseVm implements RunningVm {
         return Promise.resolve({});
       case 'quit':
         return this.kill().then(() => ({}));
+      case 'query-block-jobs':
+        return Promise.resolve([]);
       case 'query-colo-status':
         return Promise.resolve({ mode: this.mode });
       case 'x-colo-checkpoint':
@@ -136,11 +138,13 @@ export class FalseHost {
   controller!: Controller;
   vm: FalseVm | null = null;
   side: Side | null = null;
-  diskState: VmDisks['state'] = 'none';
+  diskState: VmDisks['kind'] = 'none';
   /** Its daemon answers others, and is heard by them. */
   isReachable = true;
   isInMaintenance = false;
   upMs = 60_000;
+  /** For each time that it joined: whether what had changed was enough. */
+  readonly joinedWith: boolean[] = [];
   readonly events: Omit<HaEvent, 'version' | 'sequence' | 'time' | 'host'>[] = [];
 
   constructor(world: World, name: string) {
@@ -218,7 +222,7 @@ export class FalseHost {
       witness: this.#witness(),
       now: () => performance.now(),
       hosts: () => world.hostViews(),
-      chooseSecondary: (spec, refused) => {
+      chooseSecondary: (spec, { refused }) => {
         const busy = new Set([this.name, ...refused]);
         const found = world
           .hostViews()
@@ -302,26 +306,38 @@ export class FalseHost {
     // eslint-disable-next-line @typescript-eslint/no-this-alias -- an object with a getter of its own
     const host = this;
     return {
-      get state() {
+      get kind() {
         return host.diskState;
       },
       forStart: () => {
         if (this.diskState === 'syncing' || this.diskState === 'stale') throw new ColoError('not usable');
+        this.diskState = 'whole';
         return Promise.resolve(made());
       },
-      forJoin: () => {
+      forJoin: (_sizes, pairing) => {
+        const isBitmapEnough = this.diskState === 'replica' && pairing !== null;
         this.diskState = 'syncing';
-        return Promise.resolve({ disks: made(), isBitmapEnough: false });
+        this.joinedWith.push(isBitmapEnough);
+        return Promise.resolve({ disks: made(), isBitmapEnough });
       },
       current: made,
-      mark: (state) => {
-        this.diskState = state;
+      settle: () => Promise.resolve(),
+      note: ({ type }) => {
+        this.diskState = DISKS_AFTER[type];
         return Promise.resolve();
       },
-      purge: () => Promise.resolve(),
+      remove: () => Promise.resolve(),
     };
   }
 }
+
+const DISKS_AFTER = {
+  holds: 'whole',
+  loaded: 'replica',
+  'takes-over': 'merging',
+  merged: 'whole',
+  left: 'stale',
+} as const;
 
 export class World {
   readonly store = new MemoryStore();

@@ -41,6 +41,8 @@ describe('a VM over several hosts', { timeout: 60_000 }, () => {
     await world.host('b').vm?.kill();
     await world.until('the loss is seen', () => world.host('a').controller.life.state !== 'protected');
     await world.untilProtected('a');
+    // Its secondary died as one: what has changed since is enough.
+    assert.deepEqual(world.host('b').joinedWith, [false, true]);
   });
 
   it('survives one host after another', async () => {
