@@ -70,8 +70,11 @@ export interface BlockDriver {
    * `wantMap`: with their place in the node below where there is one, and each extent in one piece there.
    */
   blockStatus?(offset: number, length: number, wantMap?: boolean): Promise<BlockExtent[]>;
-  /** Drops every mapping, so that all reads come from the backing node (QEMU: bdrv_make_empty). */
-  makeEmpty?(): Promise<void>;
+  /**
+   * Drops every mapping, so that all reads come from the backing node (QEMU: bdrv_make_empty). `isStable`: it stays so
+   * when the host loses power afterwards; before, a power failure finds of each cluster what was there, or nothing.
+   */
+  makeEmpty?(isStable?: boolean): Promise<void>;
   /** What the content takes on the host; missing: unknown, or what the nodes below take. */
   allocatedBytes?(): Promise<number>;
   /** Grows or shrinks. */

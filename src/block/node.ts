@@ -144,13 +144,13 @@ export class BlockNode {
     }
   }
 
-  async makeEmpty(): Promise<void> {
+  async makeEmpty(isStable = false): Promise<void> {
     this.#open();
     if (!this.driver.makeEmpty) {
       throw new ColoError(`Node '${this.nodeName}' (${this.driver.driverName}) doesn't support make_empty`);
     }
     this.dirtyBitmaps.mark(0, this.lengthBytes);
-    await this.driver.makeEmpty();
+    await this.driver.makeEmpty(isStable);
     this.dirtyBitmaps.mark(0, this.lengthBytes);
   }
 

@@ -259,8 +259,8 @@ async function setParameters(qmp: Qmp, spec: PairSpec, links: PairLinks, credent
     throw new ColoError('This process cannot secure the checkpoint channel: it is too old for TLS');
   const wanted: Record<string, unknown> = {
     'x-checkpoint-delay': spec.checkpoint.maxDelayMs,
-    'x-heartbeat-interval': spec.heartbeat.intervalMs,
-    'x-heartbeat-patience': spec.heartbeat.patienceMs,
+    'x-colo-heartbeat-interval': spec.heartbeat.intervalMs,
+    'x-colo-heartbeat-patience': spec.heartbeat.patienceMs,
     'tls-creds': isSecure ? credentials : '',
   };
   const given = Object.fromEntries(Object.entries(wanted).filter(([name]) => known.has(name)));

@@ -21,7 +21,7 @@ import type { ControllerParts } from './parts.ts';
 import { PeerWatch } from './peer-watch.ts';
 import { Protecting } from './protecting.ts';
 import { SideDriver } from './side-driver.ts';
-import { mayStart, chooseTarget } from './wishes.ts';
+import { mayStart } from './wishes.ts';
 
 const log = loggerFor('vm');
 
@@ -60,6 +60,8 @@ export class Controller {
   #protecting: Protecting | null = null;
   #joining: Joining | null = null;
   #notBefore = 0;
+  /** Hosts that a try at protection has failed on since the last that has not. */
+  #refused: string[] = [];
   #ticking: Promise<void> | null = null;
   #isDiscarding = false;
   #isEnded = false;
@@ -157,6 +159,11 @@ export class Controller {
         await vm.kill();
         this.#driver.reset(this.#freshSide());
     }
+  }
+
+  /** The daemon of a host says that its process of this VM is gone. */
+  onPeerDied(host: string): void {
+    this.#watch.onPeerDied(host);
   }
 
   /** Looks at what is wanted, and begins what is missing. Cheap; called every second and at every change. */
@@ -300,8 +307,7 @@ export class Controller {
     await vm.qmp.execute('x-colo-checkpoint');
     const isProtected = (): boolean => ROLES[this.side.phase] === 'primary';
     while (isProtected() && (await count()) === before) await pause(20);
-    if (!isProtected())
-      throw new ColoError(`'${this.name}' lost its secondary during the checkpoint`);
+    if (!isProtected()) throw new ColoError(`'${this.name}' lost its secondary during the checkpoint`);
     await this.#countCheckpoints();
   }
 
@@ -449,8 +455,12 @@ export class Controller {
   #considerProtection(): void {
     const vm = this.#vm;
     if (!vm) return;
-    const target = this.#target ?? chooseTarget(this.#spec, this.#parts);
-    if (target === null) return;
+    const target = this.#target ?? this.#parts.chooseSecondary(this.#spec, this.#refused);
+    if (target === null) {
+      // All have refused: they are asked again, from the best on.
+      this.#refused = [];
+      return;
+    }
     this.#step('sync', `to ${target}`);
     const protecting = (this.#protecting = new Protecting(vm, this.#spec, target, this.#parts, {
       synced: (peer) => {
@@ -503,7 +513,7 @@ export class Controller {
     if (peer === null || this.#target !== null) return;
     const host = this.#parts.hosts().find(({ name }) => name === peer);
     if (host?.isInMaintenance !== true) return;
-    if (chooseTarget(this.#spec, this.#parts) === null) return;
+    if (this.#parts.chooseSecondary(this.#spec, this.#refused) === null) return;
     await this.#sendPeerAway(`${peer} is in maintenance`);
   }
 
@@ -563,6 +573,7 @@ export class Controller {
     const { phase } = after;
     if (phase === 'primary' && before.phase === 'pairing') {
       this.#protectAgain.reset();
+      this.#refused = [];
       this.#protecting = null;
       this.#step('whole', `${after.peer ?? ''} holds a whole checkpoint`);
       this.#watch.start('primary', after.peer ?? '');

@@ -1,8 +1,9 @@
 /** What a VM's controller is given by its daemon. */
 import type { PeerService } from '../api/service.ts';
 import type { Arbiter } from '../ha/arbiter/index.ts';
+import type { PeerState, Probe } from '../ha/beat/index.ts';
 import type { Side } from '../ha/side.ts';
-import type { HaEvent, HostView, PairLinks, Room, RunningVm, VmDisk, VmView } from '../ha/index.ts';
+import type { HaEvent, HostView, PairLinks, Room, RunningVm, VmDisk } from '../ha/index.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import type { RecordId } from '../ha/arbiter/index.ts';
 
@@ -23,13 +24,16 @@ export interface VmDisks {
   purge(): Promise<void>;
 }
 
-/** What this host hears of another one by the nodes' own heartbeat. */
-export interface PeerBeat {
-  /** Milliseconds since anything was heard; null: never, or the connection is closed. */
-  readonly silentMs: number | null;
-  readonly isConnected: boolean;
-  /** What the peer's daemon last said of its process of this VM. */
-  vm(name: string): { readonly isAlive: boolean; readonly isAnswering: boolean } | null;
+/** What the nodes' own heartbeat says, and what else is known of who can be reached. */
+export interface Beats {
+  peer(host: string): PeerState;
+  whoHears(host: string): { readonly hears: readonly string[]; readonly misses: readonly string[] };
+  /** This daemon stood still a moment ago. */
+  stoodStill(): boolean;
+  /** Whether anybody but `host` can be reached from here: another host, or the arbiter. */
+  anybodyElse(host: string): 'yes' | 'no' | 'unknown';
+  /** A fresh connection to the API of `host`. */
+  probe(host: string, ms: number): Promise<Probe>;
 }
 
 export interface ControllerParts {
@@ -40,16 +44,16 @@ export interface ControllerParts {
   readonly tlsFolder?: string;
   /** How long this daemon has been there, milliseconds. */
   upMs(): number;
-  chooseSecondary(spec: VmSpec): { readonly host: string | null; readonly reason: string };
+  /** The host for a new secondary, or null. `refused`: have said no just now. */
+  chooseSecondary(spec: VmSpec, refused: readonly string[]): string | null;
   readonly arbiter: Arbiter;
   readonly room: Room;
   readonly disks: VmDisks;
   peer(host: string): PeerService;
-  beat(host: string): PeerBeat;
+  readonly beats: Beats;
   /** Monotonic milliseconds. */
   now(): number;
   hosts(): readonly HostView[];
-  views(): readonly VmView[];
   tell(event: Omit<HaEvent, 'version' | 'sequence' | 'time' | 'host' | 'vm'>): void;
   /** Something that others see has changed. */
   publish(): void;
@@ -76,7 +80,7 @@ export interface Steps {
     options: {
       readonly isBitmapEnough: boolean;
       readonly signal: AbortSignal;
-      onProgress(doneBytes: number, totalBytes: number): void;
+      readonly onProgress: (doneBytes: number, totalBytes: number) => void;
     },
   ): Promise<void>;
   /** Primary: hands the guest over. Resolves when both run. */

@@ -4,6 +4,14 @@
  * ha/beat/diagnosis. A wrong suspicion costs protection, never safety: the arbiter decides who goes on.
  */
 import type { QmpEvent } from '../qmp/types.ts';
+import {
+  diagnose,
+  othersEvidence,
+  peerEvidence,
+  type Diagnosis,
+  type Evidence,
+  type Probe,
+} from '../ha/beat/index.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import type { ControllerParts } from './parts.ts';
 
@@ -17,6 +25,10 @@ export interface PeerWatchHooks {
 const SECONDARY_WAITS_MS = 300;
 /** What a peer's daemon needs to say that its process has died, if that is why the connection was closed. */
 const WORD_MS = 100;
+/** For the diagnosis that is told: the decision does not wait for it. */
+const PROBE_MS = 500;
+
+type Channel = 'silent' | 'closed';
 
 export class PeerWatch {
   readonly #spec: VmSpec;
@@ -69,46 +81,52 @@ export class PeerWatch {
   /** The peer's daemon: the process of its copy is gone. */
   onPeerDied(host: string): void {
     if (this.#isLost || host !== this.#peer) return;
-    this.#lost('process-dead', `the process of the copy on ${host} has died`);
+    this.#lost(this.#diagnose('silent', 0), 'silent', 0);
   }
 
   #closed(detail: string): void {
-    const peer = this.#peer ?? '';
-    const beat = this.#parts.beat(peer);
-    const isThere = beat.isConnected && beat.vm(this.#spec.name)?.isAlive === true;
-    if (!isThere) {
-      this.#lost('process-dead', `the connection to the copy on ${peer} is closed`, detail);
-      return;
-    }
+    const seen = this.#diagnose('closed', 0);
     // Its host says that it lives: a cut, or its word is still on its way.
-    const waitMs = this.#role === 'secondary' ? SECONDARY_WAITS_MS : WORD_MS;
-    this.#after(waitMs, () => this.#lost('link-cut', `the link to the copy on ${peer} is broken`, detail));
+    if (seen.kind !== 'link-cut') this.#lost(seen, 'closed', 0, detail);
+    else {
+      const waitMs = this.#role === 'secondary' ? SECONDARY_WAITS_MS : WORD_MS;
+      this.#after(waitMs, () => this.#lost(this.#diagnose('closed', 0), 'closed', 0, detail));
+    }
   }
 
   #silent(silentMs: number): void {
     if (this.#timer) return;
-    const peer = this.#peer ?? '';
-    const beat = this.#parts.beat(peer);
-    const said = beat.vm(this.#spec.name);
+    const seen = this.#diagnose('silent', silentMs);
     const { patienceMs, linkPatienceMs } = this.#spec.heartbeat;
-    const isHostHeard = beat.isConnected && beat.silentMs !== null && beat.silentMs < patienceMs;
-    if (!isHostHeard) {
-      this.#lost(
-        'host-silent',
-        `nothing is heard of ${peer}: neither the copy nor its host's daemon`,
-        `${silentMs} ms`,
-      );
+    if (seen.kind === 'i-stood-still') {
+      this.#after(patienceMs, () => this.#silent(silentMs));
       return;
     }
-    if (said?.isAlive === true && said.isAnswering) {
-      this.#hooks.silent(`the link to the copy on ${peer} is silent, the copy lives`);
-      const waitMs = linkPatienceMs + (this.#role === 'secondary' ? SECONDARY_WAITS_MS : 0);
-      this.#after(waitMs, () =>
-        this.#lost('link-cut', `the link to the copy on ${peer} has been silent for too long`),
-      );
+    if (!seen.mayWait) {
+      this.#lost(seen, 'silent', silentMs);
       return;
     }
-    this.#lost('process-frozen', `the copy on ${peer} stands still, its host does not`, `${silentMs} ms`);
+    this.#hooks.silent(seen.sentence);
+    const waitMs = linkPatienceMs + (this.#role === 'secondary' ? SECONDARY_WAITS_MS : 0);
+    this.#after(waitMs, () => {
+      const longer = silentMs + waitMs;
+      this.#lost(this.#diagnose('silent', longer), 'silent', longer);
+    });
+  }
+
+  #diagnose(checkpoint: Channel, silentMs: number, probe: Probe | 'unknown' = 'unknown'): Diagnosis {
+    const peer = this.#peer ?? '';
+    const vm = this.#spec.name;
+    const { beats } = this.#parts;
+    const evidence: Evidence = {
+      stoodStill: beats.stoodStill(),
+      checkpoint,
+      ...peerEvidence(beats.peer(peer), vm, silentMs),
+      probe,
+      othersSeePeer: othersEvidence(beats.whoHears(peer)),
+      anybodyElse: beats.anybodyElse(peer),
+    };
+    return diagnose(evidence, { peer, vm });
   }
 
   #after(ms: number, act: () => void): void {
@@ -119,9 +137,20 @@ export class PeerWatch {
     }, ms);
   }
 
-  #lost(kind: string, reason: string, detail?: string): void {
+  #lost(seen: Diagnosis, channel: Channel, silentMs: number, detail?: string): void {
+    const peer = this.#peer ?? '';
     this.stop();
-    this.#hooks.lost(reason, { kind, ...(detail === undefined ? {} : { detail }) });
+    const data = { kind: seen.kind, channel, ...(detail === undefined ? {} : { detail }) };
+    this.#hooks.lost(seen.sentence, data);
+    void this.#tellCloser(peer, seen, channel, silentMs);
+  }
+
+  /** With what a fresh connection says, which nobody has waited for. */
+  async #tellCloser(peer: string, before: Diagnosis, channel: Channel, silentMs: number): Promise<void> {
+    const probe = await this.#parts.beats.probe(peer, PROBE_MS);
+    const seen = this.#diagnose(channel, Math.max(silentMs, PROBE_MS), probe);
+    if (seen.kind === before.kind || seen.kind === 'i-stood-still') return;
+    this.#parts.tell({ type: 'diagnosis', reason: seen.sentence, data: { peer, kind: seen.kind, probe } });
   }
 }
 

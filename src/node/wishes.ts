@@ -1,7 +1,6 @@
-/** Two questions that a controller asks before it begins something: may the VM be started here, and who could carry its secondary. */
+/** Whether a controller may begin to start its VM. */
 import { randomBytes } from 'node:crypto';
 import type { VmEntry } from '../ha/index.ts';
-import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import type { ControllerParts } from './parts.ts';
 
 /** After its own start a daemon waits so long for a member that is not heard of, milliseconds. */
@@ -56,9 +55,4 @@ export async function mayStart(
     }
   }
   return { may: true, reason: others.length === 0 ? 'has the newest disk' : 'has a disk of the whole pair' };
-}
-
-/** The host for a new secondary, or null. */
-export function chooseTarget(spec: VmSpec, parts: ControllerParts): string | null {
-  return parts.chooseSecondary(spec).host;
 }

@@ -5,13 +5,13 @@
 import { Deferred } from '../../src/base/async.ts';
 import { ClosedError, ColoError } from '../../src/base/errors.ts';
 import type { PeerService } from '../../src/api/service.ts';
+import type { PeerState } from '../../src/ha/beat/index.ts';
 import { MemoryArbiter, MemoryStore } from '../../src/ha/arbiter/index.ts';
-import type { HaEvent, HostView, RunningVm, VmDisk, VmEntry, VmExit, VmView } from '../../src/ha/index.ts';
+import type { HaEvent, HostView, RunningVm, VmDisk, VmEntry, VmExit } from '../../src/ha/index.ts';
 import type { Side } from '../../src/ha/side.ts';
 import type { VmSpec } from '../../src/ha/spec/vm-spec.ts';
 import { Controller } from '../../src/node/controller.ts';
 import type { ControllerParts, VmDisks } from '../../src/node/parts.ts';
-import type { QmpClient } from '../../src/qmp/client.ts';
 import type { QmpEvent } from '../../src/qmp/types.ts';
 
 export const SPEC: VmSpec = {
@@ -37,6 +37,7 @@ let nextPid = 1000;
 export class FalseVm implements RunningVm {
   readonly name = SPEC.name;
   readonly pid = nextPid++;
+  readonly startedAs = 'primary';
   readonly consolePath = '';
   readonly logPath = '';
   readonly host: string;
@@ -62,7 +63,7 @@ export class FalseVm implements RunningVm {
     return this.#exit.promise;
   }
 
-  get qmp(): QmpClient {
+  get qmp(): RunningVm['qmp'] {
     const fake = {
       execute: (command: string) => this.#execute(command),
       onEvent: (listener: (event: QmpEvent) => void) => {
@@ -79,7 +80,7 @@ export class FalseVm implements RunningVm {
           this.#listeners.add(listen);
         }),
     };
-    return fake as unknown as QmpClient;
+    return fake as unknown as RunningVm['qmp'];
   }
 
   say(event: string, data: Record<string, unknown> = {}): void {
@@ -182,6 +183,7 @@ export class FalseHost {
         startPrimary: () => this.#start(),
         startSecondary: () => this.#start(),
         adopt: () => Promise.resolve(this.vm?.isAlive === true ? this.vm : null),
+        names: () => Promise.resolve([]),
         reservePorts: (count) =>
           Promise.resolve({
             ports: Array.from({ length: count }, (_, at) => 7000 + at),
@@ -213,20 +215,17 @@ export class FalseHost {
         secondaryAlone: () => this.#alone(),
       },
       peer: (host) => world.peer(this.name, host),
-      beat: (host) => {
-        const peer = world.host(host);
-        const isHeard = peer.isReachable && !world.isCut(this.name, host);
-        return {
-          isConnected: isHeard,
-          silentMs: isHeard ? 10 : null,
-          vm: () => ({ isAlive: peer.vm?.isAlive === true, isAnswering: true }),
-        };
+      beats: {
+        peer: (host) => this.#heardOf(host),
+        whoHears: () => ({ hears: [], misses: [] }),
+        stoodStill: () => false,
+        anybodyElse: () => 'yes',
+        probe: (host) => Promise.resolve(world.host(host).isReachable ? 'yes' : 'timeout'),
       },
       now: () => performance.now(),
       hosts: () => world.hostViews(),
-      views: () => world.views(),
-      chooseSecondary: (spec) => {
-        const busy = new Set([this.name]);
+      chooseSecondary: (spec, refused) => {
+        const busy = new Set([this.name, ...refused]);
         const found = world
           .hostViews()
           .find(
@@ -236,7 +235,7 @@ export class FalseHost {
               !busy.has(name) &&
               (spec.hosts.length === 0 || spec.hosts.includes(name)),
           );
-        return { host: found?.name ?? null, reason: '' };
+        return found?.name ?? null;
       },
       tell: (event) => {
         this.events.push(event);
@@ -248,6 +247,30 @@ export class FalseHost {
       },
       loadSide: () => this.side,
       guestEnded: () => undefined,
+    };
+  }
+
+  #heardOf(host: string): PeerState {
+    const peer = this.world.host(host);
+    const isHeard = peer.isReachable && !this.world.isCut(this.name, host);
+    const vm = {
+      name: SPEC.name,
+      pid: peer.vm?.pid ?? null,
+      condition: peer.vm?.isAlive === true ? 'alive' : 'dead',
+      state: 'running',
+      answerMs: 0,
+      phase: '',
+      epoch: 0,
+      saidMs: 0,
+    } as const;
+    return {
+      host,
+      status: isHeard ? 'ok' : 'silent',
+      isConnected: isHeard,
+      lastHeardMs: 10,
+      instance: null,
+      isOrderly: false,
+      vms: new Map(isHeard ? [[SPEC.name, vm]] : []),
     };
   }
 
@@ -393,10 +416,6 @@ export class World {
       freeMemoryMiB: 4096,
       vms: { primary: 0, secondary: 0 },
     }));
-  }
-
-  views(): VmView[] {
-    return [...this.hosts.values()].map(({ controller }) => controller.view());
   }
 
   /** Until `isSo`; the test's own time-out ends it. Tells what stood there when it is aborted. */

@@ -9,7 +9,7 @@ import type { BlockNode } from '../node.ts';
 export class PassThrough implements BlockDriver {
   readonly driverName: string;
   readonly clusterBytes?: number;
-  readonly makeEmpty?: () => Promise<void>;
+  readonly makeEmpty?: (isStable?: boolean) => Promise<void>;
   readonly truncate?: (lengthBytes: number) => Promise<void>;
   protected readonly next: BlockDriver;
 
@@ -17,7 +17,9 @@ export class PassThrough implements BlockDriver {
     this.driverName = driverName;
     this.next = next;
     if (next.clusterBytes !== undefined) this.clusterBytes = next.clusterBytes;
-    if (next.makeEmpty) this.makeEmpty = () => this.around('makeEmpty', 0, 0, async () => next.makeEmpty?.());
+    if (next.makeEmpty) {
+      this.makeEmpty = (isStable) => this.around('makeEmpty', 0, 0, async () => next.makeEmpty?.(isStable));
+    }
     if (next.truncate) this.truncate = async (lengthBytes) => next.truncate?.(lengthBytes);
   }
 

@@ -159,7 +159,7 @@ describe('the procedure’s lines', () => {
     const qmp = new Monitor();
     qmp.jobs = [job('resync'), job('resync1')];
     qmp.objects = ['rew0'];
-    qmp.parameters.push('x-heartbeat-interval');
+    qmp.parameters.push('x-colo-heartbeat-interval');
     await resumeReplication(qmp, spec({ disks: 2 }), links(1));
     const [add0, add1, ...rest] = qmp.lines;
     assert.match(add0 ?? '', /^drive_add .*file\.export=parent0,node-name=replication0$/);

@@ -438,7 +438,9 @@ function examples(page: string): string[] {
 
 /** The keys in the first columns of a document's tables. */
 function tableKeys(page: string): Set<string> {
-  const text = readFileSync(new URL(`../../../docs/${page}`, import.meta.url), 'utf8');
+  const whole = readFileSync(new URL(`../../../docs/${page}`, import.meta.url), 'utf8');
+  // Its table is of findings.
+  const text = whole.replace(/^## Before it runs$[^]*?(?=^## )/m, '');
   const cells = [...text.matchAll(/^\| (`[^|]+) +\|/gm)].map((match) => match[1]!);
   return new Set(cells.flatMap((cell) => [...cell.matchAll(/`([^`]+)`/g)].map((match) => match[1]!)));
 }

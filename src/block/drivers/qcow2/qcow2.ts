@@ -233,9 +233,9 @@ export class Qcow2Driver implements BlockDriver {
    * All at once: the L1 table is zeroed (now nothing refers to any cluster: a kill leaks), the counts are rewritten to
    * hold the metadata alone, and the file is cut behind it.
    */
-  async makeEmpty(): Promise<void> {
+  async makeEmpty(isStable = false): Promise<void> {
     if (this.readOnly) throw new IoError('EPERM', 'A read-only qcow2 image cannot be emptied');
-    if (this.#tables.isEmpty) {
+    if (this.#tables.isEmpty && !isStable) {
       this.#file.lax = true;
       return;
     }
@@ -243,9 +243,10 @@ export class Qcow2Driver implements BlockDriver {
     const held = await this.#locks.acquire(0, Infinity, true);
     try {
       await this.#allocator.quiet();
-      this.#file.lax = true;
       this.#map.forget();
       await this.#tables.clear();
+      if (isStable) await this.#file.flush();
+      this.#file.lax = true;
       this.#allocator.reset();
       await this.#file.cut(await this.#refcounts.reset());
     } finally {

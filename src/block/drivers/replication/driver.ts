@@ -5,6 +5,8 @@
  *
  * Facts: docs/qemu-behaviour.md 5.1 to 5.5. Where QEMU errs or is silent and this differs on purpose:
  * - a stop without failover on the secondary does empty the overlays (QEMU has dropped its backup job by then);
+ * - a failover flushes all three disks before it is answered, and the overlays are emptied for good before the secondary
+ *   disk takes their place: merging them again after a power failure is right at any time;
  * - after the first failed forward the primary sends no more (the other disk is worthless already);
  * - read-only hidden or secondary disks are refused at start: the opener has the hidden disk opened read-write.
  */
@@ -331,6 +333,14 @@ export class ReplicationDriver implements BlockDriver {
     this.#enter('failover', 'failover: the overlays are merged into the secondary disk');
     await chain.stopBackup(true);
     this.#unblockTop();
+    // Whoever is heard from now on must not lose to a power failure what this view of the disk is made of.
+    await chain.settle().catch((error: unknown) => {
+      this.#error ??= error as Error;
+      this.#log.error(
+        { err: error },
+        'the disks could not be flushed at failover; a power failure may lose data',
+      );
+    });
     const emit: EmitEvent = this.onJob ? this.#emit : () => undefined;
     // The secondary disk has what the primary forwarded: apart from what the overlays hold it is the primary's disk.
     const record = this.onParted?.() ?? null;
@@ -349,7 +359,8 @@ export class ReplicationDriver implements BlockDriver {
   }
 
   /** Nothing is in flight here now: the secondary disk is whole and takes the overlays' place. */
-  #pivot(chain: SecondaryChain): void {
+  async #pivot(chain: SecondaryChain): Promise<void> {
+    await chain.empty();
     chain.dropFence();
     this.#file = chain.disks.secondary;
     this.#children = new Map([['file', this.#file]]);

@@ -141,6 +141,21 @@ export class SecondaryChain {
     await this.#behindFence.flush();
   }
 
+  /** All that the VM sees through the chain is on stable storage afterwards. */
+  async settle(): Promise<void> {
+    const { active, hidden } = this.disks;
+    await Promise.all([active.flush(), hidden.flush(), this.#behindFence.flush()]);
+  }
+
+  /**
+   * The overlays hold nothing any more, also after a power failure. The secondary disk has it all, flushed, and nobody
+   * writes. The hidden disk first: alone above the secondary disk it would show what the active one has hidden.
+   */
+  async empty(): Promise<void> {
+    await this.disks.hidden.makeEmpty(true);
+    await this.disks.active.makeEmpty(true);
+  }
+
   /**
    * A new epoch: what the secondary disk holds now is the checkpoint. Requests of the VM and of the export that have
    * begun end first; later ones wait and belong to the new epoch.
@@ -183,7 +198,7 @@ export class SecondaryChain {
   commit(
     id: string,
     emit: EmitEvent,
-    hooks: { readonly pivot: () => void; readonly allocated?: (overlaid: ChunkBitmap) => void },
+    hooks: { readonly pivot: () => Promise<void>; readonly allocated?: (overlaid: ChunkBitmap) => void },
   ): CommitJob {
     const { active, secondary } = this.disks;
     return new CommitJob({
