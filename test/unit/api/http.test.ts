@@ -219,12 +219,7 @@ test('garbage is refused by the path of what is wrong, and reaches no service', 
   await says('POST', '/v1/vms/web1/down', 'purge=1', /media type/i, 'application/x-www-form-urlencoded');
   await says('POST', '/v1/vms/web1/down', '{}', /media type/i, 'text/plain');
   await says('POST', '/v1/vms/web1/migrate', '{}', /host/);
-  await says(
-    'PUT',
-    '/v1/vms/web1',
-    JSON.stringify({ spec: { ...SPEC, memoryMiB: 'much' } }),
-    /memoryMiB/,
-  );
+  await says('PUT', '/v1/vms/web1', JSON.stringify({ spec: { ...SPEC, memoryMiB: 'much' } }), /memoryMiB/);
   await says('PUT', '/v1/vms/web2', JSON.stringify({ spec: SPEC }), /must be the same/);
   await says('PUT', '/v1/vms/web1', JSON.stringify({ spec: { ...SPEC, disks: [] } }), /disks/);
   await says('GET', '/v1/events?after=-1', '', /the query: after/);
