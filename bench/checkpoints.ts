@@ -21,12 +21,13 @@ import { freePorts } from '../src/demo/free-ports.ts';
 import { waitForGuest } from '../src/demo/guest-ready.ts';
 import {
   createSecondaryDisks,
+  demoSpec,
   firstPrimaryArguments,
   imageSize,
   secondaryArguments,
 } from '../src/demo/hosts.ts';
 import type { DemoMachine } from '../src/demo/hosts.ts';
-import { HOSTS, pairAddresses, protect } from '../src/demo/pair.ts';
+import { HOSTS, pairLinks, protect } from '../src/demo/pair.ts';
 import { quietTeller } from '../src/demo/report.ts';
 import { VmProcess } from '../src/demo/vm-process.ts';
 import { addPrimaryChardevs } from '../src/ha/procedure.ts';
@@ -180,15 +181,15 @@ try {
     console.log(`unprotected, ${name}: ${speed(load)}`);
   }
 
-  const at = await pairAddresses(primary.host);
-  await addPrimaryChardevs(primary.qmp, at);
+  const at = await pairLinks(primary.host);
+  await addPrimaryChardevs(primary.qmp, demoSpec(machine), at);
   const disks = await createSecondaryDisks(path.join(folder, 'secondary'), sizeBytes);
   const secondary = await start(
     'secondary',
     at.secondaryHost,
     secondaryArguments(machine, disks, at).map(network.edit('colo-s')),
   );
-  await protect(primary, secondary, at, false, quietTeller);
+  await protect(primary, secondary, demoSpec(machine), at, quietTeller);
   isProtected = true;
   for (const name of names) {
     const share = SHARE === undefined ? {} : { 'x-mismatch-run-share': Number(SHARE) };

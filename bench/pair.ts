@@ -14,12 +14,13 @@ import { freePorts } from '../src/demo/free-ports.ts';
 import { waitForGuest } from '../src/demo/guest-ready.ts';
 import {
   createSecondaryDisks,
+  demoSpec,
   firstPrimaryArguments,
   imageSize,
   secondaryArguments,
 } from '../src/demo/hosts.ts';
 import type { DemoMachine } from '../src/demo/hosts.ts';
-import { HOSTS, pairAddresses, protect } from '../src/demo/pair.ts';
+import { HOSTS, pairLinks, protect } from '../src/demo/pair.ts';
 import { quietTeller } from '../src/demo/report.ts';
 import { VmProcess } from '../src/demo/vm-process.ts';
 import { Workload } from '../src/demo/workload.ts';
@@ -59,6 +60,7 @@ const network = await startSwitch({
     ],
   },
 });
+const spec = demoSpec(machine);
 const cpu = os.cpus()[0]?.model ?? 'unknown CPU';
 console.log(
   `guest of ${memory} MiB, one vCPU; ${os.cpus().length} × ${cpu}; Node ${process.version}; load ${os.loadavg()[0]!.toFixed(1)}`,
@@ -87,7 +89,7 @@ try {
   });
 
   let secondary = await newSecondary(primary, 1, sizeBytes);
-  await protect(primary, secondary, secondary.at, false, quietTeller);
+  await protect(primary, secondary, spec, secondary.at, quietTeller);
   await idleCheckpoints(primary, secondary.vm);
 
   const workload = new Workload({
@@ -106,13 +108,13 @@ try {
     const killed = performance.now();
     await primary.kill();
     const answered = workload.firstReplyAfter(killed);
-    await failoverSecondary(secondary.vm.qmp);
+    await failoverSecondary(secondary.vm.qmp, spec);
     commands.push(performance.now() - killed);
     failovers.push((await answered) - killed);
     primary = secondary.vm;
     if (round === FAILOVERS) break;
     secondary = await newSecondary(primary, round + 1, sizeBytes);
-    await protect(primary, secondary, secondary.at, true, quietTeller);
+    await protect(primary, secondary, spec, secondary.at, quietTeller);
   }
   print(
     'failover: SIGKILL to the first answer on an open connection',
@@ -140,9 +142,9 @@ async function start(name: string, host: string, args: readonly string[]): Promi
 }
 
 async function newSecondary(of: VmProcess, round: number, sizeBytes: number) {
-  const at = await pairAddresses(of.host);
+  const at = await pairLinks(of.host);
   const disks = await createSecondaryDisks(path.join(folder, `round${round}`), sizeBytes);
-  await addPrimaryChardevs(of.qmp, at);
+  await addPrimaryChardevs(of.qmp, spec, at);
   const vm = await start(`secondary${round}`, at.secondaryHost, secondaryArguments(machine, disks, at));
   return Object.assign(vm, { vm, at });
 }

@@ -21,18 +21,20 @@ import { freePorts } from '../src/demo/free-ports.ts';
 import { waitForGuest } from '../src/demo/guest-ready.ts';
 import {
   createSecondaryDisks,
+  demoSpec,
   firstPrimaryArguments,
   imageSize,
   secondaryArguments,
 } from '../src/demo/hosts.ts';
-import { HOSTS, pairAddresses } from '../src/demo/pair.ts';
+import { HOSTS, pairLinks } from '../src/demo/pair.ts';
 import { stockQemu } from '../src/demo/platform.ts';
 import { quietTeller } from '../src/demo/report.ts';
 import { VmProcess } from '../src/demo/vm-process.ts';
 import { Workload } from '../src/demo/workload.ts';
 import {
   addPrimaryChardevs,
-  exportSecondaryDisk,
+  awaitResync,
+  exportSecondaryDisks,
   failoverSecondary,
   resumeReplication,
   startResync,
@@ -54,6 +56,7 @@ const { values, positionals } = parseArgs({
 const [image] = positionals;
 if (image === undefined)
   throw new Error('usage: bench/qemu.ts GUEST.raw [--memory 256,1024] [--qemu-colo PATH]');
+const accelerator = values.accel === 'kvm' ? 'kvm' : 'tcg';
 const CHECKPOINTS = Number(process.env['COLO_BENCH_CHECKPOINTS'] ?? 30);
 const REQUESTS = Number(process.env['COLO_BENCH_REQUESTS'] ?? 1000);
 const CONNECTIONS = 8;
@@ -87,9 +90,7 @@ type Rows = Map<string, string>;
 const ours: Kind = { title: 'colo', start: (...args) => VmProcess.start(...args) };
 
 /**
- * QEMU by its own COLO: the same command line, but for what a version calls otherwise, and for the replication's top-id,
- * which has to be that of the guest's disk (QEMU: docs/COLO-FT.txt): with another one a secondary 11.1.3 leaves COLO at
- * its first checkpoint without a word why.
+ * QEMU by its own COLO: the same command line, but for what a version calls otherwise.
  */
 async function ownColo(binary: string): Promise<Kind> {
   const { version, major, minor } = await probeQemu(binary);
@@ -98,9 +99,7 @@ async function ownColo(binary: string): Promise<Kind> {
     title: `QEMU ${version.split(' ', 1)[0] ?? ''}`,
     start: async (name, _host, folder, args) => {
       const socket = path.join(folder, `${name}.qmp`);
-      const given = args.map((arg) =>
-        arg.replace('reconnect=1', word).replace('top-id=childs0', 'top-id=colo-disk0'),
-      );
+      const given = args.map((arg) => arg.replace('reconnect=1', word));
       const child = spawn(
         'setpriv',
         ['--pdeathsig', 'KILL', binary, '-qmp', `unix:${socket},server=on,wait=off`, ...given],
@@ -186,11 +185,11 @@ interface Place {
 
 async function pair(kind: Kind, place: Place, rows: Rows, sides: Side[]): Promise<void> {
   const { folder, memoryMiB, switchPath } = place;
-  const stock = stockQemu({ accelerator: values.accel, vcpus: 1, binary: values.qemu });
-  const own = { ...stock, args: ['-accel', values.accel, '-smp', '1'] };
+  const stock = stockQemu({ accelerator, vcpus: 1, binary: values.qemu });
   // QEMU's own COLO needs its NIC without what the comparer does not undo; e1000 has none of it.
-  const platform = { ...(kind === ours ? stock : own), nic: 'e1000', diskInterface: 'ide' };
+  const platform = { ...stock, nic: 'e1000', diskInterface: 'ide' } as const;
   const machine = { platform, memoryMiB, switchPath };
+  const spec = { ...demoSpec(machine), checkpoint: { maxDelayMs: DELAY_MS } };
   const disk = path.join(folder, 'disk.qcow2');
   await run('qemu-img', ['convert', '-O', 'qcow2', image!, disk]);
   const sizeBytes = await imageSize(disk);
@@ -208,9 +207,9 @@ async function pair(kind: Kind, place: Place, rows: Rows, sides: Side[]): Promis
   const perSecond = alone.requests / alone.seconds;
   rows.set('HTTP requests/s unprotected', perSecond.toFixed(0));
 
-  const addresses = await pairAddresses(HOSTS[0]);
+  const addresses = await pairLinks(HOSTS[0]);
   const disks = await createSecondaryDisks(path.join(folder, 'second'), sizeBytes);
-  await addPrimaryChardevs(qmp, addresses);
+  await addPrimaryChardevs(qmp, spec, addresses);
   const args = secondaryArguments(machine, disks, addresses);
   const secondary = await kind.start('secondary', addresses.secondaryHost, folder, [
     ...args,
@@ -218,14 +217,12 @@ async function pair(kind: Kind, place: Place, rows: Rows, sides: Side[]): Promis
     'null',
   ]);
   sides.push(secondary);
-  await exportSecondaryDisk(secondary.qmp, addresses);
-  const ready = qmp.waitFor('BLOCK_JOB_READY', () => true, STEP_MS);
-  await startResync(qmp, addresses);
-  await ready;
+  await exportSecondaryDisks(secondary.qmp, spec, addresses);
+  await startResync(qmp, spec, addresses);
+  await awaitResync(qmp, spec);
   const pauses = pausesOf(qmp);
-  await qmp.execute('migrate-set-parameters', { 'x-checkpoint-delay': DELAY_MS });
   await setCapabilities(kind, qmp, secondary.qmp);
-  await resumeReplication(qmp, addresses, false);
+  await resumeReplication(qmp, spec, addresses);
   await checkpoints(qmp, pauses, 6);
 
   pauses.length = 0;
@@ -256,7 +253,7 @@ async function pair(kind: Kind, place: Place, rows: Rows, sides: Side[]): Promis
   const killed = performance.now();
   await started.kill();
   const answered = workload.firstReplyAfter(killed);
-  await failoverSecondary(secondary.qmp);
+  await failoverSecondary(secondary.qmp, spec);
   rows.set('failover, SIGKILL to the next answer', `${((await answered) - killed).toFixed(0)} ms`);
   const { connectionsLost, ledgerLinesLost } = await workload.stop();
   rows.set('lost', `${connectionsLost} connections, ${ledgerLinesLost} ledger lines`);

@@ -21,15 +21,20 @@ export interface NodeService {
   up(spec: VmSpec): Promise<VmView>;
   /** The guest is stopped; its disks stay unless `purge`. */
   down(name: string, options: { readonly purge: boolean }): Promise<VmView>;
-  checkpoint(name: string): Promise<VmView>;
+  checkpoint(name: string, call?: CallOptions): Promise<VmView>;
   /** Planned switch-over to the secondary. Resolves when the other side is heard. */
-  failover(name: string): Promise<VmView>;
+  failover(name: string, call?: CallOptions): Promise<VmView>;
   /** Moves the primary to `host`. Resolves when it is there. */
-  migrate(name: string, host: string): Promise<VmView>;
+  migrate(name: string, host: string, call?: CallOptions): Promise<VmView>;
   /** Suspends (or takes up again) automatic actions for a VM. */
   setPaused(name: string, isPaused: boolean): Promise<VmView>;
   /** Maintenance of a host; `drain`: what is there is moved away first. */
-  setMaintenance(host: string, isOn: boolean, options: { readonly drain: boolean }): Promise<HostView>;
+  setMaintenance(
+    host: string,
+    isOn: boolean,
+    options: { readonly drain: boolean },
+    call?: CallOptions,
+  ): Promise<HostView>;
   /** Kept events after `sequence`, then, with `follow`, those that come until `signal`. */
   events(options: EventQuery): AsyncIterable<HaEvent>;
   /** What the VM's processes on this host wrote to standard error. */
@@ -41,6 +46,11 @@ export interface NodeService {
   console(name: string): Promise<Duplex>;
   /** One QMP command to the VM's process on this host, as a person would type it. */
   qmp(name: string, command: string, args?: Readonly<Record<string, unknown>>): Promise<unknown>;
+}
+
+/** Of calls that may take minutes: whoever asked has gone away, or no longer wants to wait. */
+export interface CallOptions {
+  readonly signal?: AbortSignal;
 }
 
 export interface EventQuery {
@@ -67,11 +77,15 @@ export interface PeerService {
    * Become the secondary: make disks, start the process, export the disks. Throws BusyError when this host has a copy
    * that is not idle.
    */
-  join(request: JoinRequest): Promise<JoinAnswer>;
+  join(request: JoinRequest, call?: CallOptions): Promise<JoinAnswer>;
   /** The first checkpoint is about to be sent; `pairing` is the record that it belongs to. Resolves when it is loaded. */
-  awaitCheckpoint(name: string, pairing: { readonly epoch: number; readonly nonce: string }): Promise<void>;
+  awaitCheckpoint(
+    name: string,
+    pairing: { readonly epoch: number; readonly nonce: string },
+    call?: CallOptions,
+  ): Promise<void>;
   /** The primary steps aside (planned): ask the arbiter now. Resolves when this side is heard. */
-  takeOver(name: string): Promise<void>;
+  takeOver(name: string, call?: CallOptions): Promise<void>;
   /** Stop and discard this host's copy. */
   leave(name: string, reason: string): Promise<void>;
 }

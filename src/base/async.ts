@@ -127,3 +127,28 @@ export class Gate {
     while (this.#closed) await this.#closed.promise;
   }
 }
+
+/**
+ * A signal that is aborted after `ms` milliseconds or with any of `signals`; `end` when it is no longer needed. In place of
+ * AbortSignal.any() over AbortSignal.timeout(): of that, Node 20's garbage collector may take the timer before it has fired,
+ * and then there is no deadline.
+ */
+export function abortAfter(
+  ms: number,
+  signals: readonly AbortSignal[],
+): { readonly signal: AbortSignal; end(): void } {
+  const controller = new AbortController();
+  const abort = (): void => controller.abort();
+  const timer = ms === Infinity ? null : setTimeout(abort, Math.ceil(ms));
+  for (const signal of signals) {
+    if (signal.aborted) abort();
+    else signal.addEventListener('abort', abort, { once: true });
+  }
+  return {
+    signal: controller.signal,
+    end: () => {
+      if (timer) clearTimeout(timer);
+      for (const signal of signals) signal.removeEventListener('abort', abort);
+    },
+  };
+}

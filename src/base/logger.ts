@@ -1,7 +1,9 @@
 /**
  * One logger for the process: pino, to standard error, so that standard output stays for QMP and for results.
- * `COLO_LOG` sets the level (trace, debug, info, warn, error; default warn).
+ * `COLO_LOG` sets the level (trace, debug, info, warn, error; default warn). A line that cannot be written (the disk is
+ * full, nobody reads any more) is lost, and nothing else: pino's own destination ends the process then.
  */
+import { writeSync } from 'node:fs';
 import { pino } from 'pino';
 import type { Logger } from 'pino';
 
@@ -13,7 +15,16 @@ let root: Logger | null = null;
 export function loggerFor(component: string): Logger {
   root ??= pino(
     { level: process.env['COLO_LOG'] ?? 'warn', base: { pid: process.pid } },
-    pino.destination({ dest: 2, sync: true }),
+    { write: writeToStandardError },
   );
   return root.child({ component });
+}
+
+function writeToStandardError(line: string): void {
+  try {
+    const bytes = Buffer.from(line);
+    for (let at = 0; at < bytes.length;) at += writeSync(2, bytes, at);
+  } catch {
+    // Told to nobody: this was the place.
+  }
 }

@@ -1,7 +1,7 @@
 /**
  * Chardev options, from the command line's flat form (`-chardev socket,id=c,host=…`; the flag forms `server` and
  * `nowait` have become server=on and wait=off by then) and from QMP's `backend` objects (qapi/char.json). Error texts are
- * QEMU 7.2's where it has one. TLS, telnet and websocket are refused rather than ignored.
+ * QEMU 7.2's where it has one. Telnet and websocket are refused rather than ignored.
  */
 import { ColoError, ParameterError } from '../base/errors.ts';
 import type { SocketAddress } from './address.ts';
@@ -59,9 +59,13 @@ function socketConfig(
     readonly nodelay: boolean | undefined;
     readonly reconnectSec: number | undefined;
     readonly reconnectMs: number | undefined;
+    readonly tlsCreds: string | undefined;
   },
 ): SocketChardevConfig {
-  const { server, wait, reconnectSec, reconnectMs } = given;
+  const { server, wait, reconnectSec, reconnectMs, tlsCreds } = given;
+  if (tlsCreds !== undefined && address.type === 'unix') {
+    throw new ParameterError("'tls_creds' option is incompatible with 'unix' address type");
+  }
   if (reconnectSec !== undefined && reconnectMs !== undefined) {
     throw new ParameterError("Only one of 'reconnect' and 'reconnect-ms' can be given");
   }
@@ -85,6 +89,7 @@ function socketConfig(
     wait: server && (wait ?? given.waitDefault),
     nodelay: given.nodelay ?? true,
     reconnectMs: delayMs,
+    ...(tlsCreds === undefined ? {} : { tlsCreds }),
   };
 }
 
@@ -100,10 +105,8 @@ function refuseLayers(
   if (authz !== undefined && credentials === undefined) {
     throw new ParameterError("'tls_authz' option requires 'tls_creds' option");
   }
-  if (credentials !== undefined) {
-    throw new ParameterError(
-      `TLS is not supported on character devices ('tls-creds=${credentials}'); protect the link with a VPN or a tunnel`,
-    );
+  if (authz !== undefined) {
+    throw new ParameterError('tls-authz is not supported; whoever has a certificate of the CA is let in');
   }
 }
 
@@ -197,6 +200,7 @@ export function parseSocketChardev(flat: FlatOptions): SocketChardevConfig {
     nodelay: flatBoolean(flat, 'nodelay') ?? (delay === undefined ? undefined : !delay),
     reconnectSec: flatNumber(flat, 'reconnect'),
     reconnectMs: flatNumber(flat, 'reconnect-ms'),
+    tlsCreds: flat['tls-creds'],
   });
 }
 
@@ -296,6 +300,7 @@ export function parseChardevBackend(id: string, backend: unknown): ChardevConfig
     nodelay: data.optionalBoolean('nodelay'),
     reconnectSec: data.optionalInteger('reconnect', Number.MAX_SAFE_INTEGER),
     reconnectMs: data.optionalInteger('reconnect-ms', Number.MAX_SAFE_INTEGER),
+    tlsCreds: credentials,
   };
   data.end();
   try {

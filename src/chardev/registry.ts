@@ -3,6 +3,8 @@
  * them. Opening happens one at a time, in the caller's order; ids are taken from the moment `add` is called.
  */
 import { ColoError, TimeoutError, messageOf } from '../base/errors.ts';
+import { TlsCredentialsSet } from '../base/tls/objects.ts';
+import type { TlsLookup } from '../base/tls/objects.ts';
 import type { Chardev } from './chardev.ts';
 import { ChardevOpenError } from './dial.ts';
 import { ChardevOptionError, parseChardevBackend } from './options.ts';
@@ -14,10 +16,14 @@ import { StdioChardev } from './stdio.ts';
 /** A chardev as the registry makes it. */
 export type OwnedChardev = SocketChardev | StdioChardev | SinkChardev;
 
-function create(config: ChardevConfig): OwnedChardev {
+function create(config: ChardevConfig, findCredentials: TlsLookup): OwnedChardev {
   switch (config.backend) {
-    case 'socket':
-      return new SocketChardev(config);
+    case 'socket': {
+      const { tlsCreds, server } = config;
+      const credentials =
+        tlsCreds === undefined ? null : findCredentials(tlsCreds, server ? 'server' : 'client');
+      return new SocketChardev(config, credentials);
+    }
     case 'stdio':
       return new StdioChardev(config);
     case 'null':
@@ -29,6 +35,12 @@ function create(config: ChardevConfig): OwnedChardev {
 export class Chardevs {
   readonly #byId = new Map<string, OwnedChardev>();
   readonly #opening = new Map<string, OwnedChardev>();
+  readonly #findCredentials: TlsLookup;
+
+  /** `findCredentials`: for chardevs with TLS; without it there are none. */
+  constructor(findCredentials: TlsLookup = new TlsCredentialsSet().find) {
+    this.#findCredentials = findCredentials;
+  }
 
   /**
    * Creates and opens: a server is bound, a client without reconnect is connected when this resolves. It does not wait
@@ -42,7 +54,7 @@ export class Chardevs {
     if (config.backend === 'stdio' && this.#stdioInUse()) {
       throw new ColoError('cannot use stdio by multiple character devices');
     }
-    const chardev = create(config);
+    const chardev = create(config, this.#findCredentials);
     this.#opening.set(id, chardev);
     try {
       await chardev.open();

@@ -9,6 +9,9 @@
  *   A peer that leaves meanwhile is noticed at the next read or write.
  * - TCP_NODELAY is on unless switched off: a packet held by Nagle's algorithm delays a guest. QEMU's default is off.
  *
+ * - With TLS credentials (tls.ts) bytes are counted and bounded in clear. A frontend is given them as they come out of the
+ *   library, a turn of the event loop never more than a slab and a record of them.
+ *
  * It does not frame (net/framing.ts) and does not decide when start-up waits for a peer (vm/ calls `waitConnected`).
  */
 import net from 'node:net';
@@ -18,12 +21,15 @@ import { loggerFor } from '../base/logger.ts';
 import { pauseAtOnce, readIntoOwnMemory } from '../base/own-memory-socket.ts';
 import type { ReceivingMemory } from '../base/own-memory-socket.ts';
 import { RECEIVE_SLAB } from '../base/packet-memory.ts';
+import type { TlsCredentials } from '../base/tls/credentials.ts';
+import { reasonOf } from '../base/tls/upgrade.ts';
 import { connectionName, formatAddress, formatHostPort, normaliseHost } from './address.ts';
 import type { SocketAddress } from './address.ts';
 import { BoundedSender } from './bounded-sender.ts';
 import type { Chardev, ChardevFrontend } from './chardev.ts';
 import { connectSocket, listenSocket } from './dial.ts';
 import { FrontendPort } from './frontend-port.ts';
+import { TlsDoor, secureClient } from './tls.ts';
 
 const log = loggerFor('chardev');
 
@@ -42,6 +48,8 @@ export interface SocketChardevConfig {
   readonly nodelay: boolean;
   /** Pause before a client tries again, in ms; 0 means that it connects once, in `open`. */
   readonly reconnectMs: number;
+  /** Id of the TLS credentials; absent: in clear. */
+  readonly tlsCreds?: string;
   /** How long one attempt to connect may take, in ms (default 10 000). */
   readonly connectDeadlineMs?: number;
 }
@@ -53,6 +61,8 @@ interface Link {
   readonly names: Chardev['connection'];
   readonly filename: string;
   bytesIn: number;
+  /** Of them, in this turn of the event loop; counted over TLS only. */
+  turnBytes: number;
 }
 
 export class SocketChardev implements Chardev {
@@ -64,6 +74,10 @@ export class SocketChardev implements Chardev {
     received: (count) => this.#received(count),
   };
   readonly #waitingClients: net.Socket[] = [];
+  readonly #credentials: TlsCredentials | null;
+  readonly #door: TlsDoor | null;
+  /** What was complained of last about TLS, until bytes come. */
+  #tlsComplaint: string | null = null;
   #server: net.Server | null = null;
   #link: Link | null = null;
   /** The latest connection, for its counters. */
@@ -72,8 +86,14 @@ export class SocketChardev implements Chardev {
   #complained = false;
   #waiters: Deferred<void>[] = [];
 
-  constructor(config: SocketChardevConfig) {
+  /** `credentials`: those that `tlsCreds` names, made for this end. */
+  constructor(config: SocketChardevConfig, credentials: TlsCredentials | null = null) {
     this.config = config;
+    this.#credentials = credentials;
+    this.#door =
+      credentials && config.server
+        ? new TlsDoor(config.id, credentials, (socket) => this.#admit(socket))
+        : null;
     this.#port = new FrontendPort({
       id: config.id,
       isConnected: () => this.connected,
@@ -194,6 +214,7 @@ export class SocketChardev implements Chardev {
     const server = this.#server;
     this.#server = null;
     const serverClosed = server && new Promise<void>((resolve) => server.close(() => resolve()));
+    this.#door?.close();
     for (const socket of this.#waitingClients.splice(0)) socket.destroy();
     const socket = this.#link?.socket;
     const socketClosed = socket && new Promise<void>((resolve) => socket.once('close', () => resolve()));
@@ -203,6 +224,12 @@ export class SocketChardev implements Chardev {
 
   readonly #onError = (error: Error): void => {
     log.debug({ chardev: this.id }, `connection failed: ${error.message}`);
+    // In TLS 1.3 a server's refusal comes after the client's handshake: here is where its reason is told.
+    const { code } = error as { code?: unknown };
+    if (typeof code !== 'string' || !code.startsWith('ERR_SSL_')) return;
+    const complaint = reasonOf(error);
+    if (complaint !== this.#tlsComplaint) log.warn({ chardev: this.id }, `TLS failed: ${complaint}`);
+    this.#tlsComplaint = complaint;
   };
 
   /** Bytes of the current connection have come into the slab: only that one is ever read. */
@@ -220,9 +247,29 @@ export class SocketChardev implements Chardev {
   /** All others have had their turn. */
   readonly #readOn = (): void => this.#applyReading();
 
+  /** The same for what has come out of TLS. */
+  #receivedSecure(link: Link, chunk: Buffer): void {
+    if (this.#link !== link) return;
+    this.#tlsComplaint = null;
+    link.bytesIn += chunk.length;
+    link.turnBytes += chunk.length;
+    this.#port.data(chunk);
+    if (link.turnBytes < RECEIVE_SLAB.length) return;
+    link.turnBytes = 0;
+    link.socket.pause();
+    setImmediate(this.#readOn);
+  }
+
   #accept(socket: net.Socket): void {
     // It may fail while it waits, too; 'close' follows.
     socket.on('error', this.#onError);
+    if (this.#closing.signal.aborted) socket.destroy();
+    else if (this.#door) this.#door.enter(socket);
+    else this.#admit(socket);
+  }
+
+  #admit(socket: net.Socket): void {
+    if (this.#door) socket.on('error', this.#onError);
     if (this.#closing.signal.aborted || this.#waitingClients.length >= WAITING_CLIENTS_LIMIT) {
       socket.destroy();
       return;
@@ -239,6 +286,10 @@ export class SocketChardev implements Chardev {
     if (this.#link) return;
     const accepted = this.#waitingClients.shift();
     if (!accepted) return;
+    if (this.#door) {
+      this.#establish(accepted);
+      return;
+    }
     const socket = readIntoOwnMemory(accepted, this.#memory, true);
     socket.on('error', this.#onError);
     this.#establish(socket);
@@ -247,12 +298,10 @@ export class SocketChardev implements Chardev {
   async #dial(): Promise<void> {
     const { address, nodelay, connectDeadlineMs = CONNECT_DEADLINE_MS } = this.config;
     const signal = this.#closing.signal;
-    const socket = await connectSocket(address, {
-      noDelay: nodelay,
-      deadlineMs: connectDeadlineMs,
-      signal,
-      memory: this.#memory,
-    });
+    const options = { noDelay: nodelay, deadlineMs: connectDeadlineMs, signal };
+    const socket = this.#credentials
+      ? await secureClient(await connectSocket(address, options), this.#credentials, address, options)
+      : await connectSocket(address, { ...options, memory: this.#memory });
     socket.on('error', this.#onError);
     if (signal.aborted) {
       socket.destroy();
@@ -288,7 +337,9 @@ export class SocketChardev implements Chardev {
       names: namesOf(socket),
       filename: filenameOf(socket, this.config),
       bytesIn: 0,
+      turnBytes: 0,
     };
+    if (this.#credentials) socket.on('data', (chunk: Buffer) => this.#receivedSecure(link, chunk));
     socket.on('end', () => this.#drop(link));
     socket.on('close', () => this.#drop(link));
     this.#link = link;

@@ -1,8 +1,11 @@
 /**
  * The checkpoint channel: one TCP or unix connection that carries the dialogue of messages.ts. Every read has a
- * deadline that is counted from the last byte that came, so that a dead or frozen peer ends the dialogue and nothing
- * else. A loss of the connection is noticed at once, also between checkpoints (`closed`). When a deadline passes while
- * this process itself was held up, what has come in the meantime is read before the peer is accused.
+ * deadline that is counted from the last byte of a message that came, so that a dead or frozen peer ends the dialogue
+ * and nothing else. A loss of the connection is noticed at once, also between checkpoints (`closed`). When a deadline
+ * passes while this process itself was held up, what has come in the meantime is read before the peer is accused.
+ *
+ * Beats (heartbeat.ts) go between messages, when both hellos have the feature. They say that a process lives; a reader
+ * waits for messages, and its deadline is about who does the work.
  */
 import type { Socket } from 'node:net';
 import { Deferred } from '../base/async.ts';
@@ -10,60 +13,103 @@ import { releaseBuffer } from '../base/buffers.ts';
 import { ClosedError, ProtocolError, TimeoutError } from '../base/errors.ts';
 import type { HeldFrame, StreamMark } from '../base/participant.ts';
 import type { Snapshot } from '../engine/engine.ts';
-import type { ColoMessage, Hello } from './messages.ts';
+import { DEFAULT_HEARTBEAT, Heartbeat } from './heartbeat.ts';
+import type { HeartbeatHooks, HeartbeatSettings, HeartbeatStatus } from './heartbeat.ts';
+import { Inbox } from './inbox.ts';
+import type { ColoMessage, Feature, Hello } from './messages.ts';
 import {
   COLO_MESSAGE,
+  FEATURES,
   HELLO_MAGIC,
   MAX_DEVICE_BYTES,
   MAX_HELD_BYTES,
   MAX_TEXT_BYTES,
   SECTION_HEADER_BYTES,
   checkSection,
+  encodeBeat,
+  encodeFailure,
   encodeHeldOutput,
   encodeHello,
   encodeSectionHeader,
   encodeText,
+  hasBody,
   nameOfMessage,
   parseHeldOutput,
   parseHello,
   parseMarks,
   parseSectionHeader,
 } from './messages.ts';
+import { Outbox } from './outbox.ts';
+import { afterPatience } from './patience.ts';
 
 /** Unread bytes beyond which the peer is made to wait. */
 const READ_AHEAD_BYTES = 4 * 1024 * 1024;
-const WRITE_PIECE_BYTES = 1024 * 1024;
 /** A peer that is silent for so long in the middle of a dialogue is taken for dead. */
 export const DEFAULT_PATIENCE_MS = 5_000;
+
+export interface ChannelOptions {
+  readonly patienceMs?: number;
+  readonly heartbeat?: HeartbeatSettings;
+  readonly onHeartbeat?: HeartbeatHooks;
+}
+
+/** The peer has said that it gives up; the message has its reason. */
+export class PeerFailedError extends ProtocolError {}
 
 export class CheckpointChannel {
   readonly #socket: Socket;
   readonly #patienceMs: number;
-  readonly #chunks: Buffer[] = [];
-  #queuedBytes = 0;
+  readonly #inbox = new Inbox((intervalMs) => this.#heartbeat.peerInterval(intervalMs));
+  readonly #heartbeat: Heartbeat;
+  readonly #outbox: Outbox;
+  #beat: Buffer;
+  #isBeating = false;
+  #hasSaidWhy = false;
+  /** What this side has said of itself, and what the peer knows to do. */
+  #hello: Hello | null = null;
+  #peerFeatures: readonly string[] | null = null;
   #wake: Deferred<void> | null = null;
   #error: Error | null = null;
-  readonly #unsent = new Set<Deferred<void>>();
   /** Resolves with the reason when the connection is lost or given up. */
   readonly closed: Promise<Error>;
   readonly #closed = new Deferred<Error>();
 
-  constructor(socket: Socket, patienceMs = DEFAULT_PATIENCE_MS) {
+  constructor(socket: Socket, options: ChannelOptions = {}) {
+    const { patienceMs = DEFAULT_PATIENCE_MS, heartbeat = DEFAULT_HEARTBEAT } = options;
     this.#socket = socket;
     this.#patienceMs = patienceMs;
+    this.#outbox = new Outbox(socket, patienceMs);
+    this.#beat = encodeBeat(heartbeat.intervalMs);
+    const wire = { beat: () => this.#outbox.tryWrite(this.#beat), isListening: () => !socket.isPaused() };
+    this.#heartbeat = new Heartbeat(heartbeat, wire, options.onHeartbeat ?? NOBODY);
     this.closed = this.#closed.promise;
     socket.setNoDelay(true);
     socket.on('data', (chunk: Buffer) => {
-      this.#chunks.push(chunk);
-      this.#queuedBytes += chunk.byteLength;
-      if (this.#queuedBytes > READ_AHEAD_BYTES) socket.pause();
-      this.#wake?.resolve();
+      if (this.#isBeating) this.#heartbeat.heard();
+      const isMessage = this.#inbox.push(chunk);
+      if (this.#inbox.bytes > READ_AHEAD_BYTES) socket.pause();
+      if (isMessage) this.#wake?.resolve();
     });
     socket.on('error', (cause) =>
       this.#fail(new ClosedError(`checkpoint channel: ${cause.message}`, { cause })),
     );
     socket.on('end', () => this.#fail(new ClosedError('checkpoint channel: the peer closed the connection')));
     socket.on('close', () => this.#fail(new ClosedError('checkpoint channel: the connection is closed')));
+  }
+
+  /** When the peer was last heard, or null: it does not beat, or there is no pair yet. */
+  get heartbeat(): HeartbeatStatus | null {
+    return this.#isBeating && !this.#error ? this.#heartbeat.status() : null;
+  }
+
+  /** The peer has said what it is. */
+  get isIntroduced(): boolean {
+    return this.#peerFeatures !== null;
+  }
+
+  setHeartbeat(settings: HeartbeatSettings): void {
+    this.#beat = encodeBeat(settings.intervalMs);
+    this.#heartbeat.set(settings);
   }
 
   /** Why the channel is of no use any more, or null. */
@@ -77,13 +123,37 @@ export class CheckpointChannel {
     this.#socket.destroy();
   }
 
+  /**
+   * Ends the connection, and tells a peer that still listens why, unless that would be in the middle of a message: one
+   * that hears nothing of the kind has lost a process, not an ally. Waits for nothing.
+   */
+  giveUp(reason: Error): void {
+    if (!this.#error && !this.#hasSaidWhy && !(reason instanceof PeerFailedError)) {
+      this.#outbox.tryWrite(encodeFailure(reason.message));
+    }
+    this.destroy(reason);
+  }
+
+  /** `error`, which has ended the dialogue, or in place of a loss what the peer said last. */
+  async explain(error: Error): Promise<Error> {
+    if (!this.#error || !this.#inbox.isAtMessage || error instanceof ProtocolError) return error;
+    try {
+      await this.receive();
+    } catch (lastWords) {
+      if (lastWords instanceof PeerFailedError) return lastWords;
+    }
+    return error;
+  }
+
   /** Sends what is queued, then ends. For a refusal that the peer should still read. */
   end(): void {
     this.#socket.end();
   }
 
   async sendHello(hello: Hello): Promise<void> {
-    await this.#write(encodeHello(hello));
+    await this.#outbox.write(encodeHello({ ...hello, features: [...FEATURES] }));
+    this.#hello = hello;
+    this.#introduced();
   }
 
   async receiveHello(): Promise<Hello> {
@@ -91,35 +161,38 @@ export class CheckpointChannel {
     if (!magic.equals(HELLO_MAGIC)) {
       throw new ProtocolError('checkpoint channel: the peer speaks something else (wrong magic or version)');
     }
-    return parseHello(await this.#readText('hello'));
+    const hello = parseHello(await this.#readText('hello'));
+    this.#peerFeatures = hello.features ?? [];
+    this.#introduced();
+    return hello;
   }
 
   async send(code: ColoMessage): Promise<void> {
     const out = Buffer.allocUnsafe(4);
     out.writeUInt32BE(code, 0);
-    await this.#write(out);
+    await this.#outbox.write(out);
   }
 
   async sendFailure(reason: string): Promise<void> {
-    await this.send(COLO_MESSAGE.FAILED);
-    await this.#write(encodeText(reason));
+    this.#hasSaidWhy = true;
+    await this.#outbox.write(encodeFailure(reason));
   }
 
   async sendMarks(marks: readonly StreamMark[]): Promise<void> {
-    await this.send(COLO_MESSAGE.STREAM_MARKS);
-    await this.#write(encodeText(JSON.stringify(marks)));
+    await this.#outbox.whole(async () => {
+      await this.send(COLO_MESSAGE.STREAM_MARKS);
+      await this.#outbox.write(encodeText(JSON.stringify(marks)));
+    });
   }
 
   /** The snapshot is given up: its memory is freed. So is sendState's. */
   async sendRamRound(snapshot: Snapshot): Promise<void> {
-    await this.send(COLO_MESSAGE.RAM_ROUND);
-    await this.#sendSection(snapshot.ram, snapshot.pages);
+    await this.#sendSection(COLO_MESSAGE.RAM_ROUND, snapshot.ram, snapshot.pages);
     releaseBuffer(snapshot.ram);
   }
 
   async sendHeldOutput(frames: readonly HeldFrame[]): Promise<void> {
-    await this.send(COLO_MESSAGE.HELD_OUTPUT);
-    await this.#sendSection(encodeHeldOutput(frames), 0);
+    await this.#sendSection(COLO_MESSAGE.HELD_OUTPUT, encodeHeldOutput(frames), 0);
   }
 
   async receiveHeldOutput(): Promise<HeldFrame[]> {
@@ -130,11 +203,9 @@ export class CheckpointChannel {
 
   /** VMSTATE_SEND with the pages, then VMSTATE_SIZE with the device state. */
   async sendState(snapshot: Snapshot): Promise<void> {
-    await this.send(COLO_MESSAGE.VMSTATE_SEND);
-    await this.#sendSection(snapshot.ram, snapshot.pages);
+    await this.#sendSection(COLO_MESSAGE.VMSTATE_SEND, snapshot.ram, snapshot.pages);
     releaseBuffer(snapshot.ram);
-    await this.send(COLO_MESSAGE.VMSTATE_SIZE);
-    await this.#sendSection(snapshot.device, 0);
+    await this.#sendSection(COLO_MESSAGE.VMSTATE_SIZE, snapshot.device, 0);
     releaseBuffer(snapshot.device);
   }
 
@@ -143,9 +214,10 @@ export class CheckpointChannel {
    * connection still ends the wait. A FAILED message becomes an error with the peer's reason.
    */
   async receive(options?: { idle?: boolean }): Promise<number> {
-    const code = (await this.#read(4, 'a message', options?.idle)).readUInt32BE(0);
+    const code = await this.#readCode(options?.idle ?? false);
+    if (!hasBody(code)) this.#inbox.messageRead();
     if (code === COLO_MESSAGE.FAILED) {
-      throw new ProtocolError(`checkpoint channel: the peer gave up: ${await this.#readText('reason')}`);
+      throw new PeerFailedError(`checkpoint channel: the peer gave up: ${await this.#readText('reason')}`);
     }
     return code;
   }
@@ -179,9 +251,24 @@ export class CheckpointChannel {
     return { ram: ram.body, device: device.body, pages: ram.pages };
   }
 
-  async #sendSection(body: Uint8Array, pages: number): Promise<void> {
-    await this.#write(encodeSectionHeader(body, pages));
-    await this.#write(body);
+  #sendSection(code: ColoMessage, body: Uint8Array, pages: number): Promise<void> {
+    return this.#outbox.whole(async () => {
+      await this.send(code);
+      await this.#outbox.write(encodeSectionHeader(body, pages));
+      await this.#outbox.write(body);
+    });
+  }
+
+  /** Beats begin when both sides have said that they know them. A plain migration is over too soon for any. */
+  #introduced(): void {
+    if (this.#hello === null || this.#peerFeatures === null) return;
+    if (this.#error || !this.#hello.colo || !this.#has('beat')) return;
+    this.#isBeating = true;
+    this.#heartbeat.start();
+  }
+
+  #has(feature: Feature): boolean {
+    return this.#peerFeatures?.includes(feature) ?? false;
   }
 
   async #receiveSection(maxBytes: number, what: string): Promise<{ body: Uint8Array; pages: number }> {
@@ -189,6 +276,7 @@ export class CheckpointChannel {
     // An ArrayBuffer of its own: it will be transferred to the engine's thread.
     const body = new Uint8Array(header.lengthBytes);
     await this.#readInto(body, what);
+    this.#inbox.messageRead();
     checkSection(header, body, what);
     return { body, pages: header.pages };
   }
@@ -200,38 +288,40 @@ export class CheckpointChannel {
         `checkpoint channel: ${what} of ${length} bytes, at most ${MAX_TEXT_BYTES} allowed`,
       );
     }
-    return (await this.#read(length, what)).toString('utf8');
+    const text = (await this.#read(length, what)).toString('utf8');
+    this.#inbox.messageRead();
+    return text;
   }
 
-  async #read(length: number, what: string, idle = false): Promise<Buffer> {
+  async #readCode(idle: boolean): Promise<number> {
+    for (;;) {
+      const code = this.#inbox.takeCode();
+      if (code !== null) return code;
+      if (this.#error) throw this.#error;
+      await this.#moreData('a message', idle && this.#inbox.bytes === 0);
+    }
+  }
+
+  async #read(length: number, what: string): Promise<Buffer> {
     const out = Buffer.allocUnsafe(length);
-    await this.#readInto(out, what, idle);
+    await this.#readInto(out, what);
     return out;
   }
 
-  async #readInto(target: Uint8Array, what: string, idle = false): Promise<void> {
-    let filled = 0;
-    while (filled < target.byteLength) {
-      const chunk = this.#chunks[0];
-      if (!chunk) {
-        // What came before the loss is still read: the last words of a peer count.
-        if (this.#error) throw this.#error;
-        await this.#moreData(what, idle && filled === 0);
-        continue;
-      }
-      const take = Math.min(chunk.byteLength, target.byteLength - filled);
-      target.set(chunk.subarray(0, take), filled);
-      filled += take;
-      this.#queuedBytes -= take;
-      if (take === chunk.byteLength) this.#chunks.shift();
-      else this.#chunks[0] = chunk.subarray(take);
-      if (this.#queuedBytes <= READ_AHEAD_BYTES / 2 && this.#socket.isPaused()) this.#socket.resume();
+  async #readInto(target: Uint8Array, what: string): Promise<void> {
+    for (let filled = 0; ;) {
+      filled += this.#inbox.takeInto(target, filled);
+      if (this.#inbox.bytes <= READ_AHEAD_BYTES / 2 && this.#socket.isPaused()) this.#socket.resume();
+      if (filled === target.byteLength) return;
+      // What came before the loss is still read: the last words of a peer count.
+      if (this.#error) throw this.#error;
+      await this.#moreData(what, false);
     }
   }
 
   async #moreData(what: string, idle: boolean): Promise<void> {
     const wake = (this.#wake = new Deferred<void>());
-    const timer = idle
+    const endPatience = idle
       ? null
       : afterPatience(this.#patienceMs, () => {
           wake.reject(
@@ -241,67 +331,22 @@ export class CheckpointChannel {
     try {
       await wake.promise;
     } finally {
-      timer?.cancel();
+      endPatience?.();
       this.#wake = null;
-    }
-  }
-
-  /** In pieces, each with a deadline: a frozen peer stops taking bytes, one that takes some is only slow. */
-  async #write(bytes: Uint8Array): Promise<void> {
-    for (let at = 0; at < bytes.byteLength; at += WRITE_PIECE_BYTES) {
-      await this.#writePiece(bytes.subarray(at, at + WRITE_PIECE_BYTES));
-    }
-  }
-
-  async #writePiece(piece: Uint8Array): Promise<void> {
-    if (this.#error) throw this.#error;
-    const sent = new Deferred<void>();
-    const timer = afterPatience(this.#patienceMs, () => {
-      sent.reject(
-        new TimeoutError(`checkpoint channel: the peer takes no data since ${this.#patienceMs} ms`),
-      );
-    });
-    this.#unsent.add(sent);
-    this.#socket.write(piece, (error) => {
-      if (error) sent.reject(this.#error ?? error);
-      else sent.resolve();
-    });
-    try {
-      await sent.promise;
-    } finally {
-      timer.cancel();
-      this.#unsent.delete(sent);
     }
   }
 
   #fail(reason: Error): void {
     if (this.#error) return;
     this.#error = reason;
+    this.#heartbeat.stop();
     this.#wake?.resolve();
-    for (const sent of this.#unsent) sent.reject(reason);
+    this.#outbox.fail(reason);
     this.#closed.resolve(reason);
   }
 }
 
-/**
- * A timer whose `act` runs only after the event loop has looked at its sockets once more. In a process that stood still
- * (SIGSTOP, a suspended host) every timer is due at once, before what the peer has sent meanwhile has been read.
- */
-function afterPatience(ms: number, act: () => void): { cancel(): void } {
-  let lastLook: NodeJS.Immediate | null = null;
-  const timer = setTimeout(() => {
-    // The first comes after the sockets of this turn; reading may take a turn more.
-    lastLook = setImmediate(() => {
-      lastLook = setImmediate(act);
-    });
-  }, ms);
-  return {
-    cancel: () => {
-      clearTimeout(timer);
-      if (lastLook) clearImmediate(lastLook);
-    },
-  };
-}
+const NOBODY: HeartbeatHooks = { onSilent: () => undefined, onBack: () => undefined };
 
 /** Pages with four bytes of index each, and an engine's own header. */
 function maxRamSection(ramBytes: number): number {

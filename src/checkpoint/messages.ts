@@ -32,6 +32,8 @@ export const COLO_MESSAGE = {
   HELD_OUTPUT: 0x103,
   /** The end of a plain migration: the sender will not let its guest run any more, the receiver may. */
   HANDOVER: 0x104,
+  /** u32: the sender's interval in ms. Only between peers whose hellos have the feature, and only between messages. */
+  BEAT: 0x105,
 } as const;
 
 export type ColoMessage = (typeof COLO_MESSAGE)[keyof typeof COLO_MESSAGE];
@@ -47,6 +49,12 @@ export function nameOfMessage(code: number): string {
 
 /** `COLOFT`, a zero byte, and the version of this format. */
 export const HELLO_MAGIC = Uint8Array.from([0x43, 0x4f, 0x4c, 0x4f, 0x46, 0x54, 0x00, 0x01]);
+
+export const BEAT_BYTES = 8;
+
+/** What a peer may do without: said in the hello, used when both have it. Names that are not known are ignored. */
+export const FEATURES = ['beat'] as const;
+export type Feature = (typeof FEATURES)[number];
 
 /** Longest JSON in a hello, in marks or in a refusal. */
 export const MAX_TEXT_BYTES = 512 * 1024;
@@ -67,7 +75,23 @@ const helloSchema = z.object({
   colo: z.boolean(),
   disks: z.array(z.object({ id: z.string().max(256), lengthBytes: z.number().int().nonnegative() })).max(64),
   nics: z.array(z.object({ id: z.string().max(256) })).max(64),
+  features: z.array(z.string().max(64)).max(64).optional(),
 });
+
+/** Bodies follow these. */
+const MESSAGES_WITH_BODY = new Set<number>([
+  COLO_MESSAGE.VMSTATE_SEND,
+  COLO_MESSAGE.VMSTATE_SIZE,
+  COLO_MESSAGE.RAM_ROUND,
+  COLO_MESSAGE.STREAM_MARKS,
+  COLO_MESSAGE.FAILED,
+  COLO_MESSAGE.HELD_OUTPUT,
+]);
+
+/** True: what follows the code belongs to it. */
+export function hasBody(code: number): boolean {
+  return MESSAGES_WITH_BODY.has(code);
+}
 
 /** What both sides must agree on before a byte of state is sent. */
 export type Hello = z.infer<typeof helloSchema>;
@@ -78,6 +102,20 @@ const marksSchema = z
 
 export function encodeHello(hello: Hello): Buffer {
   return Buffer.concat([HELLO_MAGIC, encodeText(JSON.stringify(hello))]);
+}
+
+/** FAILED, whole. */
+export function encodeFailure(reason: string): Buffer {
+  const code = Buffer.alloc(4);
+  code.writeUInt32BE(COLO_MESSAGE.FAILED, 0);
+  return Buffer.concat([code, encodeText(reason)]);
+}
+
+export function encodeBeat(intervalMs: number): Buffer {
+  const out = Buffer.alloc(BEAT_BYTES);
+  out.writeUInt32BE(COLO_MESSAGE.BEAT, 0);
+  out.writeUInt32BE(intervalMs, 4);
+  return out;
 }
 
 /** u32 length and UTF-8, cut to the bound. */

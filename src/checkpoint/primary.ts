@@ -112,7 +112,7 @@ export class ColoPrimary {
    */
   async failover(): Promise<void> {
     this.#isFailover = true;
-    this.#channel.destroy(new ClosedError('checkpoint channel: failover was requested'));
+    this.#channel.giveUp(new ClosedError('failover was requested'));
     this.#wake?.resolve();
     const hasEnded = this.#hasEnded;
     await this.#ended.promise;
@@ -128,7 +128,7 @@ export class ColoPrimary {
    * protection. Never rejects.
    */
   async run(): Promise<void> {
-    let error: Error | null = null;
+    let error: Error;
     try {
       await this.#start();
       for (;;) {
@@ -136,14 +136,14 @@ export class ColoPrimary {
         await this.#checkpoint(cause);
       }
     } catch (cause) {
-      error = cause instanceof Error ? cause : new ColoError(String(cause));
+      error = await this.#channel.explain(cause instanceof Error ? cause : new ColoError(String(cause)));
     }
     this.#hasEnded = true;
     if (!this.#isFailover) this.#hooks.onHeard?.(false);
     if (this.#timer) clearTimeout(this.#timer);
     this.#timer = null;
     if (this.#watch) clearInterval(this.#watch);
-    this.#channel.destroy(error);
+    this.#channel.giveUp(error);
     // Nothing may be forwarded any more: the secondary may hold either state, and its disk must fit it. Writes that
     // wait at the gate go on, so that the guest can be stopped.
     for (const disk of this.#disks) await quietly(() => disk.stop('primary', true));

@@ -65,7 +65,7 @@ export class ColoSecondary {
    */
   async failover(): Promise<void> {
     this.#failover = true;
-    this.#channel.destroy(new ClosedError('checkpoint channel: failover was requested'));
+    this.#channel.giveUp(new ClosedError('failover was requested'));
     await this.#ended.promise;
     if (this.#torn) {
       const why = this.#torn instanceof Error ? this.#torn.message : 'protection had not begun';
@@ -91,13 +91,13 @@ export class ColoSecondary {
         await this.#checkpoint();
       }
     } catch (cause) {
-      error = cause instanceof Error ? cause : new ColoError(String(cause));
+      error = await this.#channel.explain(cause instanceof Error ? cause : new ColoError(String(cause)));
     }
     if (this.#torn === 'starting') {
       this.#torn = error;
       await this.#channel.sendFailure(error.message).catch(() => undefined);
     }
-    this.#channel.destroy(error);
+    this.#channel.giveUp(error);
     this.#hooks.onExit(this.#failover ? 'request' : 'error', this.#failover ? null : error);
     if (!this.#torn && !this.#failover) await this.#resume().catch(() => undefined);
     this.#ended.resolve();

@@ -26,6 +26,7 @@ async function main(args: readonly string[]): Promise<void> {
   (await import('./guest.ts')).registerGuest(program);
   (await import('./img.ts')).registerImg(program);
   (await import('./nbd.ts')).registerNbd(program);
+  (await import('./node.ts')).registerNode(program);
   (await import('./switch.ts')).registerSwitch(program);
   await program.parseAsync([...args], { from: 'user' });
 }

@@ -11,9 +11,15 @@ import { ColoError } from '../base/errors.ts';
 import { addPrimaryChardevs, failoverPrimary, failoverSecondary } from '../ha/procedure.ts';
 import { startSwitch } from '../switch/index.ts';
 import { freePorts } from './free-ports.ts';
-import { createSecondaryDisks, firstPrimaryArguments, imageSize, secondaryArguments } from './hosts.ts';
+import {
+  createSecondaryDisks,
+  demoSpec,
+  firstPrimaryArguments,
+  imageSize,
+  secondaryArguments,
+} from './hosts.ts';
 import type { DemoMachine } from './hosts.ts';
-import { HOSTS, pairAddresses, protect } from './pair.ts';
+import { HOSTS, pairLinks, protect } from './pair.ts';
 import { waitForGuest } from './guest-ready.ts';
 import type { Platform } from './platform.ts';
 import type { DemoReport, Failover, Teller } from './report.ts';
@@ -61,6 +67,7 @@ async function story(
     platform: options.platform,
     switchPath: path.join(folder, 'switch.sock'),
   };
+  const spec = demoSpec(machine);
   const network = await startSwitch({
     listen: [`unix:${machine.switchPath}`],
     nat: {
@@ -114,16 +121,16 @@ async function story(
 
   for (let generation = 1; generation <= options.generations + 1; generation++) {
     signal?.throwIfAborted();
-    const at = await pairAddresses(primary.host);
+    const links = await pairLinks(primary.host);
     const disks = await createSecondaryDisks(path.join(folder, `host${generation}`), sizeBytes);
     // The primary's servers first: the secondary's chardevs connect to them when it starts.
-    await addPrimaryChardevs(primary.qmp, at);
+    await addPrimaryChardevs(primary.qmp, spec, links);
     const secondary = await start(
       `secondary-${generation}`,
-      at.secondaryHost,
-      secondaryArguments(machine, disks, at),
+      links.secondaryHost,
+      secondaryArguments(machine, disks, links),
     );
-    await protect(primary, secondary, at, generation > 1, tell);
+    await protect(primary, secondary, spec, links, tell);
     tell.step(
       `generation ${generation}: protected by ${secondary.name} (pid ${secondary.pid}) on ${secondary.host}`,
     );
@@ -134,7 +141,7 @@ async function story(
       const killed = performance.now();
       await primary.kill();
       const answered = workload.firstReplyAfter(killed);
-      await failoverSecondary(secondary.qmp);
+      await failoverSecondary(secondary.qmp, spec);
       const ms = (await withinPatience(answered)) - killed;
       failovers.push({ killed: 'primary', ms });
       tell.step(
@@ -145,7 +152,7 @@ async function story(
       const killed = performance.now();
       await secondary.kill();
       const answered = workload.firstReplyAfter(killed);
-      await failoverPrimary(primary.qmp);
+      await failoverPrimary(primary.qmp, spec);
       const ms = (await withinPatience(answered)) - killed;
       failovers.push({ killed: 'secondary', ms });
       tell.step(

@@ -1,12 +1,18 @@
 /**
- * What the demo's two hosts run: the command lines of QEMU's COLO procedure for a primary that boots first and is
- * protected later, and for a secondary. Disks live in one folder a host.
+ * What the demo's two hosts run: its VM, the command lines for a primary that boots first and is protected later, and
+ * for a secondary. Disks live in one folder a host.
  */
 import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import { BlockGraph } from '../block/graph.ts';
 import { createQcow2 } from '../block/drivers/qcow2/create.ts';
-import type { PairAddresses } from '../ha/procedure.ts';
+import {
+  firstPrimaryArguments as wordsOfFirstPrimary,
+  secondaryArguments as wordsOfSecondary,
+} from '../ha/command-line.ts';
+import type { PairLinks } from '../ha/pair-links.ts';
+import { VM_SPEC_VERSION } from '../ha/spec/vm-spec.ts';
+import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import { EMBEDDED } from './platform.ts';
 import type { Platform } from './platform.ts';
 
@@ -18,46 +24,44 @@ export interface DemoMachine {
   readonly switchPath: string;
 }
 
-/** Common to both roles: the machine that the guest sees must be the same. */
-function machineArguments({ memoryMiB, switchPath, platform = EMBEDDED }: DemoMachine): string[] {
-  return [
-    ...[...platform.args, '-m', String(memoryMiB), '-display', 'none'],
-    ...['-netdev', `stream,id=hn0,server=off,addr.type=unix,addr.path=${switchPath}`],
-    ...['-device', `${platform.nic},id=e0,netdev=hn0,mac=52:54:00:12:34:56`],
-  ];
+/** The demo's VM as `colo node` would be told of it: one disk, one NIC at the switch. */
+export function demoSpec({ memoryMiB, switchPath, platform = EMBEDDED }: DemoMachine): VmSpec {
+  return {
+    version: VM_SPEC_VERSION,
+    name: 'demo',
+    engine: platform.accelerator,
+    ...(platform.qemu === undefined ? {} : { qemu: platform.qemu }),
+    cpus: platform.vcpus,
+    memoryMiB,
+    disks: [{ id: 'disk0', interface: platform.diskInterface }],
+    nics: [
+      {
+        id: 'nic0',
+        mac: '52:54:00:12:34:56',
+        model: platform.nic,
+        edge: { kind: 'switch', address: `unix:${switchPath}` },
+      },
+    ],
+    hosts: [],
+    checkpoint: { maxDelayMs: 2_000 },
+    heartbeat: { intervalMs: 100, patienceMs: 500, linkPatienceMs: 5_000 },
+    resync: { bytesPerSecond: 0 },
+    options: [],
+  };
 }
 
 /** The first primary: its guest boots unprotected; the packet path is added when a secondary is there. */
 export function firstPrimaryArguments(machine: DemoMachine, image: string): string[] {
-  return [
-    ...machineArguments(machine),
-    ...['-drive', `${quorum(machine)},children.0.file.filename=${image},children.0.driver=qcow2`],
-  ];
+  return wordsOfFirstPrimary(demoSpec(machine), [{ ...DISK, image, active: '', hidden: '' }]);
 }
 
-function quorum({ platform = EMBEDDED }: DemoMachine): string {
-  return `if=${platform.diskInterface},id=colo-disk0,driver=quorum,read-pattern=fifo,vote-threshold=1`;
+export function secondaryArguments(machine: DemoMachine, disks: SecondaryDisks, links: PairLinks): string[] {
+  const { parent: image, active, hidden } = disks;
+  return wordsOfSecondary(demoSpec(machine), [{ ...DISK, image, active, hidden }], links);
 }
 
-export function secondaryArguments(machine: DemoMachine, disks: SecondaryDisks, at: PairAddresses): string[] {
-  return [
-    ...machineArguments(machine),
-    ...['-chardev', `socket,id=red0,host=${at.primaryHost},port=${at.mirrorPort},reconnect=1`],
-    ...['-chardev', `socket,id=red1,host=${at.primaryHost},port=${at.compareSecondaryPort},reconnect=1`],
-    ...['-object', 'filter-redirector,id=f1,netdev=hn0,queue=tx,indev=red0'],
-    ...['-object', 'filter-redirector,id=f2,netdev=hn0,queue=rx,outdev=red1'],
-    ...['-object', 'filter-rewriter,id=rew0,netdev=hn0,queue=all'],
-    ...['-drive', `if=none,id=parent0,file.filename=${disks.parent},driver=qcow2`],
-    ...[
-      '-drive',
-      'if=none,id=childs0,driver=replication,mode=secondary,file.driver=qcow2,top-id=childs0,' +
-        `file.file.filename=${disks.active},file.backing.driver=qcow2,` +
-        `file.backing.file.filename=${disks.hidden},file.backing.backing=parent0`,
-    ],
-    ...['-drive', `${quorum(machine)},children.0=childs0`],
-    ...['-incoming', `tcp:${at.secondaryHost}:${at.migrationPort}`],
-  ];
-}
+/** The images' own size counts. */
+const DISK = { id: 'disk0', sizeBytes: 0 };
 
 export interface SecondaryDisks {
   readonly parent: string;

@@ -1,29 +1,31 @@
 /** Makes a pair of a running primary and a started secondary: addresses, resync, COLO, and the first checkpoint. */
 import { ColoError } from '../base/errors.ts';
-import type { PairAddresses } from '../ha/procedure.ts';
-import { exportSecondaryDisk, resumeReplication, startResync } from '../ha/procedure.ts';
+import type { PairLinks } from '../ha/pair-links.ts';
+import { awaitResync, exportSecondaryDisks, resumeReplication, startResync } from '../ha/procedure.ts';
+import type { PairSpec } from '../ha/procedure.ts';
 import type { QmpClient } from '../qmp/client.ts';
 import { freePorts } from './free-ports.ts';
 import type { Teller } from './report.ts';
 import type { VmProcess } from './vm-process.ts';
 
 export const HOSTS = ['127.0.0.1', '127.0.0.2'] as const;
-const CHECKPOINT_DELAY_MS = 2_000;
-const RESYNC_MS = 300_000;
+const STEP_MS = 300_000;
 
 /** A pair's ports, fresh for every generation, so that a dying process's sockets are in nobody's way. */
-export async function pairAddresses(primaryHost: string): Promise<PairAddresses> {
+export async function pairLinks(primaryHost: string): Promise<PairLinks> {
   const secondaryHost = primaryHost === HOSTS[0] ? HOSTS[1] : HOSTS[0];
-  const ports = await freePorts(6, HOSTS);
+  const [mirrorPort, comparePort, nbdPort, migrationPort] = (await freePorts(4, HOSTS)) as [
+    number,
+    number,
+    number,
+    number,
+  ];
   return {
     primaryHost,
     secondaryHost,
-    mirrorPort: ports[0]!,
-    compareSecondaryPort: ports[1]!,
-    comparePrimaryPort: ports[2]!,
-    compareOutPort: ports[3]!,
-    nbdPort: ports[4]!,
-    migrationPort: ports[5]!,
+    nics: [{ id: 'nic0', mirrorPort, comparePort }],
+    nbdPort,
+    migrationPort,
   };
 }
 
@@ -31,41 +33,23 @@ export async function pairAddresses(primaryHost: string): Promise<PairAddresses>
 export async function protect(
   primary: VmProcess,
   secondary: VmProcess,
-  at: PairAddresses,
-  formerSecondary: boolean,
+  spec: PairSpec,
+  links: PairLinks,
   tell: Teller,
   bitmap?: string,
 ): Promise<void> {
-  await exportSecondaryDisk(secondary.qmp, at);
-  const ready = primary.qmp.waitFor('BLOCK_JOB_READY', () => true, RESYNC_MS);
-  const failed = primary.qmp.waitFor('BLOCK_JOB_COMPLETED', () => true, RESYNC_MS);
-  await startResync(primary.qmp, at, bitmap);
+  await exportSecondaryDisks(secondary.qmp, spec, links);
+  await startResync(primary.qmp, spec, links, bitmap);
   const bar = tell.progress('resync');
-  const poll = setInterval(() => {
-    void primary.qmp.execute('query-block-jobs').then(
-      (jobs) => {
-        const [job] = jobs as { len: number; offset: number }[];
-        if (job && job.len > 0) bar.update(job.offset / job.len);
-      },
-      () => undefined,
-    );
-  }, 100);
-  try {
-    await Promise.race([
-      ready,
-      failed.then((event) => {
-        throw new ColoError(`resync failed: ${JSON.stringify(event.data)}`);
-      }),
-    ]);
-  } finally {
-    clearInterval(poll);
-  }
+  await awaitResync(primary.qmp, spec, {
+    onProgress: ({ doneBytes, totalBytes }) => {
+      if (totalBytes > 0) bar.update(doneBytes / totalBytes);
+    },
+  });
   bar.done();
-  failed.catch(() => undefined);
-  const running = secondary.qmp.waitFor('RESUME', () => true, RESYNC_MS);
-  const resumed = primary.qmp.waitFor('RESUME', () => true, RESYNC_MS);
-  await primary.qmp.execute('migrate-set-parameters', { 'x-checkpoint-delay': CHECKPOINT_DELAY_MS });
-  await resumeReplication(primary.qmp, at, formerSecondary);
+  const running = secondary.qmp.waitFor('RESUME', () => true, STEP_MS);
+  const resumed = primary.qmp.waitFor('RESUME', () => true, STEP_MS);
+  await resumeReplication(primary.qmp, spec, links);
   await Promise.all([running, resumed]);
   await firstCheckpoint(primary.qmp);
 }

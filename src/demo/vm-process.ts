@@ -7,22 +7,11 @@ import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import path from 'node:path';
 import { ColoError } from '../base/errors.ts';
+import { coloCommand } from '../base/this-program.ts';
 import { QmpClient } from '../qmp/client.ts';
 
 const KEPT_STDERR_CHARS = 16 * 1024;
 const QMP_READY_MS = 60_000;
-
-/** How to run this program again, from source or from dist/. `COLO_PROGRAM` names another build of it. */
-export function coloCommand(...args: string[]): { command: string; args: string[] } {
-  const given = process.env['COLO_PROGRAM'];
-  if (given !== undefined) return { command: process.execPath, args: [given, ...args] };
-  const isSource = import.meta.url.endsWith('.ts');
-  const main = new URL(isSource ? '../cli/main.ts' : '../cli/main.js', import.meta.url);
-  return {
-    command: process.execPath,
-    args: [...(isSource ? ['--import', 'tsx'] : []), main.pathname, ...args],
-  };
-}
 
 export class VmProcess {
   readonly name: string;

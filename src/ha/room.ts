@@ -2,7 +2,7 @@
  * The machine room of one host: the `colo vm` processes on it. They outlive the daemon; `adopt` finds them again.
  * Implemented in room/; the daemon's controllers use it, their tests imitate it.
  */
-import type { QmpClient } from '../qmp/client.ts';
+import type { QmpConnection } from '../qmp/lasting-client.ts';
 import type { PairLinks } from './pair-links.ts';
 import type { VmSpec } from './spec/vm-spec.ts';
 
@@ -13,6 +13,8 @@ export interface Room {
   startSecondary(spec: VmSpec, disks: readonly VmDisk[], links: PairLinks): Promise<RunningVm>;
   /** The process that an earlier daemon started, if it still lives. */
   adopt(name: string): Promise<RunningVm | null>;
+  /** VMs of which an earlier daemon has left something, dead or alive: for `adopt`. */
+  names(): Promise<readonly string[]>;
   /** Free TCP ports out of the node's range; kept from others until `release`. */
   reservePorts(count: number): Promise<PortLease>;
 }
@@ -25,9 +27,14 @@ export interface PortLease {
 export interface RunningVm {
   readonly name: string;
   readonly pid: number;
-  /** Connected anew by itself when the connection breaks while the process lives. */
-  readonly qmp: QmpClient;
-  /** Unix socket of the first serial port. */
+  /** What it was started as; it may have taken over since. */
+  readonly startedAs: 'primary' | 'secondary';
+  /**
+   * Connected anew by itself when the connection breaks while the process lives; an event RECONNECTED says that others
+   * may have been missed. Commands under way are rejected then.
+   */
+  readonly qmp: QmpConnection;
+  /** Unix socket of the first serial port, for any number of clients; each is told first what was said last. */
   readonly consolePath: string;
   readonly logPath: string;
   /** Resolves when the process is gone, however it went. */

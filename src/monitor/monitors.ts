@@ -60,6 +60,9 @@ async function openMonitor(server: QmpServer, target: StreamTarget, host: Monito
   try {
     if (target.type !== 'socket') throw new ParameterError(`a monitor cannot be on '${target.type}'`);
     const config = parseSocketChardev({ ...target.options, id: 'monitor', backend: 'socket' });
+    if (config.tlsCreds !== undefined) {
+      throw new ParameterError("'tls-creds' is not supported on a monitor; give it a unix socket");
+    }
     const address = addressOf(config);
     if (!config.server) {
       if (config.reconnectMs > 0) throw new ParameterError("'reconnect' is not supported on a monitor");

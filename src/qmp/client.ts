@@ -17,8 +17,8 @@ import type { QmpEvent, QmpGreeting } from './types.ts';
 const log = loggerFor('qmp-client');
 
 const CONNECT_DEADLINE_MS = 10_000;
-const COMMAND_DEADLINE_MS = 30_000;
-const EVENT_DEADLINE_MS = 30_000;
+export const COMMAND_DEADLINE_MS = 30_000;
+export const EVENT_DEADLINE_MS = 30_000;
 
 /** The server answered a command with an error. */
 export class QmpCommandError extends ColoError {
@@ -167,9 +167,9 @@ export class QmpClient {
     }
   }
 
-  /** Ends the connection; commands under way fail with ClosedError. Idempotent. */
-  close(): void {
-    this.#end(new ClosedError('the QMP connection was closed'));
+  /** Ends the connection; commands under way fail with `reason`. Idempotent. */
+  close(reason: Error = new ClosedError('the QMP connection was closed')): void {
+    this.#end(reason);
   }
 
   #listen(name: string): void {

@@ -62,8 +62,8 @@ export interface Parts {
 export async function assemble(config: VmConfig, host: VmHost): Promise<Parts> {
   const events = new VmEvents();
   const emit = (event: string, data?: Record<string, unknown>): void => events.emit(event, data);
-  const chardevs = new Chardevs();
   const tls = new TlsCredentialsSet();
+  const chardevs = new Chardevs(tls.find);
   const graph = new BlockGraph({ emit, tlsCredentials: tls.find });
   const jobs = new BlockJobs(emit);
   const disks = new VmDisks(graph, jobs, emit);

@@ -119,6 +119,7 @@ export class VirtualMachine {
       settleJobs: () => this.blockJobs.settled(),
       announce: (times) => this.announcer.start(times, null, null),
       startPaused: config.startPaused,
+      tlsCredentials: parts.tls.find,
     });
     this.#wireEngine();
   }

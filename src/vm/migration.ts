@@ -4,17 +4,21 @@
  * The dialogues themselves are in checkpoint/.
  */
 import net from 'node:net';
-import { Deferred, withDeadline } from '../base/async.ts';
-import { ColoError, ParameterError, messageOf } from '../base/errors.ts';
+import { withDeadline } from '../base/async.ts';
+import { ClosedError, ColoError, ParameterError, messageOf } from '../base/errors.ts';
 import { loggerFor } from '../base/logger.ts';
+import type { TlsCredentials } from '../base/tls/credentials.ts';
 import { listenSocket } from '../chardev/dial.ts';
 import { CheckpointChannel } from '../checkpoint/channel.ts';
+import { endKindOf } from '../checkpoint/end-kind.ts';
 import type {
   CheckpointCause,
   CheckpointRecord,
   ColoExitReason,
   ProtectedGuest,
 } from '../checkpoint/guest.ts';
+import { DEFAULT_HEARTBEAT } from '../checkpoint/heartbeat.ts';
+import type { HeartbeatSettings } from '../checkpoint/heartbeat.ts';
 import type { Hello } from '../checkpoint/messages.ts';
 import { HandoverError, receiveMachine, sendMachine } from '../checkpoint/migration.ts';
 import { DEFAULT_RUN_SHARE } from '../checkpoint/mismatch-floor.ts';
@@ -23,8 +27,11 @@ import type { PrimaryHooks } from '../checkpoint/primary.ts';
 import { ColoSecondary } from '../checkpoint/secondary.ts';
 import { DEFAULT_ANNOUNCE_TIMES } from '../net/announcer.ts';
 import type { AnnounceTimes } from '../net/announcer.ts';
-import { connectOptions, formatAddress, parseMigrationUri } from './address.ts';
+import type { TlsLookup } from '../base/tls/objects.ts';
+import { parseMigrationUri } from './address.ts';
 import type { MigrationAddress } from './address.ts';
+import { IncomingTls, connectTo, hostnameOf } from './migration-socket.ts';
+import type { OutgoingTls } from './migration-socket.ts';
 import type { RunControl } from './run-control.ts';
 
 export type MigrationStatus =
@@ -36,7 +43,6 @@ export type ColoMode = 'none' | 'primary' | 'secondary';
 export const CAPABILITIES = ['x-colo', 'return-path', 'events', 'x-ignore-shared', 'auto-converge'] as const;
 export type Capability = (typeof CAPABILITIES)[number];
 
-const CONNECT_MS = 5_000;
 const SETTLE_MS = 30_000;
 
 export interface MigrationHost {
@@ -56,6 +62,22 @@ export interface MigrationHost {
   announce(times: AnnounceTimes): void;
   /** -S was given: an incoming guest stays paused. Ignored when a secondary takes over, as in QEMU. */
   readonly startPaused: boolean;
+  /** Finds what tls-creds names. */
+  readonly tlsCredentials: TlsLookup;
+}
+
+/** The parameters of TLS, as QEMU shows them: empty for none. */
+export interface MigrationTlsParameters {
+  readonly creds: string;
+  readonly hostname: string;
+}
+
+/** QEMU's answer; `x-heartbeat` is ours, of a pair whose peer beats. */
+export interface ColoStatus {
+  readonly mode: ColoMode;
+  readonly 'last-mode': ColoMode;
+  readonly reason: string;
+  readonly 'x-heartbeat'?: Readonly<Record<string, number | boolean>>;
 }
 
 /** What the monitor shows of the last checkpoints. */
@@ -83,6 +105,8 @@ export class VmMigration {
   };
   /** The parameters announce-initial, -max, -rounds and -step: for the end of a migration, and for a failover. */
   announceTimes: AnnounceTimes = DEFAULT_ANNOUNCE_TIMES;
+  /** For the next connection, outgoing or incoming. */
+  tls: MigrationTlsParameters = { creds: '', hostname: '' };
   readonly #host: MigrationHost;
   #status: MigrationStatus = 'none';
   #errorText: string | null = null;
@@ -91,9 +115,11 @@ export class VmMigration {
   #failover: 'none' | 'active' | 'completed' = 'none';
   #checkpointDelayMs = 20_000;
   #mismatchRunShare = DEFAULT_RUN_SHARE;
+  #heartbeat = DEFAULT_HEARTBEAT;
   #primary: ColoPrimary | null = null;
   #secondary: ColoSecondary | null = null;
   #listener: net.Server | null = null;
+  readonly #incomingTls = new IncomingTls();
   #channel: CheckpointChannel | null = null;
   #incoming: { host: string; port: number } | string | null = null;
   /** Ends an outgoing migration's waiting. */
@@ -127,6 +153,16 @@ export class VmMigration {
     this.#primary?.setMismatchRunShare(percent);
   }
 
+  get heartbeat(): HeartbeatSettings {
+    return this.#heartbeat;
+  }
+
+  /** Also of a pair that there is. */
+  set heartbeat(settings: HeartbeatSettings) {
+    this.#heartbeat = settings;
+    this.#channel?.setHeartbeat(settings);
+  }
+
   setCapabilities(wanted: readonly { capability: Capability; state: boolean }[]): void {
     if (['setup', 'active', 'colo', 'cancelling'].includes(this.#status)) {
       throw new ColoError("There's a migration process in progress");
@@ -151,9 +187,10 @@ export class VmMigration {
     if (this.#host.run.state === 'postmigrate') {
       throw new ColoError("Can't migrate the vm that was paused due to previous migration");
     }
+    const tls = this.#outgoingTls(address);
     this.#setStatus('setup');
     this.#errorText = null;
-    void this.#migrate(address, (this.#breakOff = new AbortController()).signal);
+    void this.#migrate(address, tls, (this.#breakOff = new AbortController()).signal);
   }
 
   /** Breaks an outgoing migration off. As in QEMU it is no way out of COLO: x-colo-lost-heartbeat is. */
@@ -181,13 +218,32 @@ export class VmMigration {
     this.#setStatus('setup');
     this.#host.setSilent(true);
     server.on('error', (error) => log.warn({ err: error }, 'incoming listener'));
-    server.on('connection', (socket) => {
-      if (this.#channel) {
-        socket.destroy();
-        return;
-      }
-      void this.#accept(socket);
-    });
+    server.on('connection', (socket) => void this.#admit(socket));
+  }
+
+  /** Takes a source in if it is the only one and, with TLS, known. */
+  async #admit(clear: net.Socket): Promise<void> {
+    const { creds } = this.tls;
+    const turnedAway = (error: unknown): void => {
+      log.warn({ err: error }, 'an incoming migration was turned away');
+      this.#errorText = messageOf(error);
+    };
+    const find = (): TlsCredentials => this.#host.tlsCredentials(creds, 'server');
+    const socket =
+      creds === '' || this.#channel ? clear : await this.#incomingTls.enter(clear, find, turnedAway);
+    if (socket === null) return;
+    if (this.#channel || !this.#listener) socket.destroy();
+    else await this.#accept(socket);
+  }
+
+  /** Null: in clear. Throws what QEMU would find out only when it has connected. */
+  #outgoingTls(address: MigrationAddress): OutgoingTls | null {
+    const { creds, hostname } = this.tls;
+    if (creds === '') return null;
+    const credentials = this.#host.tlsCredentials(creds, 'client');
+    const tls = { credentials, hostname: hostname === '' ? null : hostname };
+    credentials.clientOptions(hostnameOf(tls, address));
+    return tls;
   }
 
   /**
@@ -223,10 +279,23 @@ export class VmMigration {
     this.#setStatus('completed');
   }
 
-  queryColoStatus(): { mode: ColoMode; 'last-mode': ColoMode; reason: string } {
+  queryColoStatus(): ColoStatus {
     const reason =
       this.#failover === 'none' ? 'none' : this.#failover === 'completed' ? 'request' : 'processing';
-    return { 'last-mode': this.#lastMode, mode: this.#mode, reason };
+    const heard = this.#channel?.heartbeat ?? null;
+    return {
+      'last-mode': this.#lastMode,
+      mode: this.#mode,
+      reason,
+      ...(heard && {
+        'x-heartbeat': {
+          'last-heard-ms': Math.round(heard.lastHeardMs),
+          'is-silent': heard.isSilent,
+          'interval-ms': heard.intervalMs,
+          'patience-ms': heard.patienceMs,
+        },
+      }),
+    };
   }
 
   queryMigrate(): Record<string, unknown> {
@@ -264,15 +333,15 @@ export class VmMigration {
     this.#channel?.destroy(reason);
   }
 
-  async #migrate(address: MigrationAddress, signal: AbortSignal): Promise<void> {
+  async #migrate(address: MigrationAddress, tls: OutgoingTls | null, signal: AbortSignal): Promise<void> {
     const { run } = this.#host;
     let socket: net.Socket | null = null;
     try {
       // A mirror that is being cut has to be whole before a secondary is built on its target; and before the
       // destination is spoken to, whose patience is short.
       await withDeadline(this.#host.settleJobs(), SETTLE_MS, 'a block job that is ending', signal);
-      socket = await connectTo(address, signal);
-      await this.#outgoing(socket, signal);
+      socket = await connectTo(address, tls, signal);
+      await this.#outgoing(socket, tls !== null, signal);
     } catch (cause) {
       socket?.destroy();
       const isCancelled = this.#status === 'cancelling';
@@ -284,9 +353,9 @@ export class VmMigration {
     }
   }
 
-  async #outgoing(socket: net.Socket, signal: AbortSignal): Promise<void> {
+  async #outgoing(socket: net.Socket, isSecure: boolean, signal: AbortSignal): Promise<void> {
     const colo = this.capabilities.get('x-colo') === true;
-    const channel = (this.#channel = new CheckpointChannel(socket));
+    const channel = (this.#channel = this.#channelOn(socket));
     const { guest, run } = this.#host;
     this.#setStatus('active');
     try {
@@ -297,6 +366,15 @@ export class VmMigration {
       channel.destroy(null);
       // There is no pair, and no x-colo-lost-heartbeat will ask: what was held leaves.
       if (colo) for (const net of guest.networks()) await net.stop('primary', true).catch(() => undefined);
+      // In TLS 1.3 a destination looks at our certificate when our handshake is over.
+      if (isSecure && !channel.isIntroduced && error instanceof ClosedError) {
+        throw new ColoError(
+          `${error.message}; if the destination refused this side's certificate, its log tells why`,
+          {
+            cause: error,
+          },
+        );
+      }
       throw error;
     }
     if (!colo) {
@@ -320,8 +398,20 @@ export class VmMigration {
     await primary.run();
   }
 
+  #channelOn(socket: net.Socket): CheckpointChannel {
+    const told = (event: string, silentMs: number): void =>
+      this.#host.emit(event, { 'silent-ms': Math.round(silentMs) });
+    return new CheckpointChannel(socket, {
+      heartbeat: this.#heartbeat,
+      onHeartbeat: {
+        onSilent: (silentMs) => told('COLO_PEER_SILENT', silentMs),
+        onBack: (silentMs) => told('COLO_PEER_BACK', silentMs),
+      },
+    });
+  }
+
   async #accept(socket: net.Socket): Promise<void> {
-    const channel = (this.#channel = new CheckpointChannel(socket));
+    const channel = (this.#channel = this.#channelOn(socket));
     const { guest, run } = this.#host;
     try {
       const theirs = await receiveMachine(guest, channel, () => this.#host.describe(false));
@@ -363,7 +453,8 @@ export class VmMigration {
 
   #onExit(mode: 'primary' | 'secondary', reason: ColoExitReason, error: Error | null): void {
     if (error) log.warn({ err: error, mode }, 'COLO ended');
-    this.#host.emit('COLO_EXIT', { mode, reason });
+    const why = error && { 'x-detail': endKindOf(error), 'x-message': error.message };
+    this.#host.emit('COLO_EXIT', { mode, reason, ...why });
   }
 
   #record(record: CheckpointRecord): void {
@@ -384,31 +475,6 @@ export class VmMigration {
 function keep<T>(list: T[], entry: T): void {
   list.push(entry);
   if (list.length > KEPT_RECORDS) list.shift();
-}
-
-/** Throws ColoError with QEMU's text; the socket is gone then. */
-async function connectTo(address: MigrationAddress, signal: AbortSignal): Promise<net.Socket> {
-  const socket = net.connect(connectOptions(address));
-  const connected = new Deferred<void>();
-  socket.once('connect', () => connected.resolve());
-  socket.on('error', connected.reject);
-  const what = `Failed to connect to '${formatAddress(address)}'`;
-  try {
-    await withDeadline(connected.promise, CONNECT_MS, what, signal);
-    return socket;
-  } catch (cause) {
-    socket.destroy();
-    throw new ColoError(`${what}: ${connectFailure(cause)}`, { cause });
-  }
-}
-
-/** The part of a connect error that QEMU prints behind the address. */
-function connectFailure(cause: unknown): string {
-  const code = (cause as { code?: unknown } | null)?.code;
-  if (code === 'ECONNREFUSED') return 'Connection refused';
-  if (code === 'ENOENT') return 'No such file or directory';
-  if (code === 'EHOSTUNREACH') return 'No route to host';
-  return messageOf(cause);
 }
 
 /** Guards a name from outside. */

@@ -9,11 +9,12 @@ import os from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { VmProcess } from '../../src/demo/vm-process.ts';
-import { DISK } from '../../src/ha/procedure.ts';
+import { diskNames } from '../../src/ha/names.ts';
 import { NbdClient } from '../../src/nbd/client.ts';
 import { colo } from '../helpers/colo.ts';
 import { missing, mustRun } from '../interop/nbd/peers.ts';
 
+const DISK = diskNames(0).disk;
 const STEP_MS = 60_000;
 const MIB = 1 << 20;
 const SIZE = 64 * MIB;

@@ -2,7 +2,7 @@
  * Reads along on a checkpoint channel (docs/checkpoint-channel.md) as far as a test needs: when each state was captured
  * (its request had been answered, VMSTATE_SEND came) and when the secondary confirmed to hold it.
  */
-import { COLO_MESSAGE } from '../../src/checkpoint/messages.ts';
+import { BEAT_BYTES, COLO_MESSAGE } from '../../src/checkpoint/messages.ts';
 
 export class ChannelLog {
   /** Checkpoints that the secondary has confirmed. */
@@ -23,7 +23,7 @@ export class ChannelLog {
       this.pendingBytes += chunk.byteLength;
   }
 
-  /** Back come a hello, codes of four bytes, and marks with a text. */
+  /** Back come a hello, codes of four bytes, beats, and marks with a text. */
   fromSecondary(chunk: Buffer): void {
     this.#back = Buffer.concat([this.#back, chunk]);
     for (;;) {
@@ -54,10 +54,14 @@ export class ChannelLog {
       this.pendingBytes = 0;
       this.capturedBeforeLastReceived = this.#capturedAtMs;
     }
+    if (code === COLO_MESSAGE.BEAT) return bytes.length < BEAT_BYTES ? 0 : BEAT_BYTES;
     return 4;
   }
 }
 
+/** It begins with that message, beats aside. */
 function isCode(chunk: Buffer, code: number): boolean {
-  return chunk.byteLength >= 4 && chunk.readUInt32BE(0) === code;
+  let at = 0;
+  while (chunk.byteLength >= at + 4 && chunk.readUInt32BE(at) === COLO_MESSAGE.BEAT) at += BEAT_BYTES;
+  return chunk.byteLength >= at + 4 && chunk.readUInt32BE(at) === code;
 }

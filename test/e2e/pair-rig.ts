@@ -14,26 +14,30 @@ import { freePorts } from '../../src/demo/free-ports.ts';
 import { waitForGuest } from '../../src/demo/guest-ready.ts';
 import {
   createSecondaryDisks,
+  demoSpec,
   firstPrimaryArguments,
   imageSize,
   secondaryArguments,
 } from '../../src/demo/hosts.ts';
-import { HOSTS, pairAddresses, protect } from '../../src/demo/pair.ts';
+import { HOSTS, pairLinks, protect } from '../../src/demo/pair.ts';
 import { EMBEDDED } from '../../src/demo/platform.ts';
 import type { Platform } from '../../src/demo/platform.ts';
 import type { DemoMachine } from '../../src/demo/hosts.ts';
+import type { VmSpec } from '../../src/ha/spec/vm-spec.ts';
 import type { Teller } from '../../src/demo/report.ts';
 import { VmProcess } from '../../src/demo/vm-process.ts';
 import { Workload } from '../../src/demo/workload.ts';
-import type { PairAddresses } from '../../src/ha/procedure.ts';
+import type { PairLinks } from '../../src/ha/pair-links.ts';
 import {
-  RESYNC_JOB,
   addPacketPath,
   addPrimaryChardevs,
   attachReplication,
-  exportSecondaryDisk,
+  awaitResync,
+  cutMirrors,
+  exportSecondaryDisks,
   failoverPrimary,
   failoverSecondary,
+  removePrimaryChardevs,
   startColo,
   startResync,
 } from '../../src/ha/procedure.ts';
@@ -78,8 +82,8 @@ export interface Member {
 
 /** Where each side believes the other's sockets to be: a test puts relays in between. */
 export interface PairView {
-  readonly primary: PairAddresses;
-  readonly secondary: PairAddresses;
+  readonly primary: PairLinks;
+  readonly secondary: PairLinks;
 }
 
 export class PairRig {
@@ -98,8 +102,12 @@ export class PairRig {
   readonly lengthBytes: number;
   readonly #cleanUp: (() => Promise<unknown>)[] = [];
   #generation = 0;
-  /** The primary was a secondary once: it has a rewriter. */
-  #isPromoted = false;
+
+  /** What the procedure has to know; where the switch is does not matter to it. */
+  get spec(): VmSpec {
+    const { platform } = this;
+    return demoSpec({ platform, memoryMiB: platform.memoryMiB, switchPath: '/' });
+  }
 
   private constructor(
     platform: Platform,
@@ -154,13 +162,13 @@ export class PairRig {
   }
 
   /** A new secondary on the other host, resynced; ends when the first checkpoint has been taken. */
-  async protect(view: (at: PairAddresses) => Promise<PairView> | PairView = plain): Promise<void> {
+  async protect(view: (at: PairLinks) => Promise<PairView> | PairView = plain): Promise<void> {
     const { vm } = this.primary;
-    const at = await pairAddresses(vm.host);
+    const at = await pairLinks(vm.host);
     const seen = await view(at);
     const secondary = await this.#addSecondary(at, seen.secondary);
     // The export is where both say it is; the relays are on the packet and checkpoint connections.
-    await protect(vm, secondary.vm, seen.primary, this.#isPromoted, quiet);
+    await protect(vm, secondary.vm, this.spec, seen.primary, quiet);
   }
 
   /**
@@ -169,34 +177,32 @@ export class PairRig {
    */
   async protectWithOldDisk(disk: string): Promise<number> {
     const { qmp } = this.primary.vm;
-    const at = await pairAddresses(this.primary.vm.host);
+    const at = await pairLinks(this.primary.vm.host);
     const secondary = await this.#addSecondary(at, at, disk);
-    await exportSecondaryDisk(secondary.vm.qmp, at);
-    const ready = qmp.waitFor('BLOCK_JOB_READY', () => true, STEP_MS);
+    await exportSecondaryDisks(secondary.vm.qmp, this.spec, at);
     const ended = qmp.waitFor('BLOCK_JOB_COMPLETED', ({ data }) => data['type'] === 'mirror', STEP_MS);
-    await startResync(qmp, at, 'parted');
-    const first = await Promise.race([ready, ended]);
-    assert.equal(first.event, 'BLOCK_JOB_READY', JSON.stringify(first));
+    await startResync(qmp, this.spec, at, 'parted');
+    await awaitResync(qmp, this.spec);
     await qmp.execute('stop');
-    await qmp.execute('block-job-cancel', { device: RESYNC_JOB });
+    await cutMirrors(qmp, this.spec);
     const { data } = await ended;
     assert.equal(data['error'], undefined);
     const images = ['-U', '-f', 'qcow2', '-F', 'qcow2', this.primary.disk, disk];
     assert.match((await run('qemu-img', ['compare', ...images])).stdout, /Images are identical/);
-    await attachReplication(qmp, at);
-    await addPacketPath(qmp, this.#isPromoted);
+    await attachReplication(qmp, this.spec, at);
+    await addPacketPath(qmp, this.spec);
     const running = secondary.vm.qmp.waitFor('RESUME', () => true, STEP_MS);
-    await startColo(qmp, at);
+    await startColo(qmp, this.spec, at);
     await running;
     await qmp.execute('x-colo-checkpoint');
     return Number(data['offset']);
   }
 
-  async #addSecondary(at: PairAddresses, seen: PairAddresses, oldDisk?: string): Promise<Member> {
+  async #addSecondary(at: PairLinks, seen: PairLinks, oldDisk?: string): Promise<Member> {
     const name = `secondary-${++this.#generation}`;
     const fresh = await createSecondaryDisks(path.join(this.folder, name), this.lengthBytes);
     const disks = { ...fresh, parent: oldDisk ?? fresh.parent };
-    await addPrimaryChardevs(this.primary.vm.qmp, at);
+    await addPrimaryChardevs(this.primary.vm.qmp, this.spec, at);
     this.secondary = await this.#start(name, at.secondaryHost, disks.parent, (machine) =>
       secondaryArguments(machine, disks, seen),
     );
@@ -207,10 +213,9 @@ export class PairRig {
   async takeOver(): Promise<Member> {
     const old = this.primary;
     const survivor = this.#requireSecondary();
-    await failoverSecondary(survivor.vm.qmp);
+    await failoverSecondary(survivor.vm.qmp, this.spec);
     this.primary = survivor;
     this.secondary = null;
-    this.#isPromoted = true;
     return old;
   }
 
@@ -218,10 +223,8 @@ export class PairRig {
   async goOnAlone(): Promise<Member> {
     const old = this.#requireSecondary();
     const { qmp } = this.primary.vm;
-    await failoverPrimary(qmp);
-    for (const id of ['mirror0', 'compare1', 'compare0', 'compare0-0', 'compare_out', 'compare_out0']) {
-      await qmp.execute('chardev-remove', { id });
-    }
+    await failoverPrimary(qmp, this.spec);
+    await removePrimaryChardevs(qmp, this.spec);
     this.secondary = null;
     return old;
   }
@@ -293,7 +296,7 @@ export class PairRig {
   }
 }
 
-const plain = (at: PairAddresses): PairView => ({ primary: at, secondary: at });
+const plain = (at: PairLinks): PairView => ({ primary: at, secondary: at });
 
 export function freeze(vm: VmProcess): void {
   process.kill(vm.pid, 'SIGSTOP');

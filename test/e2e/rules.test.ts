@@ -9,7 +9,7 @@ import { DIFFERENT_BODY, httpKeepAlive, httpNew } from '../../bench/loads.ts';
 import { BURST_MS, DEFAULT_RUN_SHARE } from '../../src/checkpoint/mismatch-floor.ts';
 import { freePorts } from '../../src/demo/free-ports.ts';
 import { HOSTS } from '../../src/demo/pair.ts';
-import type { PairAddresses } from '../../src/ha/procedure.ts';
+import type { PairLinks } from '../../src/ha/pair-links.ts';
 import { ETHERTYPE, PacketView } from '../../src/net/packet.ts';
 import type { QmpClient } from '../../src/qmp/client.ts';
 import { until } from '../helpers/colo.ts';
@@ -47,13 +47,14 @@ describe('the rules', { skip: skipWithoutGuest, timeout: 600_000 }, () => {
   let watched: Watched;
 
   /** Relays between the two sides; each sees the other behind one. */
-  const watch = async (at: PairAddresses): Promise<PairView> => {
+  const watch = async (at: PairLinks): Promise<PairView> => {
     const [packets, migration] = (await freePorts(2, HOSTS)) as [number, number];
+    const nic = at.nics[0]!;
     const now: Watched = { said: new Said(), channel: new ChannelLog(), leftOnChannel: Infinity };
     watched = now;
     const onPackets = await FrameRelay.start({
       listen: { host: at.primaryHost, port: packets },
-      target: { host: at.primaryHost, port: at.compareSecondaryPort },
+      target: { host: at.primaryHost, port: nic.comparePort },
       onFrame: ({ direction, frame }) => {
         if (direction === 'out') now.said.add(frame);
       },
@@ -73,7 +74,7 @@ describe('the rules', { skip: skipWithoutGuest, timeout: 600_000 }, () => {
     rig.onClose(() => onChannel.close());
     return {
       primary: { ...at, migrationPort: migration },
-      secondary: { ...at, compareSecondaryPort: packets },
+      secondary: { ...at, nics: [{ ...nic, comparePort: packets }] },
     };
   };
 

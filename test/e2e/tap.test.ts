@@ -15,16 +15,18 @@ import { test } from 'node:test';
 import { promisify } from 'node:util';
 import {
   createSecondaryDisks,
+  demoSpec,
   firstPrimaryArguments,
   imageSize,
   secondaryArguments,
 } from '../../src/demo/hosts.ts';
-import { HOSTS, pairAddresses } from '../../src/demo/pair.ts';
+import { HOSTS, pairLinks } from '../../src/demo/pair.ts';
 import { bootConfig } from '../../src/guest/guest-scripts.ts';
 import { ensureTool } from '../../src/guest/host-tools.ts';
 import {
   addPrimaryChardevs,
-  exportSecondaryDisk,
+  awaitResync,
+  exportSecondaryDisks,
   failoverSecondary,
   resumeReplication,
   startResync,
@@ -75,7 +77,8 @@ test(
       const disk = path.join(folder, 'primary.qcow2');
       await run('qemu-img', ['convert', '-O', 'qcow2', raw, disk]);
       const lengthBytes = await imageSize(disk);
-      const machine = { memoryMiB: 128, switchPath: '' };
+      const machine = { memoryMiB: 128, switchPath: '/' };
+      const spec = demoSpec(machine);
       const serial = path.join(folder, 'serial');
       const primary = await startMachine('primary', folder, [
         ...firstPrimaryArguments(machine, disk),
@@ -98,18 +101,16 @@ test(
       console.write(`\n${CALLING}\n`);
       await calls.next();
 
-      const at = await pairAddresses(HOSTS[0]);
+      const at = await pairLinks(HOSTS[0]);
       const disks = await createSecondaryDisks(path.join(folder, 'secondary'), lengthBytes);
-      await addPrimaryChardevs(primary.qmp, at);
+      await addPrimaryChardevs(primary.qmp, spec, at);
       const secondary = await startMachine('secondary', folder, secondaryArguments(machine, disks, at));
       machines.push(secondary);
-      await exportSecondaryDisk(secondary.qmp, at);
-      const ready = primary.qmp.waitFor('BLOCK_JOB_READY', () => true, STEP_MS);
-      await startResync(primary.qmp, at);
-      await ready;
+      await exportSecondaryDisks(secondary.qmp, spec, at);
+      await startResync(primary.qmp, spec, at);
+      await awaitResync(primary.qmp, spec);
       const running = secondary.qmp.waitFor('RESUME', () => true, STEP_MS);
-      await primary.qmp.execute('migrate-set-parameters', { 'x-checkpoint-delay': 20_000 });
-      await resumeReplication(primary.qmp, at, false);
+      await resumeReplication(primary.qmp, { ...spec, checkpoint: { maxDelayMs: 20_000 } }, at);
       await running;
 
       const checkpoints = async (): Promise<number> =>
@@ -141,7 +142,7 @@ test(
         primary.child.kill('SIGKILL');
         await once(primary.child, 'exit');
         const killed = performance.now();
-        await failoverSecondary(secondary.qmp);
+        await failoverSecondary(secondary.qmp, spec);
         t.diagnostic(`took over after ${Math.round(performance.now() - killed)} ms`);
         const after = await Promise.all(
           sessions.map(async (session) => {

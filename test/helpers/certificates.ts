@@ -1,6 +1,6 @@
 /**
  * Certificates and keys for tests of TLS, made anew by openssl in a folder that goes away with the test: one CA with a
- * server (localhost, 127.0.0.1, ::1) and a client, another CA with the same, and pre-shared keys.
+ * server (localhost, 127.0.0.1, ::1), a client, and a host that is both, another CA with the same, and pre-shared keys.
  */
 import { execFile } from 'node:child_process';
 import { cp, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
@@ -57,11 +57,11 @@ async function makeAll(dir: string, authority: string): Promise<void> {
     ...['req', '-x509', ...newKey('ca'), '-out', 'ca-cert.pem', '-days', '2', '-subj', `/CN=${authority}`],
     ...['-addext', 'basicConstraints=critical,CA:TRUE', '-addext', 'keyUsage=critical,keyCertSign,cRLSign'],
   ).then(() => ['-CA', 'ca-cert.pem', '-CAkey', 'ca-key.pem']);
-  for (const [serial, end] of ['server', 'client'].entries()) {
+  for (const [serial, end] of ['server', 'client', 'host'].entries()) {
     const extensions = [
       'basicConstraints=critical,CA:FALSE',
       'keyUsage=critical,digitalSignature,keyEncipherment',
-      `extendedKeyUsage=${end}Auth`,
+      `extendedKeyUsage=${end === 'host' ? 'serverAuth,clientAuth' : `${end}Auth`}`,
       'subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1',
     ];
     await writeFile(join(dir, `${end}.ext`), extensions.join('\n'));

@@ -45,9 +45,12 @@ export function secureAsServer(
     server.once('tlsClientError', (error, socket) => {
       socket.on('error', () => undefined);
       socket.destroy();
-      fail(error);
+      // A certificate that is refused ends the connection without an error; the reason is left on the socket.
+      const { authorizationError: code } = socket as { authorizationError?: unknown };
+      fail(typeof code === 'string' ? Object.assign(new Error(code), { code }) : error);
     });
-    const onClose = (): void => fail(new Error('the connection was closed'));
+    // If the library closed it, the reason comes after this event.
+    const onClose = (): unknown => setImmediate(() => fail(new Error('the connection was closed')));
     clear.once('close', onClose);
     server.emit('connection', clear);
   });
@@ -93,6 +96,7 @@ const REASONS: Readonly<Record<string, string>> = {
   CERT_REVOKED: 'The certificate has been revoked',
   UNABLE_TO_GET_CRL: 'The list of revoked certificates is not its issuer’s',
   ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE: 'No certificate was found.',
+  ERR_SSL_WRONG_VERSION_NUMBER: 'the other side does not speak TLS',
   ERR_TLS_HANDSHAKE_TIMEOUT: 'no answer in time',
   ECONNRESET: 'the connection was closed',
 };

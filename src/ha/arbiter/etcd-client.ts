@@ -4,9 +4,11 @@
  * endpoints, one after the other; each attempt and the whole have deadlines; nothing read is believed before it has been
  * checked. node:https, since Node's fetch takes no CA and no client certificate.
  */
+import { setMaxListeners } from 'node:events';
 import http from 'node:http';
 import https from 'node:https';
 import { z } from 'zod';
+import { abortAfter } from '../../base/async.ts';
 import { ParameterError, messageOf } from '../../base/errors.ts';
 import { ArbiterUnreachableError } from './arbiter.ts';
 
@@ -17,9 +19,11 @@ const CALL_DEADLINE_MS = 4_000;
 /** Pause when all have been asked in vain. */
 const ROUND_MS = 100;
 const MAX_ANSWER_BYTES = 256 * 1024;
+/** A connection that only listens is probed after so long a silence. */
+const FOLLOW_PROBE_MS = 5_000;
 const MAX_ENDPOINTS = 16;
 const MAX_SOCKETS = 16;
-/** Calls under way, with those that wait for a socket; more are refused. */
+/** Calls at a time; what is more waits for a socket, and whoever has that many waiting has to be told. */
 const MAX_CALLS = 1_024;
 
 export interface EtcdOptions {
@@ -35,6 +39,8 @@ export interface EtcdOptions {
   readonly prefix?: string;
   readonly attemptMs?: number;
   readonly deadlineMs?: number;
+  /** For whoever reads many keys at once. */
+  readonly maxAnswerBytes?: number;
 }
 
 /** etcd said no; `code` is gRPC's. */
@@ -58,15 +64,14 @@ export class EtcdClient {
   readonly #urls: readonly URL[];
   readonly #options: EtcdOptions;
   readonly #agent: http.Agent;
-  /** Under way: one a call. */
-  readonly #attempts = new Set<AbortController>();
+  readonly #closing = new AbortController();
   #calls = 0;
-  #isClosed = false;
   #token: string | null = null;
   /** The endpoint that answered last. */
   #first = 0;
 
   constructor(options: EtcdOptions) {
+    setMaxListeners(MAX_CALLS + 1, this.#closing.signal);
     if (options.endpoints.length < 1 || options.endpoints.length > MAX_ENDPOINTS) {
       throw new ParameterError(`etcd: 1 to ${MAX_ENDPOINTS} endpoints are needed`);
     }
@@ -93,8 +98,7 @@ export class EtcdClient {
   }
 
   close(): void {
-    this.#isClosed = true;
-    for (const attempt of this.#attempts) attempt.abort();
+    this.#closing.abort();
     this.#agent.destroy();
   }
 
@@ -120,7 +124,7 @@ export class EtcdClient {
     let last = 'no time left';
     for (let attempt = 0; ; attempt++) {
       const left = until - performance.now();
-      if (this.#isClosed) throw new ArbiterUnreachableError('etcd: closed', mayHaveHappened);
+      if (this.#closing.signal.aborted) throw new ArbiterUnreachableError('etcd: closed', mayHaveHappened);
       if (left <= 0) break;
       const at = (this.#first + attempt) % this.#urls.length;
       const url = this.#urls[at]!;
@@ -142,6 +146,38 @@ export class EtcdClient {
     );
   }
 
+  /**
+   * Posts to one endpoint what is answered without end (a watch): each line's JSON, until the connection ends or `signal`
+   * says so. Then another endpoint is the first to be asked. Throws ArbiterUnreachableError.
+   */
+  async follow(
+    path: string,
+    body: unknown,
+    onLine: (value: unknown) => void,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const url = this.#urls[this.#first % this.#urls.length]!;
+    const login = abortAfter(this.#attemptMs, [this.#closing.signal, signal]);
+    const ends = abortAfter(Infinity, [this.#closing.signal, signal]);
+    try {
+      await this.#login(url, login.signal);
+      const text = JSON.stringify(body);
+      const lines = { onLine, maxBytes: this.#maxAnswerBytes };
+      await followLines(new URL(path, url), text, this.#headers(text), this.#agent, ends.signal, lines);
+    } catch (error) {
+      this.#token = null;
+      throw error;
+    } finally {
+      login.end();
+      ends.end();
+      this.#first = (this.#first + 1) % this.#urls.length;
+    }
+  }
+
+  get #maxAnswerBytes(): number {
+    return this.#options.maxAnswerBytes ?? MAX_ANSWER_BYTES;
+  }
+
   get #attemptMs(): number {
     return this.#options.attemptMs ?? ATTEMPT_MS;
   }
@@ -156,38 +192,36 @@ export class EtcdClient {
   }
 
   async #attempt<T>(url: URL, path: string, body: unknown, schema: z.ZodType<T>, ms: number): Promise<T> {
-    // Not AbortSignal.timeout in AbortSignal.any: Node 20 collects the one that only the other knows of, with its timer.
-    const attempt = new AbortController();
-    const timer = setTimeout(() => attempt.abort(), ms);
-    this.#attempts.add(attempt);
+    const deadline = abortAfter(ms, [this.#closing.signal]);
     try {
-      return await this.#ask(url, path, body, schema, attempt.signal);
+      await this.#login(url, deadline.signal);
+      return await this.#request(url, path, body, schema, deadline.signal);
     } finally {
-      clearTimeout(timer);
-      this.#attempts.delete(attempt);
+      deadline.end();
     }
   }
 
-  async #ask<T>(
-    url: URL,
-    path: string,
-    body: unknown,
-    schema: z.ZodType<T>,
-    signal: AbortSignal,
-  ): Promise<T> {
+  async #login(url: URL, signal: AbortSignal): Promise<void> {
     const { user, password } = this.#options;
-    if (user !== undefined && this.#token === null) {
-      const login = { name: user, password };
-      // Whatever becomes of this, the request itself has not been sent.
-      this.#token = await this.#request(url, '/v3/auth/authenticate', login, token, signal).then(
-        (answer) => answer.token,
-        (error: unknown) => {
-          if (error instanceof EtcdRefusedError) throw error;
-          throw new ArbiterUnreachableError(messageOf(error), false, { cause: error });
-        },
-      );
-    }
-    return this.#request(url, path, body, schema, signal);
+    if (user === undefined || this.#token !== null) return;
+    const login = { name: user, password };
+    // Whatever becomes of this, the request itself has not been sent.
+    this.#token = await this.#request(url, '/v3/auth/authenticate', login, token, signal).then(
+      (answer) => answer.token,
+      (error: unknown) => {
+        if (error instanceof EtcdRefusedError) throw error;
+        throw new ArbiterUnreachableError(messageOf(error), false, { cause: error });
+      },
+    );
+  }
+
+  #headers(text: string): Record<string, string | number> {
+    const headers: Record<string, string | number> = {
+      'content-type': 'application/json',
+      'content-length': Buffer.byteLength(text),
+    };
+    if (this.#token !== null) headers['authorization'] = this.#token;
+    return headers;
   }
 
   async #request<T>(
@@ -198,12 +232,15 @@ export class EtcdClient {
     signal: AbortSignal,
   ): Promise<T> {
     const text = JSON.stringify(body);
-    const headers: Record<string, string | number> = {
-      'content-type': 'application/json',
-      'content-length': Buffer.byteLength(text),
-    };
-    if (this.#token !== null) headers['authorization'] = this.#token;
-    const { status, answer } = await exchange(new URL(path, url), text, headers, this.#agent, signal);
+    const at = new URL(path, url);
+    const { status, answer } = await exchange(
+      at,
+      text,
+      this.#headers(text),
+      this.#agent,
+      signal,
+      this.#maxAnswerBytes,
+    );
     let value: unknown;
     try {
       value = JSON.parse(answer);
@@ -250,6 +287,7 @@ function exchange(
   headers: http.OutgoingHttpHeaders,
   agent: http.Agent,
   signal: AbortSignal,
+  maxBytes: number,
 ): Promise<{ status: number; answer: string }> {
   return new Promise((resolve, reject) => {
     let isConnected = false;
@@ -263,7 +301,7 @@ function exchange(
       let bytes = 0;
       response.on('data', (piece: Buffer) => {
         bytes += piece.length;
-        if (bytes > MAX_ANSWER_BYTES) request.destroy(new Error('its answer is too long'));
+        if (bytes > maxBytes) request.destroy(new Error('its answer is too long'));
         else pieces.push(piece);
       });
       response.on('error', fail);
@@ -276,7 +314,46 @@ function exchange(
       else socket.once(url.protocol === 'https:' ? 'secureConnect' : 'connect', () => (isConnected = true));
     });
     request.on('error', fail);
-    request.on('close', () => fail(new Error('the connection has ended')));
+    request.end(text);
+  });
+}
+
+/** An answer that goes on: one JSON value a line. Resolves when the peer ends it. */
+function followLines(
+  url: URL,
+  text: string,
+  headers: http.OutgoingHttpHeaders,
+  agent: http.Agent,
+  signal: AbortSignal,
+  lines: { readonly onLine: (value: unknown) => void; readonly maxBytes: number },
+): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const fail = (error: unknown): void =>
+      reject(
+        new ArbiterUnreachableError(`etcd at ${url.host}: ${messageOf(error)}`, false, { cause: error }),
+      );
+    const start = url.protocol === 'https:' ? https.request : http.request;
+    const request = start(url, { method: 'POST', headers, agent, signal }, (response) => {
+      if (response.statusCode !== 200) request.destroy(new Error(`it refuses (${response.statusCode ?? 0})`));
+      let rest = '';
+      response.setEncoding('utf8');
+      response.on('data', (piece: string) => {
+        const found = (rest + piece).split('\n');
+        rest = found.pop() ?? '';
+        try {
+          if (rest.length > lines.maxBytes) throw new Error('a line of its answer is too long');
+          for (const line of found) if (line !== '') lines.onLine(JSON.parse(line));
+        } catch (error) {
+          request.destroy(error instanceof Error ? error : new Error(String(error)));
+        }
+      });
+      response.on('error', fail);
+      response.on('end', resolve);
+      response.on('close', resolve);
+    });
+    // A peer that is gone without a word would be listened to for ever.
+    request.on('socket', (socket) => socket.setKeepAlive(true, FOLLOW_PROBE_MS));
+    request.on('error', fail);
     request.end(text);
   });
 }

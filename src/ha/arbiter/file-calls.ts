@@ -176,10 +176,10 @@ function epochs(dir: string, vm: string, fs: Fs): number[] {
 }
 
 /** The temporary file could not be had: nothing has happened. */
-class NotLinkedError extends Error {}
+export class NotLinkedError extends Error {}
 
 /** Writes a file that appears whole or not at all. Throws link's error, or NotLinkedError before. */
-function publish(fs: Fs, dir: string, name: string, text: string): void {
+export function publish(fs: Fs, dir: string, name: string, text: string): void {
   const temporary = path.join(dir, `.new-${randomBytes(12).toString('hex')}`);
   try {
     const fd = fs.openSync(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);

@@ -1,16 +1,26 @@
 /** Migration and COLO (QEMU qapi/migration.json). */
 import { z } from 'zod';
 import { ParameterError } from '../../base/errors.ts';
+import { MAX_INTERVAL_MS, MAX_PATIENCE_MS, MIN_INTERVAL_MS } from '../../checkpoint/heartbeat.ts';
+import type { HeartbeatSettings } from '../../checkpoint/heartbeat.ts';
 import { MAX_RUN_SHARE } from '../../checkpoint/mismatch-floor.ts';
 import type { AnnounceTimes } from '../../net/announcer.ts';
 import { CAPABILITIES, requireCapability } from '../../vm/migration.ts';
+import type { MigrationTlsParameters } from '../../vm/migration.ts';
 import { ANNOUNCE_TIMES, requireAnnounceTime } from '../announce-times.ts';
 import { command, noArguments, uint32, uint64 } from '../registry.ts';
 
 const RUN_SHARE = 'x-mismatch-run-share';
+const [INTERVAL, PATIENCE] = ['x-colo-heartbeat-interval', 'x-colo-heartbeat-patience'] as const;
+/** QEMU takes null for none, too. */
+const tlsText = z.string().max(256).nullable().optional();
 const parameters = z.looseObject({
   'x-checkpoint-delay': uint32.optional(),
   [RUN_SHARE]: uint32.optional(),
+  [INTERVAL]: uint32.optional(),
+  [PATIENCE]: uint32.optional(),
+  'tls-creds': tlsText,
+  'tls-hostname': tlsText,
   'announce-initial': uint64.optional(),
   'announce-max': uint64.optional(),
   'announce-rounds': uint64.optional(),
@@ -42,14 +52,7 @@ const FOREIGN_PARAMETERS = new Set(
       'multifd-compression',
       'multifd-zlib-level',
     ],
-    [
-      'multifd-zstd-level',
-      'throttle-trigger-threshold',
-      'tls-authz',
-      'tls-creds',
-      'tls-hostname',
-      'xbzrle-cache-size',
-    ],
+    ['multifd-zstd-level', 'throttle-trigger-threshold', 'tls-authz', 'xbzrle-cache-size'],
   ),
 );
 
@@ -76,17 +79,16 @@ export const migrationCommands = [
       if (SUPPORTED.has(name)) continue;
       throw new ParameterError(
         FOREIGN_PARAMETERS.has(name)
-          ? `Parameter '${name}' is not supported; x-checkpoint-delay, ${RUN_SHARE} and announce-* are`
+          ? `Parameter '${name}' is not supported; x-checkpoint-delay, ${RUN_SHARE}, x-colo-heartbeat-*, tls-creds, tls-hostname and announce-* are`
           : `Parameter '${name}' is unexpected`,
       );
     }
     const share = args[RUN_SHARE];
-    if (share !== undefined && share > MAX_RUN_SHARE) {
-      throw new ParameterError(
-        `Parameter '${RUN_SHARE}' expects an integer in the range of 0 to ${MAX_RUN_SHARE}`,
-      );
-    }
+    if (share !== undefined) requireRange(RUN_SHARE, share, 0, MAX_RUN_SHARE);
+    const heartbeat = heartbeatOf(vm.migration.heartbeat, args);
     vm.migration.announceTimes = announceTimes(vm.migration.announceTimes, args);
+    vm.migration.tls = tlsOf(vm.migration.tls, args);
+    if (heartbeat !== null) vm.migration.heartbeat = heartbeat;
     if (share !== undefined) vm.migration.mismatchRunShare = share;
     const delayMs = args['x-checkpoint-delay'];
     if (delayMs !== undefined) vm.migration.checkpointDelayMs = delayMs;
@@ -94,6 +96,10 @@ export const migrationCommands = [
   command('query-migrate-parameters', noArguments, (vm) => ({
     'x-checkpoint-delay': vm.migration.checkpointDelayMs,
     [RUN_SHARE]: vm.migration.mismatchRunShare,
+    [INTERVAL]: vm.migration.heartbeat.intervalMs,
+    [PATIENCE]: vm.migration.heartbeat.patienceMs,
+    'tls-creds': vm.migration.tls.creds,
+    'tls-hostname': vm.migration.tls.hostname,
     ...Object.fromEntries(
       ANNOUNCE_TIMES.map((name) => [`announce-${name}`, vm.migration.announceTimes[name]]),
     ),
@@ -134,6 +140,26 @@ function requireProtocol(uri: string): void {
       ? `Migration protocol '${protocol}' is not supported; use tcp:HOST:PORT or unix:PATH`
       : "Parameter 'uri' expects a valid migration protocol",
   );
+}
+
+/** Throws ParameterError with QEMU's text. */
+function requireRange(name: string, value: number, min: number, max: number): void {
+  if (value >= min && value <= max) return;
+  throw new ParameterError(`Parameter '${name}' expects an integer in the range of ${min} to ${max}`);
+}
+
+/** `now` with what is given. */
+function tlsOf(now: MigrationTlsParameters, args: z.infer<typeof parameters>): MigrationTlsParameters {
+  const { 'tls-creds': creds = now.creds, 'tls-hostname': hostname = now.hostname } = args;
+  return { creds: creds ?? '', hostname: hostname ?? '' };
+}
+
+/** `now` with what is given, or null: nothing is. Throws ParameterError. */
+function heartbeatOf(now: HeartbeatSettings, args: z.infer<typeof parameters>): HeartbeatSettings | null {
+  const { [INTERVAL]: intervalMs = now.intervalMs, [PATIENCE]: patienceMs = now.patienceMs } = args;
+  requireRange(INTERVAL, intervalMs, MIN_INTERVAL_MS, MAX_INTERVAL_MS);
+  requireRange(PATIENCE, patienceMs, 0, MAX_PATIENCE_MS);
+  return intervalMs === now.intervalMs && patienceMs === now.patienceMs ? null : { intervalMs, patienceMs };
 }
 
 /** Those of `now` with what is given. Throws ParameterError with QEMU's texts. */

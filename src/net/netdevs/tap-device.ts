@@ -113,7 +113,7 @@ export class TapDevice {
       closeSync(this.#fd);
       throw new ColoError(
         `could not configure /dev/net/tun (${name}): errno ${code}` +
-          (code === koffi.os.errno['EPERM'] ? ', Operation not permitted' : ''),
+          (code === koffi.os.errno['EPERM'] ? ', Operation not permitted; it needs CAP_NET_ADMIN' : ''),
       );
     }
     if (vnetHeader) this.#forgetOffloads();

@@ -61,7 +61,11 @@ const REFUSED: readonly [Record<string, string>, RegExp][] = [
   [{ ...inet, reconnect: '1', 'reconnect-ms': '1000' }, /^Only one of/],
   [{ ...inet, foo: 'bar' }, /^Invalid parameter 'foo'$/],
   [{ ...inet, telnet: 'on' }, /^'telnet' is not supported/],
-  [{ ...inet, 'tls-creds': 't' }, /^TLS is not supported .*'tls-creds=t'/],
+  [{ ...inet, 'tls-creds': 't', 'tls-authz': 'a' }, /^tls-authz is not supported/],
+  [
+    { id: 'c', backend: 'socket', path: '/s', 'tls-creds': 't' },
+    /^'tls_creds' option is incompatible with 'unix' address type$/,
+  ],
   [{ ...inet, 'tls-authz': 't' }, /^'tls_authz' option requires 'tls_creds' option$/],
   [{ id: 'n', backend: 'null', foo: '1' }, /^Invalid parameter 'foo'$/],
 ];

@@ -14,7 +14,7 @@ describe('checkpoint channel', () => {
   it('reads what came while this process stood still before it accuses the peer', async () => {
     const patienceMs = 50;
     const sockets = await socketPair();
-    const channel = new CheckpointChannel(sockets.right, patienceMs);
+    const channel = new CheckpointChannel(sockets.right, { patienceMs });
     const received = channel.receive();
     sockets.left.write(message(COLO_MESSAGE.CHECKPOINT_REPLY));
     const until = performance.now() + 3 * patienceMs;
@@ -25,7 +25,7 @@ describe('checkpoint channel', () => {
 
   it('gives a silent peer up, and one that takes no data', async () => {
     const sockets = await socketPair();
-    const channel = new CheckpointChannel(sockets.right, 50);
+    const channel = new CheckpointChannel(sockets.right, { patienceMs: 50 });
     await assert.rejects(channel.receive(), /no a message from the peer within 50 ms/);
     sockets.left.pause();
     await assert.rejects(async () => {
@@ -38,7 +38,7 @@ describe('checkpoint channel', () => {
 
   it('counts the deadline from the last byte, so that a slow peer is not a dead one', async () => {
     const sockets = await socketPair();
-    const channel = new CheckpointChannel(sockets.right, 400);
+    const channel = new CheckpointChannel(sockets.right, { patienceMs: 400 });
     const received = channel.receive();
     const started = performance.now();
     for (const byte of message(COLO_MESSAGE.CHECKPOINT_REQUEST)) {
@@ -52,7 +52,7 @@ describe('checkpoint channel', () => {
 
   it('has no deadline between checkpoints, and a loss ends the wait', async () => {
     const sockets = await socketPair();
-    const channel = new CheckpointChannel(sockets.right, 10);
+    const channel = new CheckpointChannel(sockets.right, { patienceMs: 10 });
     const received = channel.receive({ idle: true });
     await new Promise((resolve) => setTimeout(resolve, 50));
     assert.equal(channel.failure, null);

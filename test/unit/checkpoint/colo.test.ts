@@ -181,8 +181,10 @@ describe('COLO frame', () => {
     const p = side([], 16);
     const s = side([], 32);
     const results = await Promise.allSettled([
-      sendMachine(p.guest, new CheckpointChannel(sockets.left, 500), hello(p.engine)),
-      receiveMachine(s.guest, new CheckpointChannel(sockets.right, 500), () => hello(s.engine)),
+      sendMachine(p.guest, new CheckpointChannel(sockets.left, { patienceMs: 500 }), hello(p.engine)),
+      receiveMachine(s.guest, new CheckpointChannel(sockets.right, { patienceMs: 500 }), () =>
+        hello(s.engine),
+      ),
     ]);
     for (const result of results) {
       assert.equal(result.status, 'rejected');

@@ -126,8 +126,8 @@ export async function protect(sockets: Sockets, options: PairOptions = {}): Prom
   p.engine.device = 1;
   p.engine.state = 'running';
   options.prepare?.(p, s);
-  const pc = new CheckpointChannel(sockets.left, patienceMs);
-  const sc = new CheckpointChannel(sockets.right, patienceMs);
+  const pc = new CheckpointChannel(sockets.left, { patienceMs });
+  const sc = new CheckpointChannel(sockets.right, { patienceMs });
   await Promise.all([
     sendMachine(p.guest, pc, hello(p.engine)),
     receiveMachine(s.guest, sc, () => hello(s.engine)),

@@ -82,10 +82,15 @@ async function withPair(
   const move = async (): Promise<[unknown, unknown]> => {
     const failure = (error: unknown): unknown => error;
     return await Promise.all([
-      sendMachine(sideOf(p).guest, new CheckpointChannel(sockets.left, 2000), hello(p), (round) =>
-        progress.push(round),
+      sendMachine(
+        sideOf(p).guest,
+        new CheckpointChannel(sockets.left, { patienceMs: 2000 }),
+        hello(p),
+        (round) => progress.push(round),
       ).catch(failure),
-      receiveMachine(sideOf(s).guest, new CheckpointChannel(sockets.right, 2000), () => hello(s))
+      receiveMachine(sideOf(s).guest, new CheckpointChannel(sockets.right, { patienceMs: 2000 }), () =>
+        hello(s),
+      )
         .catch(failure)
         .finally(() => sockets.right.end()),
     ]);

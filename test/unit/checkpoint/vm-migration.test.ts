@@ -4,84 +4,15 @@ import net from 'node:net';
 import { once } from 'node:events';
 import { describe, it } from 'node:test';
 import { Deferred, withDeadline } from '../../../src/base/async.ts';
-import type { ProtectedGuest } from '../../../src/checkpoint/guest.ts';
+import { ClosedError, ProtocolError, TimeoutError } from '../../../src/base/errors.ts';
+import { endKindOf } from '../../../src/checkpoint/end-kind.ts';
 import { COLO_MESSAGE } from '../../../src/checkpoint/messages.ts';
 import { Netdev } from '../../../src/net/netdev.ts';
 import { DEFAULT_ANNOUNCE_TIMES } from '../../../src/net/announcer.ts';
-import type { AnnounceTimes } from '../../../src/net/announcer.ts';
-import { VmMigration } from '../../../src/vm/migration.ts';
 import type { RunState } from '../../../src/vm/run-control.ts';
 import { RunControl } from '../../../src/vm/run-control.ts';
 import { MemoryEngine } from '../../helpers/memory-engine.ts';
-import { Journal, hello } from './frame-pair.ts';
-
-const SOON_MS = 20_000;
-
-class Vm {
-  readonly engine = new MemoryEngine();
-  readonly lines: string[] = [];
-  readonly events: string[] = [];
-  readonly net = new Journal('net', this.lines);
-  readonly disk = new Journal('disk', this.lines);
-  readonly run: RunControl;
-  /** With which times it was told to announce itself. */
-  readonly announced: AnnounceTimes[] = [];
-  readonly migration: VmMigration;
-  readonly guest: ProtectedGuest;
-  settleJobs: () => Promise<void> = () => Promise.resolve();
-  #watchers: (() => void)[] = [];
-
-  constructor(state: RunState, startPaused = false) {
-    this.run = new RunControl(this.engine, new Map(), state, {
-      onStop: () => this.#emit('STOP'),
-      onResume: () => this.#emit('RESUME'),
-    });
-    if (state === 'running') this.engine.state = 'running';
-    this.guest = {
-      engine: this.engine,
-      pause: () => this.run.freeze(),
-      resume: () => this.run.thaw(),
-      disks: () => [this.disk],
-      networks: () => [this.net],
-    };
-    this.migration = new VmMigration({
-      guest: this.guest,
-      run: this.run,
-      describe: (colo) => hello(this.engine, colo),
-      emit: (event, data) => this.#emit(data ? `${event} ${Object.values(data).join(' ')}` : event),
-      setSilent: (silent) => this.#emit(silent ? '(silent)' : '(heard)'),
-      notifyFilters: (event) => this.#emit(`(filters: ${event})`),
-      settleJobs: () => this.settleJobs(),
-      requireComparers: () => undefined,
-      announce: (times) => {
-        this.announced.push(times);
-        this.#emit('(announce)');
-      },
-      startPaused,
-    });
-    this.migration.setCapabilities([{ capability: 'events', state: true }]);
-  }
-
-  get status(): unknown {
-    return this.migration.queryMigrate()['status'];
-  }
-
-  /** Resolves when the event has happened. */
-  async event(text: string): Promise<void> {
-    const found = new Deferred<void>();
-    const look = (): void => {
-      if (this.events.includes(text)) found.resolve();
-    };
-    this.#watchers.push(look);
-    look();
-    await withDeadline(found.promise, SOON_MS, `${text} (so far: ${this.events.join(', ')})`);
-  }
-
-  #emit(text: string): void {
-    this.events.push(text);
-    for (const look of this.#watchers) look();
-  }
-}
+import { SOON_MS, Vm } from './migrating-vm.ts';
 
 async function incoming(startPaused = false): Promise<{ vm: Vm; uri: string; port: number }> {
   const vm = new Vm('inmigrate', startPaused);
@@ -240,6 +171,69 @@ describe('failover commands', () => {
     await s.run.resume().catch(() => undefined);
     await assert.rejects(s.migration.lostHeartbeat(), /no whole state/);
     assert.equal(s.migration.queryColoStatus().mode, 'secondary');
+    close(p, s);
+  });
+});
+
+describe('why a pair came apart', () => {
+  it('is told in a word: a lost process, an ally that goes on alone, a disk that failed', async () => {
+    const lost = await pair();
+    lost.s.migration.close();
+    await lost.p.event('COLO_EXIT primary error');
+    assert.match(lost.p.ends.join(), /^closed: |^reset: /);
+
+    const left = await pair();
+    await left.s.migration.lostHeartbeat();
+    await left.p.event('COLO_EXIT primary error');
+    assert.match(left.p.ends.join(), /^peer-failed: .*failover was requested/);
+    assert.deepEqual(left.s.ends, []);
+
+    const parted = await pair();
+    await parted.p.migration.lostHeartbeat();
+    await parted.s.event('COLO_EXIT secondary error');
+    assert.match(parted.s.ends.join(), /^peer-failed: .*failover was requested/);
+
+    const failed = await pair();
+    failed.p.disk.failure = new Error('the disk broke');
+    failed.p.migration.requestCheckpoint('request');
+    await failed.p.event('COLO_EXIT primary error');
+    await failed.s.event('COLO_EXIT secondary error');
+    assert.match(failed.p.ends.join(), /^failed: .*the disk broke/);
+    assert.match(failed.s.ends.join(), /^peer-failed: .*the disk broke/);
+    for (const vms of [lost, left, parted, failed]) close(vms.p, vms.s);
+  });
+
+  it('is found in errors of every kind', () => {
+    const broken = (code: string): Error =>
+      new ClosedError('lost', { cause: Object.assign(new Error(code), { code }) });
+    const kinds = [
+      ...[
+        broken('ECONNRESET'),
+        broken('EPIPE'),
+        broken('EHOSTUNREACH'),
+        broken('ETIMEDOUT'),
+        broken('EOTHER'),
+      ],
+      ...[new ClosedError('lost'), new TimeoutError('late'), new ProtocolError('garbage'), new Error('mine')],
+    ].map(endKindOf);
+    assert.deepEqual(kinds, [
+      ...['reset', 'reset', 'unreachable', 'unreachable', 'closed'],
+      ...['closed', 'timeout', 'protocol', 'failed'],
+    ]);
+  });
+});
+
+describe('the heartbeat of a pair', () => {
+  it('is told by query-colo-status, takes settings while it goes, and ends with the pair', async () => {
+    const { p, s } = await pair();
+    const { 'last-heard-ms': heard, ...rest } = p.migration.queryColoStatus()['x-heartbeat'] ?? {};
+    assert.ok(Number(heard) >= 0);
+    assert.deepEqual(rest, { 'is-silent': false, 'interval-ms': 100, 'patience-ms': 400 });
+    // One that does not beat for a while.
+    s.migration.heartbeat = { intervalMs: 60_000, patienceMs: 0 };
+    assert.equal(s.migration.queryColoStatus()['x-heartbeat']?.['interval-ms'], 60_000);
+    await p.migration.lostHeartbeat();
+    assert.equal(p.migration.queryColoStatus()['x-heartbeat'], undefined);
     close(p, s);
   });
 });

@@ -206,7 +206,7 @@ test('migration settings', async (t) => {
     [{ nope: 1 }, "GenericError: Parameter 'nope' is unexpected"],
     [
       { 'max-bandwidth': 1 },
-      "GenericError: Parameter 'max-bandwidth' is not supported; x-checkpoint-delay, x-mismatch-run-share and announce-* are",
+      "GenericError: Parameter 'max-bandwidth' is not supported; x-checkpoint-delay, x-mismatch-run-share, x-colo-heartbeat-*, tls-creds, tls-hostname and announce-* are",
     ],
     // All or nothing.
     [{ 'x-checkpoint-delay': 5, nope: 1 }, "GenericError: Parameter 'nope' is unexpected"],
@@ -214,6 +214,10 @@ test('migration settings', async (t) => {
   assert.deepEqual(await bare.execute('query-migrate-parameters'), {
     'x-checkpoint-delay': 20000,
     'x-mismatch-run-share': 50,
+    'x-colo-heartbeat-interval': 100,
+    'x-colo-heartbeat-patience': 400,
+    'tls-creds': '',
+    'tls-hostname': '',
     'announce-initial': 50,
     'announce-max': 550,
     'announce-rounds': 5,
@@ -232,6 +236,10 @@ test('migration settings', async (t) => {
   assert.deepEqual(await bare.execute('query-migrate-parameters'), {
     'x-checkpoint-delay': 0,
     'x-mismatch-run-share': 0,
+    'x-colo-heartbeat-interval': 100,
+    'x-colo-heartbeat-patience': 400,
+    'tls-creds': '',
+    'tls-hostname': '',
     'announce-initial': 0,
     'announce-max': 7,
     'announce-rounds': 1000,

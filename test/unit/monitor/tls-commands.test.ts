@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { after, test } from 'node:test';
+import { startMonitors } from '../../../src/monitor/monitors.ts';
 import { bareVm } from '../../helpers/bare-vm.ts';
 
 const dir = mkdtempSync(path.join(os.tmpdir(), 'tls-qmp-'));
@@ -99,4 +100,60 @@ test('credentials of the command line are there before the disks that need them'
       `^-object tls-creds-psk,id=x,dir=${dir}/none: Unable to access credentials ${dir}/none/keys.psk`,
     ),
   });
+});
+
+test('a chardev and a migration have them, on their own end', async (t) => {
+  const bare = await bareVm(
+    t,
+    `-object tls-creds-psk,id=srv,dir=${dir},endpoint=server -object tls-creds-psk,id=cli,dir=${dir},endpoint=client ` +
+      '-chardev socket,id=door,host=127.0.0.1,port=0,server=on,wait=off,tls-creds=srv',
+  );
+  const add = (more: object, addr: object = ANY_PORT): object => ({
+    id: 'c',
+    backend: { type: 'socket', data: { addr, wait: false, 'tls-creds': 'srv', ...more } },
+  });
+  const failure = (args: object): Promise<string> => bare.failure('chardev-add', args);
+  assert.equal(
+    await failure(add({ 'tls-creds': 'nope' })),
+    "GenericError: No TLS credentials with id 'nope'",
+  );
+  assert.equal(
+    await failure(add({ 'tls-creds': 'cli' })),
+    'GenericError: Expected TLS credentials for a server endpoint',
+  );
+  assert.match(await failure(add({ 'tls-authz': 'a' })), /tls-authz is not supported/);
+  assert.match(
+    await failure(add({}, { type: 'unix', data: { path: path.join(dir, 's') } })),
+    /'tls_creds' option is incompatible with 'unix' address type/,
+  );
+  const [{ filename }] = (await bare.execute('query-chardev')) as [{ filename: string }];
+  const port = /:(\d+),/.exec(filename)?.[1] ?? '';
+  const data = { addr: { type: 'inet', data: { host: '127.0.0.1', port } }, server: false };
+  await bare.execute('chardev-add', {
+    id: 'c',
+    backend: { type: 'socket', data: { ...data, 'tls-creds': 'cli' } },
+  });
+  await bare.execute('chardev-remove', { id: 'c' });
+
+  const set = (args: object): Promise<unknown> => bare.execute('migrate-set-parameters', args);
+  const shown = async (): Promise<unknown[]> => {
+    const all = (await bare.execute('query-migrate-parameters')) as Record<string, unknown>;
+    return [all['tls-creds'], all['tls-hostname']];
+  };
+  assert.deepEqual(await shown(), ['', '']);
+  await set({ 'tls-creds': 'cli', 'tls-hostname': 'other' });
+  assert.deepEqual(await shown(), ['cli', 'other']);
+  await set({ 'x-checkpoint-delay': 1000 });
+  assert.deepEqual(await shown(), ['cli', 'other']);
+  await set({ 'tls-creds': null, 'tls-hostname': '' });
+  assert.deepEqual(await shown(), ['', '']);
+  assert.match(
+    await bare.failure('migrate-set-parameters', { 'tls-authz': 'x' }),
+    /'tls-authz' is not supported/,
+  );
+});
+
+test('a monitor does not take them for a lock that is not there', async (t) => {
+  const bare = await bareVm(t, '-qmp tcp:127.0.0.1:0,server=on,wait=off,tls-creds=srv');
+  await assert.rejects(startMonitors(bare.vm), /-qmp.*'tls-creds' is not supported on a monitor/);
 });

@@ -1,0 +1,37 @@
+/**
+ * Why a pair came apart, in one word that a manager can act on; COLO_EXIT carries it. A closed or reset connection means
+ * that the kernel over there is alive and the process is not: that peer is dead. All else may be a peer that goes on.
+ */
+import { ClosedError, ProtocolError, TimeoutError } from '../base/errors.ts';
+import { PeerFailedError } from './channel.ts';
+
+/**
+ * `closed`, `reset`: the peer's socket is gone, in order or not. `unreachable`: this kernel cannot reach its host.
+ * `timeout`: it was silent in the middle of a dialogue. `protocol`: it said what it may not. `peer-failed`: it said that
+ * it gives up. `failed`: something of this side's own.
+ */
+export type EndKind = 'closed' | 'reset' | 'unreachable' | 'timeout' | 'protocol' | 'peer-failed' | 'failed';
+
+const OF_SYSTEM_ERROR: Readonly<Record<string, EndKind>> = {
+  ECONNRESET: 'reset',
+  EPIPE: 'reset',
+  ECONNABORTED: 'reset',
+  ETIMEDOUT: 'unreachable',
+  EHOSTUNREACH: 'unreachable',
+  EHOSTDOWN: 'unreachable',
+  ENETUNREACH: 'unreachable',
+  ENETDOWN: 'unreachable',
+};
+
+export function endKindOf(error: Error): EndKind {
+  if (error instanceof PeerFailedError) return 'peer-failed';
+  if (error instanceof ProtocolError) return 'protocol';
+  if (error instanceof TimeoutError) return 'timeout';
+  const { code } = (error instanceof ClosedError ? (error.cause ?? {}) : error) as { code?: unknown };
+  if (typeof code === 'string') {
+    const known = OF_SYSTEM_ERROR[code];
+    if (known !== undefined) return known;
+    if (code.startsWith('ERR_SSL_')) return 'protocol';
+  }
+  return error instanceof ClosedError ? 'closed' : 'failed';
+}

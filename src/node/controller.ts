@@ -1,0 +1,725 @@
+/**
+ * One VM on one host: what is done about it. `tick` looks at what is wanted and begins what is missing; the table of the
+ * side (ha/side.ts) says who may go on alone; the life (ha/life) is what is told. The guest is spoken to by QMP only.
+ *
+ * Two long dialogues have files of their own: protecting.ts (a new secondary, from the primary's end) and joining.ts (the
+ * same from the other end). peer-watch.ts says when the other copy counts as lost.
+ */
+import { randomBytes } from 'node:crypto';
+import { ColoError, messageOf } from '../base/errors.ts';
+import { loggerFor } from '../base/logger.ts';
+import type { CopyReport, JoinAnswer, JoinRequest } from '../api/service.ts';
+import type { CheckpointView, CopyRole, RunningVm, VmEntry, VmView } from '../ha/index.ts';
+import type { RecordId } from '../ha/arbiter/index.ts';
+import { BackOff } from '../ha/life/back-off.ts';
+import { live, NEW_LIFE, type Life, type LifeEvent } from '../ha/life/life.ts';
+import { newSide, type Phase, type Side } from '../ha/side.ts';
+import type { VmSpec } from '../ha/spec/vm-spec.ts';
+import type { QmpEvent } from '../qmp/types.ts';
+import { Joining } from './joining.ts';
+import type { ControllerParts } from './parts.ts';
+import { PeerWatch } from './peer-watch.ts';
+import { Protecting } from './protecting.ts';
+import { SideDriver } from './side-driver.ts';
+import { mayStart } from './wishes.ts';
+
+const log = loggerFor('vm');
+
+/** Between two tries at protection. */
+const PROTECT_AGAIN = { firstMs: 1_000, longestMs: 30_000 };
+/** Between two looks at whether it may be started. */
+const START_AGAIN = { firstMs: 500, longestMs: 5_000 };
+const QUIT_MS = 10_000;
+
+const ROLES: Readonly<Record<Phase, CopyRole>> = {
+  idle: 'idle',
+  reading: 'starting',
+  joining: 'joining',
+  secondary: 'secondary',
+  primary: 'primary',
+  arming: 'alone',
+  pairing: 'primary',
+  asking: 'idle',
+  alone: 'alone',
+  stopping: 'idle',
+};
+
+export class Controller {
+  readonly name: string;
+  readonly #parts: ControllerParts;
+  readonly #driver: SideDriver;
+  readonly #watch: PeerWatch;
+  readonly #protectAgain = new BackOff(PROTECT_AGAIN);
+  readonly #startAgain = new BackOff(START_AGAIN);
+  #entry: VmEntry | null = null;
+  #spec: VmSpec;
+  #life: Life = NEW_LIFE;
+  #vm: RunningVm | null = null;
+  /** Ends what listens to #vm. */
+  #detach: (() => void) | null = null;
+  #protecting: Protecting | null = null;
+  #joining: Joining | null = null;
+  #notBefore = 0;
+  /** Hosts that a try at protection has failed on since the last that has not. */
+  #refused: string[] = [];
+  #ticking: Promise<void> | null = null;
+  #isDiscarding = false;
+  #isEnded = false;
+  /** A person wants the next secondary there. */
+  #target: string | null = null;
+  #lastFailover: VmView['lastFailover'];
+  #checkpoints: CheckpointView | undefined;
+  #arbiterTrouble: string | null = null;
+
+  constructor(spec: VmSpec, parts: ControllerParts) {
+    this.name = spec.name;
+    this.#spec = spec;
+    this.#parts = parts;
+    const saved = parts.loadSide();
+    this.#driver = new SideDriver(
+      spec.name,
+      saved ?? this.#freshSide(),
+      parts.arbiter,
+      {
+        startGuest: () => void this.#startGuest(),
+        takeOver: () => void this.#takeOver(),
+        receive: () => undefined,
+        checkpoint: (pairing) => void this.#protecting?.handOver(pairing),
+        confirm: () => this.#joining?.confirmed(),
+        discard: () => void this.#discard(),
+        tellStale: () =>
+          this.#refuse('the disk here is not of the newest: another host has gone on without it'),
+        arbiterTrouble: (trouble) => this.#onArbiter(trouble),
+        changed: (before, after) => this.#onSide(before, after),
+      },
+      (side) => parts.saveSide(side),
+    );
+    this.#watch = new PeerWatch(spec, parts, {
+      silent: (reason) => this.#step('silent', reason),
+      back: (reason) => this.#step('back', reason),
+      lost: (reason, data) => this.#onPeerLost(reason, data),
+    });
+  }
+
+  get life(): Life {
+    return this.#life;
+  }
+
+  get side(): Side {
+    return this.#driver.side;
+  }
+
+  get vm(): RunningVm | null {
+    return this.#vm;
+  }
+
+  get spec(): VmSpec {
+    return this.#spec;
+  }
+
+  /** Nothing of it is here, and nothing is under way. */
+  get isIdle(): boolean {
+    return this.side.phase === 'idle' && this.#vm === null && this.#joining === null;
+  }
+
+  /** A daemon that was started again: finds the process of the one before. */
+  async adopt(): Promise<void> {
+    const { phase, peer } = this.side;
+    const vm = await this.#parts.room.adopt(this.name);
+    if (vm === null) {
+      if (phase === 'idle') return;
+      this.#parts.saveSide(null);
+      this.#driver.reset(this.#freshSide());
+      return;
+    }
+    this.#attach(vm);
+    const secondary = phase === 'secondary' || (phase === 'asking' && peer !== null);
+    switch (phase) {
+      case 'primary':
+      case 'secondary':
+      case 'pairing':
+      case 'asking':
+        this.#life = { state: 'protected', reason: 'taken up again by a new daemon', sinceMs: Date.now() };
+        this.#watch.start(secondary ? 'secondary' : 'primary', peer ?? '');
+        this.#driver.resume();
+        return;
+      case 'arming':
+        // How far it had come is not known: begun anew.
+        this.#life = { state: 'protecting', reason: 'taken up again by a new daemon', sinceMs: Date.now() };
+        this.#driver.feed({ type: 'peer-lost' });
+        return;
+      case 'alone':
+        this.#life = { state: 'unprotected', reason: 'taken up again by a new daemon', sinceMs: Date.now() };
+        await this.#undoProtection('the daemon was started again');
+        return;
+      case 'idle':
+      case 'reading':
+      case 'joining':
+      case 'stopping':
+        await vm.kill();
+        this.#driver.reset(this.#freshSide());
+    }
+  }
+
+  /** The daemon of a host says that its process of this VM is gone. */
+  onPeerDied(host: string): void {
+    this.#watch.onPeerDied(host);
+  }
+
+  /** Looks at what is wanted, and begins what is missing. Cheap; called every second and at every change. */
+  async tick(entry: VmEntry | null): Promise<void> {
+    this.#entry = entry;
+    if (this.#isEnded) return;
+    this.#ticking ??= this.#tick()
+      .catch((error: unknown) => log.warn({ vm: this.name, err: error }, 'tick'))
+      .finally(() => (this.#ticking = null));
+    await this.#ticking;
+  }
+
+  async #tick(): Promise<void> {
+    const entry = this.#entry;
+    const { phase } = this.side;
+    if (entry?.isWanted !== true) {
+      await this.#wantStopped();
+      return;
+    }
+    await this.#countCheckpoints();
+    if (phase === 'idle' && this.#vm === null && this.#joining === null) {
+      this.#spec = entry.spec;
+      if (entry.isPaused || this.#parts.now() < this.#notBefore) return;
+      await this.#considerStart(entry);
+      return;
+    }
+    if (phase === 'alone' && this.#vm !== null && this.#protecting === null) {
+      if (this.#parts.now() < this.#notBefore) return;
+      if (this.#life.state === 'backing-off') this.#step('again', 'the next try at protection is due');
+      if (entry.isPaused || this.#life.state !== 'unprotected') return;
+      this.#considerProtection();
+      return;
+    }
+    if (phase === 'primary' && !entry.isPaused) await this.#considerMoving();
+  }
+
+  // What the daemon's service asks for.
+
+  /** Becomes the secondary of `request.from`. Throws ColoError when this host has a copy that is not idle. */
+  async join(request: JoinRequest): Promise<JoinAnswer> {
+    // It may be asking whether to start here.
+    await this.#ticking;
+    if (!this.isIdle) {
+      throw new ColoError(
+        `'${this.name}' has a copy on ${this.#parts.host} that is ${this.side.phase}: try again later`,
+      );
+    }
+    this.#spec = request.spec;
+    this.#driver.feed({ type: 'invited', peer: request.from });
+    this.#step('sync', `invited by ${request.from}`);
+    const joining = (this.#joining = new Joining(request, this.#parts));
+    try {
+      const { vm, answer } = await joining.start((reason) => void this.#dropJoining(joining, reason));
+      this.#attach(vm);
+      return answer;
+    } catch (error) {
+      await this.#dropJoining(joining, messageOf(error));
+      throw error;
+    }
+  }
+
+  /** The primary is about to hand its guest over. Resolves when it is here and this side could take it over. */
+  async awaitCheckpoint(pairing: RecordId): Promise<void> {
+    const joining = this.#joining;
+    if (!joining) throw new ColoError(`'${this.name}' is not joining on ${this.#parts.host}`);
+    this.#step('synced', 'the disks are equal');
+    try {
+      await joining.awaitState();
+      await this.#parts.disks.mark('replica', pairing);
+      this.#driver.feed({ type: 'checkpoint-loaded', pairing });
+      await joining.confirmation;
+    } catch (error) {
+      await this.#dropJoining(joining, messageOf(error));
+      throw error;
+    }
+    this.#joining = null;
+    this.#step('whole', `follows ${joining.from}`);
+  }
+
+  /** Planned: the primary steps aside. Resolves when this side is heard. */
+  async takeOver(): Promise<void> {
+    if (this.side.phase !== 'secondary') {
+      throw new ColoError(`'${this.name}' is ${this.side.phase} on ${this.#parts.host}, not a secondary`);
+    }
+    this.#onPeerLost('planned switch-over', {});
+    await this.#until(() => this.#life.state !== 'dissolving');
+    if (this.#life.state === 'stopping' || this.isIdle)
+      throw new ColoError(`'${this.name}' could not be taken over on ${this.#parts.host}`);
+  }
+
+  async leave(reason: string): Promise<void> {
+    if (this.#joining) await this.#dropJoining(this.#joining, reason);
+    else if (this.side.phase === 'secondary') this.#end('beaten', reason);
+    await this.#until(() => this.isIdle);
+  }
+
+  report(): CopyReport {
+    return {
+      host: this.#parts.host,
+      phase: this.side.phase,
+      known: this.side.known,
+      isProcessAlive: this.#vm !== null,
+      disks: this.#parts.disks.state,
+    };
+  }
+
+  /** The next secondary is to be there; the present one, if it is another, goes. Resolves when the pair is whole. */
+  async protectBy(host: string): Promise<void> {
+    this.#target = host;
+    this.#notBefore = 0;
+    try {
+      if (this.side.phase === 'primary' && this.side.peer !== host)
+        await this.#sendPeerAway(`moving to ${host}`);
+      await this.#until(
+        () =>
+          (this.#life.state === 'protected' && this.side.peer === host) || this.#life.state === 'stopping',
+      );
+    } finally {
+      this.#target = null;
+    }
+    if (this.#life.state === 'stopping') throw new ColoError(`'${this.name}' ended while it was being moved`);
+  }
+
+  /** Planned switch-over, from the primary's end. */
+  async stepAside(): Promise<void> {
+    const { phase, peer } = this.side;
+    if (phase !== 'primary' || peer === null) {
+      throw new ColoError(`'${this.name}' is not protected: there is no secondary to switch over to`);
+    }
+    await this.checkpoint();
+    await this.#parts.peer(peer).takeOver(this.name);
+  }
+
+  async checkpoint(): Promise<void> {
+    const vm = this.#vm;
+    if (!vm || this.side.phase !== 'primary')
+      throw new ColoError(`'${this.name}' is not protected: nothing to send a checkpoint to`);
+    const count = async (): Promise<number> =>
+      ((await vm.qmp.execute('query-colo-checkpoints')) as { count: number }).count;
+    const before = await count();
+    await vm.qmp.execute('x-colo-checkpoint');
+    const isProtected = (): boolean => ROLES[this.side.phase] === 'primary';
+    while (isProtected() && (await count()) === before) await pause(20);
+    if (!isProtected()) throw new ColoError(`'${this.name}' lost its secondary during the checkpoint`);
+    await this.#countCheckpoints();
+  }
+
+  view(): VmView {
+    const { phase, peer, known } = this.side;
+    const { host } = this.#parts;
+    const isFollower = phase === 'secondary' || phase === 'joining';
+    const secondary = phase === 'primary' || phase === 'pairing' ? peer : isFollower ? host : null;
+    const resync = this.#protecting?.progress;
+    return {
+      version: 1,
+      name: this.name,
+      state: this.#life.state,
+      reason:
+        this.#arbiterTrouble === null ? this.#life.reason : `${this.#life.reason}; ${this.#arbiterTrouble}`,
+      sinceMs: this.#life.sinceMs,
+      epoch: known?.epoch ?? 0,
+      primary: isFollower ? peer : this.#vm === null ? null : host,
+      secondary,
+      copies: [
+        { host, role: ROLES[phase], pid: this.#vm?.pid ?? null },
+        ...(resync
+          ? [{ host: this.#protecting?.target ?? '', role: 'joining' as const, pid: null, resync }]
+          : []),
+      ],
+      isWanted: this.#entry?.isWanted ?? false,
+      isPaused: this.#entry?.isPaused ?? false,
+      memoryMiB: this.#spec.memoryMiB,
+      engine: this.#spec.engine,
+      ...(this.#checkpoints ? { checkpoints: this.#checkpoints } : {}),
+      ...(this.#lastFailover ? { lastFailover: this.#lastFailover } : {}),
+    };
+  }
+
+  /** The daemon ends; the guest goes on. */
+  close(): void {
+    this.#isEnded = true;
+    this.#driver.close();
+    this.#watch.stop();
+    this.#protecting?.abandon(new ColoError('the daemon is ending'));
+    this.#joining?.close();
+    this.#detach?.();
+  }
+
+  // Starting and stopping.
+
+  async #considerStart(entry: VmEntry): Promise<void> {
+    const answer = await mayStart(entry, this.#parts);
+    if (answer.may) {
+      this.#step('start', answer.reason ?? 'may start here');
+      this.#driver.feed({ type: 'start' });
+      return;
+    }
+    this.#notBefore = this.#parts.now() + this.#startAgain.next();
+    if (answer.reason !== null) this.#step('refused', answer.reason);
+  }
+
+  async #startGuest(): Promise<void> {
+    const { parts } = { parts: this.#parts };
+    const known = this.side.known;
+    try {
+      const disks = await parts.disks.forStart(this.#spec);
+      if (known) await parts.disks.mark('whole', known);
+      const vm = await parts.room.startPrimary(this.#spec, disks);
+      if (this.side.phase !== 'alone') {
+        await vm.kill();
+        return;
+      }
+      this.#attach(vm);
+      await vm.qmp.execute('cont');
+      this.#startAgain.reset();
+      this.#step('started', `runs on ${parts.host}`);
+    } catch (error) {
+      log.error({ vm: this.name, err: error }, 'start');
+      this.#notBefore = parts.now() + this.#startAgain.next();
+      this.#end('refused', messageOf(error));
+    }
+  }
+
+  /** Not wanted any more, or not known any more. */
+  async #wantStopped(): Promise<void> {
+    const { phase, peer } = this.side;
+    if (phase === 'idle' && this.#vm === null) {
+      if (this.#life.state === 'blocked') this.#end('stop', 'not wanted');
+      return;
+    }
+    if (phase === 'primary' && peer !== null) await this.#sendPeerAway('the VM is being stopped');
+    // A secondary is told by its primary; without one it ends when that counts as lost (#onPeerLost).
+    if (this.side.phase === 'secondary') return;
+    if (this.side.phase === 'alone' || this.side.phase === 'arming' || this.side.phase === 'joining') {
+      this.#protecting?.abandon(new ColoError('the VM is being stopped'));
+      this.#end('stop', 'not wanted');
+    }
+  }
+
+  /** Ends the pair in good order: the secondary stops, this side asks to be alone. */
+  async #sendPeerAway(reason: string): Promise<void> {
+    const { peer } = this.side;
+    if (peer === null) return;
+    this.#watch.stop();
+    await this.#parts
+      .peer(peer)
+      .leave(this.name, reason)
+      .catch((error: unknown) => log.warn({ vm: this.name, peer, err: error }, 'leave'));
+    this.#onPeerLost(reason, {});
+    await this.#until(() => this.#life.state !== 'dissolving');
+  }
+
+  async #discard(): Promise<void> {
+    if (this.#isDiscarding) return;
+    this.#isDiscarding = true;
+    try {
+      this.#watch.stop();
+      this.#protecting?.abandon(new ColoError('this side is being discarded'));
+      const vm = this.#vm;
+      if (vm) {
+        if (this.#life.state === 'stopping' && this.#entry?.isWanted === false) await quit(vm);
+        await vm.kill();
+        this.#forget();
+      }
+    } finally {
+      this.#isDiscarding = false;
+      this.#driver.feed({ type: 'guest-stopped' });
+      this.#driver.reset(this.#freshSide());
+      this.#parts.saveSide(null);
+      this.#step('stopped', this.#life.reason);
+      this.#parts.publish();
+    }
+  }
+
+  /** Leads out of every phase: the guest is stopped, the side is idle in the end. */
+  #end(event: LifeEvent, reason: string): void {
+    this.#step(event, reason);
+    if (this.side.phase === 'joining') this.#driver.feed({ type: 'peer-lost' });
+    else this.#driver.feed({ type: 'stop' });
+  }
+
+  #refuse(reason: string): void {
+    this.#notBefore = this.#parts.now() + this.#startAgain.next();
+    this.#step('refused', reason);
+  }
+
+  // Protection.
+
+  #considerProtection(): void {
+    const vm = this.#vm;
+    if (!vm) return;
+    const target = this.#target ?? this.#parts.chooseSecondary(this.#spec, this.#refused);
+    if (target === null) {
+      // All have refused: they are asked again, from the best on.
+      this.#refused = [];
+      return;
+    }
+    this.#step('sync', `to ${target}`);
+    const protecting = (this.#protecting = new Protecting(vm, this.#spec, target, this.#parts, {
+      synced: (peer) => {
+        this.#step('synced', `the disks on ${peer} are equal`);
+        this.#driver.feed({ type: 'peer-ready', peer });
+      },
+      handedOver: () => this.#driver.feed({ type: 'checkpoint-confirmed' }),
+      failed: (error) => void this.#onProtectionFailed(protecting, error),
+      progressed: () => this.#parts.publish(),
+    }));
+    void protecting.start();
+  }
+
+  async #onProtectionFailed(protecting: Protecting, error: unknown): Promise<void> {
+    if (this.#protecting !== protecting) return;
+    log.warn({ vm: this.name, err: error }, 'protection');
+    if (this.side.phase === 'arming') this.#driver.feed({ type: 'peer-lost' });
+    else if (this.side.phase === 'alone') await this.#undoProtection(messageOf(error));
+    // In pairing and beyond the arbiter decides: a lost peer is noticed as any other.
+  }
+
+  /** Back to what an unprotected VM is; the next try after a while. */
+  async #undoProtection(reason: string): Promise<void> {
+    const { peer: to } = { peer: this.#protecting?.target ?? null };
+    this.#protecting?.abandon(new ColoError(reason));
+    this.#watch.stop();
+    const vm = this.#vm;
+    if (!vm) return;
+    this.#notBefore = this.#parts.now() + this.#protectAgain.next();
+    try {
+      await this.#parts.steps.primaryAlone(vm, this.#spec);
+    } catch (error) {
+      log.error({ vm: this.name, err: error }, 'the guest cannot be taken back');
+      this.#end('died', messageOf(error));
+      return;
+    } finally {
+      this.#protecting = null;
+    }
+    if (to !== null)
+      void this.#parts
+        .peer(to)
+        .leave(this.name, reason)
+        .catch(() => undefined);
+    this.#step('sync-failed', reason);
+  }
+
+  /** A secondary whose host is being emptied goes elsewhere, if there is an elsewhere. */
+  async #considerMoving(): Promise<void> {
+    const { peer } = this.side;
+    if (peer === null || this.#target !== null) return;
+    const host = this.#parts.hosts().find(({ name }) => name === peer);
+    if (host?.isInMaintenance !== true) return;
+    if (this.#parts.chooseSecondary(this.#spec, this.#refused) === null) return;
+    await this.#sendPeerAway(`${peer} is in maintenance`);
+  }
+
+  // Failover.
+
+  #onPeerLost(reason: string, data: Readonly<Record<string, unknown>>): void {
+    const { phase, peer } = this.side;
+    if (phase !== 'primary' && phase !== 'secondary' && phase !== 'pairing') return;
+    if (phase === 'secondary' && this.#entry?.isWanted === false) {
+      this.#end('stop', 'not wanted');
+      return;
+    }
+    this.#parts.tell({ type: 'peer-lost', reason, data: { peer, role: ROLES[phase], ...data } });
+    this.#step('lost', reason);
+    this.#driver.feed({ type: 'peer-lost' });
+  }
+
+  async #takeOver(): Promise<void> {
+    const { parts } = { parts: this.#parts };
+    const vm = this.#vm;
+    const known = this.side.known;
+    const reason = this.#life.reason;
+    if (!vm || !known) {
+      this.#end('died', 'the process is gone');
+      return;
+    }
+    const from = this.#watch.peer ?? '';
+    const wasSecondary = this.#watch.role === 'secondary';
+    this.#watch.stop();
+    try {
+      if (wasSecondary) {
+        // Before it is heard: a host that loses power from here on starts from what its guest has written.
+        await parts.disks.mark('merging', known);
+        await parts.steps.secondaryAlone(vm, this.#spec);
+      } else {
+        await parts.steps.primaryAlone(vm, this.#spec);
+        await parts.disks.mark('whole', known);
+      }
+    } catch (error) {
+      log.error({ vm: this.name, err: error }, 'take-over');
+      if (wasSecondary) await parts.disks.mark('replica', known).catch(() => undefined);
+      this.#end('died', messageOf(error));
+      return;
+    }
+    this.#protecting = null;
+    this.#notBefore = parts.now() + (wasSecondary ? 0 : this.#protectAgain.next());
+    if (wasSecondary) {
+      this.#lastFailover = { atMs: Date.now(), from, to: parts.host, reason };
+      parts.tell({ type: 'failover', reason, data: { from, to: parts.host, epoch: known.epoch } });
+    }
+    this.#step('won', reason);
+  }
+
+  // Bookkeeping.
+
+  #onSide(before: Side, after: Side): void {
+    const { phase } = after;
+    if (phase === 'primary' && before.phase === 'pairing') {
+      this.#protectAgain.reset();
+      this.#refused = [];
+      this.#protecting = null;
+      this.#step('whole', `${after.peer ?? ''} holds a whole checkpoint`);
+      this.#watch.start('primary', after.peer ?? '');
+    }
+    if (phase === 'secondary' && before.phase === 'joining') {
+      this.#watch.start('secondary', after.peer ?? '');
+    }
+    if (phase === 'stopping' && before.phase !== 'stopping' && this.#life.state !== 'stopping') {
+      this.#step('beaten', 'the other side goes on alone');
+    }
+    if (phase === 'alone' && (before.phase === 'arming' || before.phase === 'pairing')) {
+      void this.#undoProtection('the secondary was lost before the pair was whole');
+    }
+    if (phase === 'idle' && before.phase === 'asking') this.#refuse('another host was faster');
+    this.#parts.publish();
+  }
+
+  #onArbiter(trouble: string | null): void {
+    if (trouble === this.#arbiterTrouble) return;
+    this.#arbiterTrouble = trouble;
+    this.#parts.tell(
+      trouble === null
+        ? { type: 'arbiter-back', reason: 'the arbiter answers again' }
+        : { type: 'arbiter-unreachable', reason: trouble },
+    );
+    this.#parts.publish();
+  }
+
+  #step(event: LifeEvent, reason: string): void {
+    const after = live(this.#life, event, reason, Date.now());
+    if (!after) return;
+    this.#life = after.life;
+    this.#parts.tell({ type: 'state', ...after.change });
+    this.#parts.publish();
+  }
+
+  #attach(vm: RunningVm): void {
+    this.#vm = vm;
+    const onEvent = (event: QmpEvent): void => this.#onVmEvent(event);
+    const off = vm.qmp.onEvent(onEvent);
+    this.#detach = off;
+    void vm.exited.then(() => {
+      if (this.#vm === vm) this.#onExit(vm);
+    });
+  }
+
+  #onVmEvent(event: QmpEvent): void {
+    if (event.event === 'SHUTDOWN' && (event.data as { guest?: boolean } | undefined)?.guest === true) {
+      this.#parts.tell({ type: 'guest-shutdown', reason: 'the guest has powered itself off' });
+      this.#parts.guestEnded();
+    }
+    this.#watch.onVmEvent(event);
+  }
+
+  #onExit(vm: RunningVm): void {
+    this.#forget();
+    if (this.#isDiscarding || this.#isEnded) return;
+    void vm.exited.then(({ code, signal, lastWords }) => {
+      const how = signal ?? (code === null ? 'gone' : `exit code ${code}`);
+      this.#parts.tell({
+        type: 'process-died',
+        reason: `the process of this copy has ended (${how})${lastWords === '' ? '' : `: ${lastWords}`}`,
+        data: { pid: vm.pid, code, signal },
+      });
+      if (this.#joining) void this.#dropJoining(this.#joining, `its process has ended: ${lastWords}`);
+      else this.#end('died', `its process has ended (${how})`);
+    });
+  }
+
+  #forget(): void {
+    this.#detach?.();
+    this.#detach = null;
+    this.#vm = null;
+    this.#watch.stop();
+  }
+
+  async #dropJoining(joining: Joining, reason: string): Promise<void> {
+    if (this.#joining !== joining) return;
+    this.#joining = null;
+    this.#step('sync-failed', reason);
+    this.#step('stop', reason);
+    await joining.abandon(reason);
+    const vm = this.#vm;
+    this.#forget();
+    await vm?.kill();
+    if (this.side.phase === 'joining') this.#driver.feed({ type: 'peer-lost' });
+    else this.#driver.feed({ type: 'stop' });
+    this.#step('stopped', reason);
+    this.#parts.publish();
+  }
+
+  async #countCheckpoints(): Promise<void> {
+    const vm = this.#vm;
+    if (!vm || this.side.phase !== 'primary') return;
+    try {
+      const said = (await vm.qmp.execute('query-colo-checkpoints', {}, { timeoutMs: 2_000 })) as {
+        count: number;
+        'by-cause'?: Record<string, number>;
+        records: { pauseMs: number }[];
+      };
+      const { count } = said;
+      const now = this.#parts.now();
+      const last = this.#counted;
+      const perSecond =
+        last && now > last.at && count >= last.count ? ((count - last.count) * 1000) / (now - last.at) : 0;
+      this.#counted = { count, at: now };
+      this.#checkpoints = {
+        count,
+        perSecond: Math.round(perSecond * 100) / 100,
+        byCause: said['by-cause'] ?? {},
+        lastPauseMs: said.records.at(-1)?.pauseMs ?? null,
+        lastAtMs: count > (last?.count ?? 0) ? Date.now() : (this.#checkpoints?.lastAtMs ?? null),
+      };
+    } catch {
+      // A monitor that does not answer is the watch's business.
+    }
+  }
+
+  #counted: { readonly count: number; readonly at: number } | null = null;
+
+  #freshSide(): Side {
+    return newSide(this.#parts.host, `${this.#parts.host}.${randomBytes(6).toString('hex')}`);
+  }
+
+  /** Looks at every change of the life; there is always one to come, or the daemon ends. */
+  async #until(isSo: () => boolean): Promise<void> {
+    while (!isSo()) {
+      if (this.#isEnded) throw new ColoError('the daemon is ending');
+      await pause(20);
+    }
+  }
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** With its images flushed; whoever does not answer is killed by the caller. */
+async function quit(vm: RunningVm): Promise<void> {
+  try {
+    await vm.qmp.execute('quit', {}, { timeoutMs: QUIT_MS });
+  } catch {
+    return;
+  }
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, QUIT_MS)));
+  await Promise.race([vm.exited, late]);
+  clearTimeout(timer);
+}

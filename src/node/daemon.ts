@@ -1,0 +1,560 @@
+/**
+ * The daemon of one host: opens what it needs, looks at the registry, and lets a controller look after each VM that
+ * concerns this host. The guests are processes of their own: they go on when it ends, and the next one takes them up again.
+ */
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { messageOf, ParameterError } from '../base/errors.ts';
+import { loggerFor } from '../base/logger.ts';
+import { hostAndPort } from '../api/address.ts';
+import { EventLog, type NewEvent } from '../api/events.ts';
+import { forwarding } from '../api/forward.ts';
+import { NodeClient } from '../api/http-client.ts';
+import { ApiServer } from '../api/http-server.ts';
+import { MetricsServer } from '../api/metrics-server.ts';
+import { NodeMetrics } from '../api/metrics.ts';
+import { API_VERSION, type Health } from '../api/service.ts';
+import { readTlsMaterial, type TlsMaterial } from '../api/tls.ts';
+import { openArbiter } from '../ha/arbiter/open-arbiter.ts';
+import { Heartbeats, probe, VmWatch, type VmBeat } from '../ha/beat/index.ts';
+import { firstPrimaryArguments, secondaryArguments } from '../ha/command-line.ts';
+import { VIEW_VERSION, type Arbiter, type HostView, type VmEntry, type VmView } from '../ha/index.ts';
+import { chooseSecondary } from '../ha/placement.ts';
+import type { Registry, Versioned } from '../ha/registry/index.ts';
+import { openRegistry } from './open-registry.ts';
+import { LocalRoom } from '../ha/room/index.ts';
+import type { NodeConfig } from '../ha/spec/node-config.ts';
+import type { VmSpec } from '../ha/spec/vm-spec.ts';
+import { Controller } from './controller.ts';
+import { localDisks } from './local-disks.ts';
+import { NodeServices } from './node-service.ts';
+import type { Beats, ControllerParts } from './parts.ts';
+import { loadSide, saveSide } from './side-file.ts';
+import { QMP_STEPS } from './steps.ts';
+import { timed } from './timed-arbiter.ts';
+
+/** Between two looks at everything; changes are looked at when they are told. */
+const TICK_MS = 1_000;
+/** Hosts that are looked at for a new secondary. */
+const CANDIDATES = 64;
+/** Hosts to which heartbeats are kept up though no VM is shared with them. */
+const WATCHED_ANYWAY = 8;
+
+const log = loggerFor('node');
+
+interface Looked {
+  readonly controller: Controller;
+  watch: VmWatch | null;
+  watchedPid: number | null;
+  /** As last told to the registry. */
+  told: string;
+}
+
+export class Daemon {
+  readonly config: NodeConfig;
+  readonly registry: Registry;
+  readonly arbiter: Arbiter;
+  readonly events: EventLog;
+  readonly metrics: NodeMetrics;
+  readonly #room: LocalRoom;
+  readonly #beats: Heartbeats;
+  readonly #tls: TlsMaterial | undefined;
+  readonly #looked = new Map<string, Looked>();
+  readonly #clients = new Map<string, NodeClient>();
+  readonly #servers: { close(): Promise<void> }[] = [];
+  readonly #began = performance.now();
+  #hosts: readonly HostView[] = [];
+  #entries = new Map<string, Versioned<VmEntry>>();
+  #registryTrouble: string | null = null;
+  #stoodStillAt = -Infinity;
+  #timer: NodeJS.Timeout | null = null;
+  #looking: Promise<void> | null = null;
+  #next: Promise<void> | null = null;
+  #stopWatching: (() => void) | null = null;
+  #apiAddress = '';
+  #isClosed = false;
+
+  private constructor(
+    config: NodeConfig,
+    opened: { registry: Registry; arbiter: Arbiter; events: EventLog; tls: TlsMaterial | undefined },
+  ) {
+    this.config = config;
+    this.registry = opened.registry;
+    this.events = opened.events;
+    this.#tls = opened.tls;
+    this.metrics = new NodeMetrics(
+      { vms: () => Promise.resolve(this.ownViews()), host: () => Promise.resolve(this.hostView()) },
+      { silences: () => this.#silences() },
+    );
+    this.arbiter = timed(opened.arbiter, this.metrics);
+    this.#room = new LocalRoom({
+      ...config,
+      commandLines: { primary: firstPrimaryArguments, secondary: secondaryArguments },
+    });
+    this.#beats = new Heartbeats({
+      host: config.name,
+      ...config.heartbeat,
+      ...(config.tls ? { tls: config.tls } : {}),
+      report: () => this.#report(),
+      hooks: {
+        onVmDied: (host, vm) => this.#looked.get(vm.name)?.controller.onPeerDied(host),
+        onSilent: (host, ms) =>
+          this.#tell({ type: 'host-silent', reason: `no heartbeat from ${host}`, data: { host, ms } }),
+        onBack: (host) =>
+          this.#tell({ type: 'host-heard', reason: `heartbeats from ${host}`, data: { host } }),
+        onClosed: (host, isOrderly) =>
+          this.#tell({
+            type: 'host-closed',
+            reason: isOrderly ? `the daemon of ${host} ends on purpose` : `the daemon of ${host} is gone`,
+            data: { host, isOrderly },
+          }),
+        onStoodStill: (ms) => {
+          this.#stoodStillAt = performance.now();
+          if (ms < config.heartbeat.patienceMs) return;
+          this.#tell({ type: 'stood-still', reason: `this daemon did not run for ${Math.round(ms)} ms` });
+        },
+      },
+    });
+  }
+
+  /** Throws ParameterError for what the configuration has wrong, BusyError when a daemon runs already. */
+  static async start(config: NodeConfig): Promise<Daemon> {
+    for (const folder of [config.stateFolder, config.runFolder]) makeFolder(folder);
+    const tls = config.tls ? await readTlsMaterial(config.tls) : undefined;
+    const daemon = new Daemon(config, {
+      arbiter: await openArbiter(config.arbiter),
+      registry: await openRegistry(config.arbiter),
+      events: EventLog.open(config.stateFolder, config.name),
+      tls,
+    });
+    try {
+      await daemon.#start();
+    } catch (error) {
+      await daemon.close();
+      throw error;
+    }
+    return daemon;
+  }
+
+  /** `HOST:PORT`. */
+  get apiAddress(): string {
+    return this.#apiAddress;
+  }
+
+  get hosts(): readonly HostView[] {
+    return this.#hosts;
+  }
+
+  controller(name: string): Controller | null {
+    return this.#looked.get(name)?.controller ?? null;
+  }
+
+  controllers(): Controller[] {
+    return [...this.#looked.values()].map(({ controller }) => controller);
+  }
+
+  /** For a VM that concerns this host from now on. */
+  controllerFor(spec: VmSpec): Controller {
+    return this.#look(spec).controller;
+  }
+
+  peer(host: string): NodeClient {
+    const address = this.#hosts.find(({ name }) => name === host)?.api;
+    if (address === undefined) throw new ParameterError(`host '${host}' is not known: is its node running?`);
+    let client = this.#clients.get(address);
+    if (!client) {
+      client = new NodeClient(address, { ...(this.#tls ? { tls: this.#tls } : {}) });
+      this.#clients.set(address, client);
+    }
+    return client;
+  }
+
+  /** Views of the VMs of which this host has something. */
+  ownViews(): VmView[] {
+    return this.controllers().map((controller) => controller.view());
+  }
+
+  hostView(): HostView {
+    const { config } = this;
+    const busy = this.controllers().filter(({ isIdle }) => !isIdle);
+    const used = busy.reduce((sum, { spec }) => sum + spec.memoryMiB, 0);
+    const count = (phases: readonly string[]): number =>
+      busy.filter(({ side }) => phases.includes(side.phase)).length;
+    return {
+      version: VIEW_VERSION,
+      name: config.name,
+      api: this.#apiAddress,
+      heartbeat: hostAndPort(config.heartbeat.address, this.#beats.port),
+      software: SOFTWARE,
+      isAlive: true,
+      isInMaintenance: this.#hosts.find(({ name }) => name === config.name)?.isInMaintenance ?? false,
+      memoryMiB: config.memoryMiB,
+      freeMemoryMiB: Math.max(0, config.memoryMiB - used),
+      vms: {
+        primary: count(['alone', 'arming', 'pairing', 'primary']),
+        secondary: count(['joining', 'secondary']),
+      },
+    };
+  }
+
+  health(): Health {
+    const troubles = [
+      ...(this.#registryTrouble === null ? [] : [`the registry: ${this.#registryTrouble}`]),
+      ...this.ownViews()
+        .filter(({ state }) => state === 'blocked' || state === 'dissolving')
+        .map(({ name, state, reason }) => `VM '${name}' is ${state}: ${reason}`),
+    ];
+    return {
+      version: API_VERSION,
+      software: SOFTWARE,
+      host: this.config.name,
+      isHealthy: troubles.length === 0,
+      troubles,
+    };
+  }
+
+  /** Looks at everything anew; resolves when that has been done once. */
+  async look(): Promise<void> {
+    const before = this.#looking;
+    if (before) {
+      // What changed after it began has to be seen too; one more look is enough for all who ask meanwhile.
+      this.#next ??= before.then(() => {
+        this.#next = null;
+        return this.look();
+      });
+      await this.#next;
+      return;
+    }
+    if (this.#isClosed) return;
+    this.#looking = this.#lookNow().finally(() => (this.#looking = null));
+    await this.#looking;
+  }
+
+  logFile(name: string): string {
+    return path.join(this.config.stateFolder, 'vms', name, 'vm.log');
+  }
+
+  /** The guests go on. Idempotent. */
+  async close(): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    if (this.#timer) clearInterval(this.#timer);
+    this.#stopWatching?.();
+    for (const { controller, watch } of this.#looked.values()) {
+      watch?.stop();
+      controller.close();
+    }
+    for (const server of this.#servers) await server.close();
+    this.#beats.stop();
+    await this.registry.withdraw().catch(() => undefined);
+    await this.registry.close();
+    await this.arbiter.close();
+    for (const client of this.#clients.values()) await client.close();
+    this.#room.close();
+    this.events.close();
+  }
+
+  async #start(): Promise<void> {
+    const { config } = this;
+    const services = new NodeServices(this);
+    const node = forwarding({
+      local: services,
+      locate: (vm) => services.locate(vm),
+      locateHost: (host) => services.locateHost(host),
+      connect: (address) =>
+        new NodeClient(address, { ...(this.#tls ? { tls: this.#tls } : {}), isForwarded: true }),
+    });
+    // Whoever has the socket is the daemon of this run folder.
+    this.#servers.push(
+      await ApiServer.listen(
+        { path: path.join(config.runFolder, 'node.sock') },
+        { node, forwarded: services },
+      ),
+    );
+    await this.#beats.start();
+    await this.#adopt();
+    const tcp = await ApiServer.listen(
+      {
+        host: config.address,
+        port: config.port,
+        ...(this.#tls ? { tls: this.#tls } : {}),
+        names: [config.name, config.address],
+      },
+      { node, forwarded: services, peer: services },
+    );
+    this.#servers.push(tcp);
+    this.#apiAddress = tcp.address;
+    if (config.metrics) {
+      this.#servers.push(
+        await MetricsServer.listen(config.metrics, this.metrics, () => Promise.resolve(this.health())),
+      );
+    }
+    await this.registry
+      .publish(this.hostView())
+      .catch((error: unknown) => this.#onRegistry(messageOf(error)));
+    this.#stopWatching = this.registry.watch(() => void this.look(), { host: config.name });
+    this.#timer = setInterval(() => void this.look(), TICK_MS);
+    this.#tell({
+      type: 'node-started',
+      reason: `the daemon of ${config.name} has started`,
+      data: { software: SOFTWARE },
+    });
+    await this.look();
+  }
+
+  /** What an earlier daemon left, running or not. */
+  async #adopt(): Promise<void> {
+    const names = new Set([...(await this.#room.names()), ...this.#storedNames()]);
+    for (const name of names) {
+      const spec = this.#storedSpec(name);
+      if (spec) await this.#look(spec).controller.adopt();
+    }
+  }
+
+  async #lookNow(): Promise<void> {
+    await this.#refresh();
+    for (const [name, { value }] of this.#entries) {
+      const concernsMe = value.home === this.config.name || this.#looked.has(name);
+      if (concernsMe) this.#look(value.spec);
+    }
+    for (const looked of this.#looked.values()) {
+      const { controller } = looked;
+      const entry = this.#entries.get(controller.name)?.value ?? null;
+      // A registry that cannot be asked is no reason to stop anything. Not waited for: one VM's troubles are its own.
+      if (entry !== null || this.#registryTrouble === null) void controller.tick(entry);
+      this.#watchProcess(looked);
+    }
+    await this.#publish();
+  }
+
+  async #refresh(): Promise<void> {
+    try {
+      const named = [...this.#looked.values()].flatMap(({ controller: { side, spec } }) => [
+        ...(side.peer === null ? [] : [side.peer]),
+        ...spec.hosts,
+      ]);
+      this.#hosts = await this.registry.someHosts(CANDIDATES, [this.config.name, ...named]);
+      const entries = new Map<string, Versioned<VmEntry>>();
+      for (const entry of await this.registry.entriesOf(this.config.name))
+        entries.set(entry.value.spec.name, entry);
+      for (const name of this.#looked.keys()) {
+        if (entries.has(name)) continue;
+        const entry = await this.registry.entry(name);
+        if (entry) entries.set(name, entry);
+      }
+      this.#entries = entries;
+      this.#onRegistry(null);
+    } catch (error) {
+      this.#onRegistry(messageOf(error));
+    }
+    this.#listenToHosts();
+  }
+
+  /** Heartbeats are kept up with whom a VM is shared, and with a few others, who can say whom they hear. */
+  #listenToHosts(): void {
+    const shared = new Set(this.controllers().flatMap(({ side }) => (side.peer === null ? [] : [side.peer])));
+    let others = 0;
+    for (const { name, heartbeat, isAlive } of this.#hosts) {
+      if (name === this.config.name) continue;
+      if (!shared.has(name) && (!isAlive || others++ >= WATCHED_ANYWAY)) continue;
+      const at = heartbeat.lastIndexOf(':');
+      const address = heartbeat.slice(0, at).replace(/^\[|\]$/g, '');
+      this.#beats.watch(name, { address, port: Number(heartbeat.slice(at + 1)) });
+    }
+  }
+
+  async #publish(): Promise<void> {
+    try {
+      await this.registry.publish(this.hostView());
+      for (const looked of this.#looked.values()) {
+        const view = looked.controller.view();
+        if (!this.#isMineToTell(looked.controller, view, looked.told)) continue;
+        const outline = `${view.state} ${view.primary ?? ''}`;
+        await this.registry.publishVm(view);
+        looked.told = outline;
+      }
+    } catch (error) {
+      this.#onRegistry(messageOf(error));
+    }
+  }
+
+  /** The one that is heard, or is about to be, speaks for the VM; when there is none, the one that was last. */
+  #isMineToTell({ side: { phase } }: Controller, view: VmView, told: string): boolean {
+    if (phase === 'secondary' || phase === 'joining') return false;
+    if (phase !== 'idle') return true;
+    const entry = this.#entries.get(view.name)?.value;
+    return told !== '' || entry?.home === this.config.name;
+  }
+
+  #look(spec: VmSpec): Looked {
+    let looked = this.#looked.get(spec.name);
+    if (!looked) {
+      looked = {
+        controller: new Controller(spec, this.#parts(spec)),
+        watch: null,
+        watchedPid: null,
+        told: '',
+      };
+      this.#looked.set(spec.name, looked);
+    }
+    return looked;
+  }
+
+  #parts(spec: VmSpec): ControllerParts {
+    const { config } = this;
+    const { name } = spec;
+    const runFolder = path.join(config.runFolder, 'vms', name);
+    return {
+      host: config.name,
+      address: config.address,
+      ...(config.tls ? { tlsFolder: path.join(config.runFolder, 'tls') } : {}),
+      runFolder,
+      arbiter: this.arbiter,
+      room: this.#room,
+      disks: localDisks(path.join(config.stateFolder, 'vms', name)),
+      steps: QMP_STEPS,
+      beats: this.#beatsFor(),
+      upMs: () => performance.now() - this.#began,
+      now: () => performance.now(),
+      peer: (host) => this.peer(host),
+      hosts: () => this.#hosts,
+      chooseSecondary: (wanted, refused) =>
+        chooseSecondary(wanted, { primary: config.name, refused }, this.#hosts).host,
+      tell: (event) => this.#tell({ ...event, vm: name }),
+      publish: () => void this.look(),
+      saveSide: (side) => {
+        if (side !== null) this.#storeSpec(this.controller(name)?.spec ?? spec);
+        saveSide(runFolder, side);
+      },
+      loadSide: () => loadSide(runFolder),
+      guestEnded: () => void this.#onGuestEnded(name),
+    };
+  }
+
+  #beatsFor(): Beats {
+    return {
+      peer: (host) => this.#beats.peer(host),
+      whoHears: (host) => this.#beats.whoHears(host),
+      stoodStill: () => performance.now() - this.#stoodStillAt < this.config.heartbeat.patienceMs,
+      anybodyElse: (host) => {
+        const others = this.#hosts.filter(({ name }) => name !== host && name !== this.config.name);
+        return others.some(({ name }) => this.#beats.peer(name).isConnected) ? 'yes' : 'unknown';
+      },
+      probe: async (host, ms) => {
+        const api = this.#hosts.find(({ name }) => name === host)?.api ?? '';
+        const at = api.lastIndexOf(':');
+        if (at < 0) return 'timeout';
+        return await probe(api.slice(0, at).replace(/^\[|\]$/g, ''), Number(api.slice(at + 1)), ms);
+      },
+    };
+  }
+
+  #watchProcess(looked: Looked): void {
+    const { controller } = looked;
+    const { vm, spec } = controller;
+    if (vm?.pid === looked.watchedPid) return;
+    looked.watch?.stop();
+    looked.watch = null;
+    looked.watchedPid = vm?.pid ?? null;
+    if (!vm) return;
+    const { intervalMs, patienceMs } = spec.heartbeat;
+    looked.watch = new VmWatch(vm, {
+      intervalMs,
+      patienceMs,
+      onChange: () => {
+        const beat = this.#beatOf(looked);
+        if (beat) this.#beats.tell(beat);
+      },
+    });
+  }
+
+  #report(): VmBeat[] {
+    return [...this.#looked.values()].flatMap((looked) => this.#beatOf(looked) ?? []);
+  }
+
+  #beatOf({ controller, watch }: Looked): VmBeat | null {
+    if (!watch) return null;
+    return {
+      name: controller.name,
+      phase: controller.side.phase,
+      epoch: controller.side.known?.epoch ?? 0,
+      ...watch.pulse(),
+    };
+  }
+
+  #silences(): Map<string, number> {
+    return new Map(
+      this.#hosts
+        .filter(({ name }) => name !== this.config.name)
+        .flatMap(({ name }) => {
+          const { lastHeardMs } = this.#beats.peer(name);
+          return lastHeardMs === null ? [] : [[name, lastHeardMs] as const];
+        }),
+    );
+  }
+
+  /** A guest that has powered itself off is not started again until somebody asks for it. */
+  async #onGuestEnded(name: string): Promise<void> {
+    try {
+      const found = await this.registry.entry(name);
+      if (found?.value.isWanted === true) {
+        await this.registry.putEntry({ ...found.value, isWanted: false }, found.version);
+      }
+    } catch (error) {
+      log.warn({ vm: name, err: error }, 'a guest has powered itself off, and the registry cannot be told');
+    }
+    void this.look();
+  }
+
+  #tell(event: NewEvent): void {
+    this.metrics.observe(this.events.add(event));
+  }
+
+  #onRegistry(trouble: string | null): void {
+    if ((trouble === null) === (this.#registryTrouble === null)) return;
+    this.#registryTrouble = trouble;
+    this.#tell(
+      trouble === null
+        ? { type: 'registry-back', reason: 'the registry answers again' }
+        : { type: 'registry-unreachable', reason: trouble },
+    );
+  }
+
+  // The spec of a VM of which this host has a copy: a daemon that starts while the registry is out of reach needs it.
+
+  #storeSpec(spec: VmSpec): void {
+    const folder = path.join(this.config.stateFolder, 'vms', spec.name);
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    const file = path.join(folder, 'spec.json');
+    const text = JSON.stringify(spec);
+    if (existsSync(file) && readFileSync(file, 'utf8') === text) return;
+    writeFileSync(`${file}.new`, text, { mode: 0o600 });
+    renameSync(`${file}.new`, file);
+  }
+
+  #storedNames(): string[] {
+    const folder = path.join(this.config.stateFolder, 'vms');
+    return existsSync(folder) ? readdirSync(folder) : [];
+  }
+
+  #storedSpec(name: string): VmSpec | null {
+    try {
+      const file = path.join(this.config.stateFolder, 'vms', name, 'spec.json');
+      return JSON.parse(readFileSync(file, 'utf8')) as VmSpec;
+    } catch {
+      return null;
+    }
+  }
+}
+
+export const SOFTWARE = 'colo-ft 0.1.0';
+
+function makeFolder(folder: string): void {
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+  } catch (cause) {
+    throw new ParameterError(`${folder} cannot be made: ${messageOf(cause)}; choose another in node.yaml`, {
+      cause,
+    });
+  }
+}

@@ -1,0 +1,354 @@
+/**
+ * What this host's daemon can be asked (api/service.ts): by people, about any VM as far as this host can do it, and by the
+ * daemons of other hosts, about their copies' other halves.
+ */
+import { open, stat } from 'node:fs/promises';
+import net from 'node:net';
+import type { Duplex } from 'node:stream';
+import { ColoError, ParameterError } from '../base/errors.ts';
+import type {
+  CallOptions,
+  CopyReport,
+  EventQuery,
+  Health,
+  JoinAnswer,
+  JoinRequest,
+  NodeService,
+  PeerService,
+} from '../api/service.ts';
+import { NoSuchHostError, NoSuchVmError } from '../ha/errors.ts';
+import {
+  VIEW_VERSION,
+  type Finding,
+  type HaEvent,
+  type HostView,
+  type VmEntry,
+  type VmView,
+} from '../ha/index.ts';
+import { chooseHome } from '../ha/placement.ts';
+import type { VmSpec } from '../ha/spec/vm-spec.ts';
+import type { Controller } from './controller.ts';
+import type { Daemon } from './daemon.ts';
+
+/** Tries of a change that others make at the same time. */
+const PUT_TRIES = 8;
+const LOOK_MS = 100;
+const LOG_CHUNK_BYTES = 64 * 1024;
+
+export class NodeServices implements NodeService, PeerService {
+  readonly #daemon: Daemon;
+
+  constructor(daemon: Daemon) {
+    this.#daemon = daemon;
+  }
+
+  // For people.
+
+  health(): Promise<Health> {
+    return Promise.resolve(this.#daemon.health());
+  }
+
+  hosts(): Promise<readonly HostView[]> {
+    return this.#daemon.registry.hosts();
+  }
+
+  async vms(): Promise<readonly VmView[]> {
+    const { registry } = this.#daemon;
+    const [entries, views, hosts] = await Promise.all([
+      registry.entries(),
+      registry.views(),
+      registry.hosts(),
+    ]);
+    const alive = new Set(hosts.filter(({ isAlive }) => isAlive).map(({ name }) => name));
+    const told = new Map(views.map((view) => [view.name, view]));
+    return entries.map(({ value }) => this.#seen(value, told.get(value.spec.name) ?? null, alive));
+  }
+
+  async vm(name: string): Promise<VmView> {
+    const { registry } = this.#daemon;
+    const entry = await this.#entry(name);
+    const own = this.#daemon.controller(name);
+    if (own && !own.isIdle && own.side.phase !== 'secondary' && own.side.phase !== 'joining') {
+      return { ...own.view(), isWanted: entry.isWanted, isPaused: entry.isPaused };
+    }
+    const [view, hosts] = await Promise.all([registry.view(name), registry.hosts()]);
+    return this.#seen(entry, view, new Set(hosts.filter(({ isAlive }) => isAlive).map((host) => host.name)));
+  }
+
+  async spec(name: string): Promise<VmSpec> {
+    return (await this.#entry(name)).spec;
+  }
+
+  check(spec: VmSpec): Promise<readonly Finding[]> {
+    return Promise.resolve([]);
+  }
+
+  async up(spec: VmSpec): Promise<VmView> {
+    const { registry } = this.#daemon;
+    const hosts = await registry.hosts();
+    for (const name of spec.hosts) {
+      if (!hosts.some((host) => host.name === name)) throw new NoSuchHostError(name);
+    }
+    await this.#put(spec.name, (entry) => {
+      if (entry) return { ...entry, spec, isWanted: true };
+      const { host, why } = chooseHome(spec, hosts);
+      if (host === null) throw new ColoError(`no host can carry '${spec.name}': ${why.join('; ')}`);
+      return { version: VIEW_VERSION, spec, isWanted: true, isPaused: false, home: host };
+    });
+    await this.#daemon.look();
+    return this.vm(spec.name);
+  }
+
+  async down(name: string, { purge }: { readonly purge: boolean }): Promise<VmView> {
+    if (purge) throw new ParameterError('purge is not here yet');
+    await this.#put(name, (entry) => {
+      if (!entry) throw new NoSuchVmError(name);
+      return { ...entry, isWanted: false };
+    });
+    void this.#daemon.look();
+    return this.#until(name, (view) => view.state === 'down');
+  }
+
+  async checkpoint(name: string): Promise<VmView> {
+    await this.#here(name).checkpoint();
+    return this.vm(name);
+  }
+
+  async failover(name: string, call?: CallOptions): Promise<VmView> {
+    const before = this.#here(name).side.peer;
+    await this.#here(name).stepAside();
+    return this.#until(name, ({ primary }) => primary === before, call?.signal);
+  }
+
+  async migrate(name: string, host: string, call?: CallOptions): Promise<VmView> {
+    const controller = this.#here(name);
+    const known = (await this.#daemon.registry.hosts()).find((one) => one.name === host);
+    if (!known) throw new NoSuchHostError(host);
+    if (!known.isAlive) throw new ColoError(`host '${host}' is not alive`);
+    if (host === this.#daemon.config.name) return this.vm(name);
+    if (controller.side.phase !== 'primary' || controller.side.peer !== host)
+      await controller.protectBy(host);
+    await controller.stepAside();
+    return this.#until(name, ({ primary }) => primary === host, call?.signal);
+  }
+
+  async setPaused(name: string, isPaused: boolean): Promise<VmView> {
+    await this.#put(name, (entry) => {
+      if (!entry) throw new NoSuchVmError(name);
+      return { ...entry, isPaused };
+    });
+    void this.#daemon.look();
+    return this.vm(name);
+  }
+
+  async setMaintenance(
+    host: string,
+    isOn: boolean,
+    { drain }: { readonly drain: boolean },
+    call?: CallOptions,
+  ): Promise<HostView> {
+    const { registry } = this.#daemon;
+    if ((await registry.host(host)) === null) throw new NoSuchHostError(host);
+    await registry.setMaintenance(host, isOn);
+    await this.#daemon.look();
+    if (isOn && drain && host === this.#daemon.config.name) await this.#drain(call?.signal);
+    const view = await registry.host(host);
+    if (!view) throw new NoSuchHostError(host);
+    return view;
+  }
+
+  events(query: EventQuery): AsyncIterable<HaEvent> {
+    return this.#daemon.events.read(query);
+  }
+
+  async *logs(
+    name: string,
+    options: { readonly lines: number; readonly follow: boolean; readonly signal?: AbortSignal },
+  ): AsyncIterable<string> {
+    await this.#entry(name);
+    yield* tail(this.#daemon.logFile(name), options);
+  }
+
+  console(name: string): Promise<Duplex> {
+    const { vm } = this.#here(name);
+    if (!vm) throw new ColoError(`'${name}' does not run on ${this.#daemon.config.name}`);
+    const socket = net.connect(vm.consolePath);
+    return new Promise((resolve, reject) => {
+      socket.once('connect', () => resolve(socket));
+      socket.once('error', (cause) =>
+        reject(new ColoError(`the console of '${name}' cannot be reached`, { cause })),
+      );
+    });
+  }
+
+  async qmp(name: string, command: string, args: Readonly<Record<string, unknown>> = {}): Promise<unknown> {
+    const { vm } = this.#here(name);
+    if (!vm) throw new ColoError(`'${name}' does not run on ${this.#daemon.config.name}`);
+    return vm.qmp.execute(command, args);
+  }
+
+  // For forward.ts.
+
+  async locate(name: string): Promise<string | null> {
+    const own = this.#daemon.controller(name);
+    if (own && !own.isIdle && own.side.phase !== 'secondary' && own.side.phase !== 'joining') return null;
+    const view = await this.#daemon.registry.view(name);
+    if (!view?.primary || view.primary === this.#daemon.config.name) return null;
+    return this.locateHost(view.primary);
+  }
+
+  async locateHost(host: string): Promise<string | null> {
+    if (host === this.#daemon.config.name) return null;
+    const view = await this.#daemon.registry.host(host);
+    return view?.isAlive === true ? view.api : null;
+  }
+
+  // For the daemons of other hosts.
+
+  copy(name: string): Promise<CopyReport> {
+    const controller = this.#daemon.controller(name);
+    if (controller) return Promise.resolve(controller.report());
+    const nothing = { phase: 'idle', known: null, isProcessAlive: false, disks: 'none' } as const;
+    return Promise.resolve({ host: this.#daemon.config.name, ...nothing });
+  }
+
+  join(request: JoinRequest): Promise<JoinAnswer> {
+    return this.#daemon.controllerFor(request.spec).join(request);
+  }
+
+  awaitCheckpoint(name: string, pairing: { readonly epoch: number; readonly nonce: string }): Promise<void> {
+    return this.#here(name).awaitCheckpoint(pairing);
+  }
+
+  takeOver(name: string): Promise<void> {
+    return this.#here(name).takeOver();
+  }
+
+  async leave(name: string, reason: string): Promise<void> {
+    await this.#daemon.controller(name)?.leave(reason);
+  }
+
+  #here(name: string): Controller {
+    const controller = this.#daemon.controller(name);
+    if (!controller) throw new NoSuchVmError(name);
+    return controller;
+  }
+
+  async #entry(name: string): Promise<VmEntry> {
+    const found = await this.#daemon.registry.entry(name);
+    if (!found) throw new NoSuchVmError(name);
+    return found.value;
+  }
+
+  async #put(name: string, change: (entry: VmEntry | null) => VmEntry): Promise<void> {
+    const { registry } = this.#daemon;
+    for (let tries = 0; tries < PUT_TRIES; tries++) {
+      const found = await registry.entry(name);
+      const { isPut } = await registry.putEntry(change(found?.value ?? null), found?.version ?? null);
+      if (isPut) return;
+    }
+    throw new ColoError(`'${name}' is being changed by others again and again: try once more`);
+  }
+
+  /** What its holder told, and what has become of the holder. */
+  #seen(entry: VmEntry, view: VmView | null, alive: ReadonlySet<string>): VmView {
+    const { spec, isWanted, isPaused } = entry;
+    if (!view) {
+      return {
+        version: VIEW_VERSION,
+        name: spec.name,
+        state: 'down',
+        reason: isWanted ? `waits for ${entry.home} to start it` : 'not started',
+        sinceMs: 0,
+        epoch: 0,
+        primary: null,
+        secondary: null,
+        copies: [],
+        isWanted,
+        isPaused,
+        memoryMiB: spec.memoryMiB,
+        engine: spec.engine,
+      };
+    }
+    const isLost = view.primary !== null && !alive.has(view.primary);
+    return {
+      ...view,
+      isWanted,
+      isPaused,
+      ...(isLost
+        ? { reason: `${view.primary ?? ''} was the last to speak for it and is not heard of any more` }
+        : {}),
+    };
+  }
+
+  async #until(name: string, isSo: (view: VmView) => boolean, signal?: AbortSignal): Promise<VmView> {
+    for (;;) {
+      const view = await this.vm(name);
+      if (isSo(view)) return view;
+      signal?.throwIfAborted();
+      await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+    }
+  }
+
+  /** Primaries step aside, once they are protected; secondaries are moved by their primaries' hosts. */
+  async #drain(signal: AbortSignal | undefined): Promise<void> {
+    for (;;) {
+      const busy = this.#daemon.controllers().filter(({ isIdle }) => !isIdle);
+      if (busy.length === 0) return;
+      for (const controller of busy) {
+        if (controller.side.phase === 'primary') await controller.stepAside().catch(() => undefined);
+      }
+      signal?.throwIfAborted();
+      await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+    }
+  }
+}
+
+/** The last lines of a file, then what is added. A file that is replaced (rotated) is begun anew. */
+async function* tail(
+  file: string,
+  {
+    lines,
+    follow,
+    signal,
+  }: { readonly lines: number; readonly follow: boolean; readonly signal?: AbortSignal },
+): AsyncIterable<string> {
+  let handle = await open(file, 'r').catch(() => null);
+  let rest = '';
+  let at = 0;
+  const kept: string[] = [];
+  try {
+    for (let isFirst = true; ; isFirst = false) {
+      const { size, ino } = await stat(file).catch(() => ({ size: 0, ino: -1 }));
+      if (handle && ino !== -1 && (await handle.stat()).ino !== ino) {
+        await handle.close();
+        handle = await open(file, 'r').catch(() => null);
+        at = 0;
+      }
+      if (!handle) handle = await open(file, 'r').catch(() => null);
+      // Enough for any number of lines that may be asked for, and no more of a large file than needed.
+      if (isFirst) at = Math.max(0, size - lines * 1024);
+      while (handle) {
+        const { bytesRead, buffer } = await handle.read(
+          Buffer.alloc(LOG_CHUNK_BYTES),
+          0,
+          LOG_CHUNK_BYTES,
+          at,
+        );
+        if (bytesRead === 0) break;
+        at += bytesRead;
+        const parts = (rest + buffer.toString('utf8', 0, bytesRead)).split('\n');
+        rest = parts.pop() ?? '';
+        for (const line of parts) {
+          if (!isFirst) yield line;
+          else if (kept.push(line) > lines) kept.shift();
+        }
+      }
+      if (isFirst) yield* kept;
+      if (!follow || signal?.aborted === true) return;
+      await new Promise((resolve) => setTimeout(resolve, LOOK_MS * 2));
+    }
+  } finally {
+    await handle?.close();
+  }
+}

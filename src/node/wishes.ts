@@ -1,0 +1,58 @@
+/** Whether a controller may begin to start its VM. */
+import { randomBytes } from 'node:crypto';
+import type { VmEntry } from '../ha/index.ts';
+import type { ControllerParts } from './parts.ts';
+
+/** After its own start a daemon waits so long for a member that is not heard of, milliseconds. */
+const GRACE_MS = 10_000;
+
+/**
+ * Whether this host may ask the arbiter for the right to start the VM from the disks here. `reason` null: nothing worth
+ * telling. The arbiter has the last word; this only keeps a host from starting what runs, or is about to go on, elsewhere.
+ * Throws ArbiterUnreachableError.
+ */
+export async function mayStart(
+  entry: VmEntry,
+  parts: ControllerParts,
+): Promise<{ readonly may: boolean; readonly reason: string | null }> {
+  const { name } = entry.spec;
+  const { host, arbiter, disks } = parts;
+  let record = await arbiter.read(name);
+  if (record === null) {
+    if (entry.home !== host) return { may: false, reason: null };
+    const nonce = `${host}.first.${randomBytes(6).toString('hex')}`;
+    const made = await arbiter.create(name, { nonce, holder: null, members: [host], data: {} });
+    record = made.outcome === 'won' ? made.record : made.current;
+    if (record === null) return { may: false, reason: null };
+  }
+  if (!record.members.includes(host)) {
+    // Told only where there is something that could be taken for the VM's disk.
+    const isStale = disks.state !== 'none';
+    return {
+      may: false,
+      reason: isStale ? `the disk here is stale: ${record.members.join(' and ')} went on without it` : null,
+    };
+  }
+  if (disks.state === 'none' && record.epoch > 1) {
+    return {
+      may: false,
+      reason: 'the arbiter counts this host among those that have the disk, but there is none here',
+    };
+  }
+  const others = record.members.filter((member) => member !== host);
+  for (const other of others) {
+    const isKnown = parts.hosts().some((known) => known.name === other && known.isAlive);
+    if (!isKnown) {
+      if (parts.upMs() < GRACE_MS)
+        return { may: false, reason: `waits for ${other}, which may have a running copy` };
+      continue;
+    }
+    try {
+      const report = await parts.peer(other).copy(name);
+      if (report.isProcessAlive) return { may: false, reason: null };
+    } catch {
+      if (parts.upMs() < GRACE_MS) return { may: false, reason: `waits for ${other}, which does not answer` };
+    }
+  }
+  return { may: true, reason: others.length === 0 ? 'has the newest disk' : 'has a disk of the whole pair' };
+}

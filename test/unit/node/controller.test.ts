@@ -1,0 +1,193 @@
+/** Real controllers, sides and arbiter; imitated guests (helpers/node-world.ts). After each story: nobody spoke beside another. */
+import assert from 'node:assert/strict';
+import { afterEach, beforeEach, describe, it } from 'node:test';
+import { Deferred } from '../../../src/base/async.ts';
+import { World } from '../../helpers/node-world.ts';
+
+describe('a VM over several hosts', { timeout: 60_000 }, () => {
+  let world: World;
+
+  beforeEach(async () => {
+    world = await World.start('a', 'b', 'c');
+    await world.untilProtected('a');
+  });
+
+  afterEach(() => {
+    world.stop();
+    assert.deepEqual(world.splits, []);
+  });
+
+  const secondaryOf = (name: string): string => world.host(name).controller.side.peer ?? '';
+
+  it('is protected without a word from anyone', () => {
+    assert.equal(secondaryOf('a'), 'b');
+    assert.deepEqual(
+      world
+        .host('a')
+        .events.filter(({ type }) => type === 'state')
+        .map(({ to }) => to),
+      ['starting', 'unprotected', 'syncing', 'protecting', 'protected'],
+    );
+    assert.deepEqual(world.store.records.get('web')?.members, ['a', 'b']);
+  });
+
+  it('goes on after the death of its primary, and is protected again', async () => {
+    await world.host('a').vm?.kill();
+    await world.untilProtected('b');
+    assert.ok(world.host('b').events.some(({ type }) => type === 'failover'));
+  });
+
+  it('goes on after the death of its secondary', async () => {
+    await world.host('b').vm?.kill();
+    await world.until('the loss is seen', () => world.host('a').controller.life.state !== 'protected');
+    await world.untilProtected('a');
+  });
+
+  it('survives one host after another', async () => {
+    await world.host('a').losePower();
+    await world.untilProtected('b');
+    assert.equal(secondaryOf('b'), 'c');
+    await world.host('b').losePower();
+    await world.until('alone on c', () => world.host('c').controller.life.state === 'unprotected');
+    await world.host('a').comeBack();
+    await world.untilProtected('c');
+    assert.equal(secondaryOf('c'), 'a');
+  });
+
+  it('comes back after a total loss on a host of the whole pair, never on a stale one', async () => {
+    for (const name of ['c', 'a', 'b']) await world.host(name).losePower();
+    world.host('c').diskState = 'stale';
+    await world.host('c').comeBack();
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    assert.equal(world.host('c').vm, null);
+    await world.host('b').comeBack();
+    world.host('b').upMs = 60_000;
+    await world.untilProtected('b');
+  });
+
+  it('comes back where it was alone, when it was alone', async () => {
+    await world.host('b').losePower();
+    await world.host('c').losePower();
+    await world.until('alone on a', () => world.host('a').controller.life.state === 'unprotected');
+    await world.host('a').losePower();
+    await world.host('b').comeBack();
+    world.host('b').upMs = 60_000;
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    assert.equal(world.host('b').vm, null);
+    await world.host('a').comeBack();
+    await world.untilProtected('a');
+  });
+
+  it('says nothing while the arbiter is out of reach, and goes on when it is back', async () => {
+    world.store.isReachable = false;
+    await world.host('a').vm?.kill();
+    await world.until('dissolving', () => world.host('b').controller.life.state === 'dissolving');
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    assert.deepEqual(world.heard, []);
+    assert.match(world.host('b').controller.view().reason, /switched off/);
+    world.store.isReachable = true;
+    await world.untilProtected('b');
+  });
+
+  it('lets one win when both lose each other', async () => {
+    world.cut('a', 'b');
+    world.host('a').vm?.part();
+    await world.until('one stands alone', () => world.heard.length === 1);
+    const [winner] = world.heard;
+    world.heal();
+    await world.untilProtected(winner);
+  });
+
+  it('rides out a silence that ends', () => {
+    world.host('a').vm?.say('COLO_PEER_SILENT', { 'silent-ms': 410 });
+    assert.equal(world.host('a').controller.life.state, 'suspect');
+    world.host('a').vm?.say('COLO_PEER_BACK', { 'silent-ms': 430 });
+    assert.equal(world.host('a').controller.life.state, 'protected');
+    assert.equal(world.host('a').controller.side.phase, 'primary');
+  });
+
+  it('gives up on a link that stays silent', async () => {
+    world.host('a').vm?.say('COLO_PEER_SILENT', { 'silent-ms': 410 });
+    world.host('b').vm?.say('COLO_PEER_SILENT', { 'silent-ms': 410 });
+    await world.until('dissolved', () => world.host('a').controller.life.state === 'unprotected');
+    await world.untilProtected('a');
+    assert.ok(
+      world.host('a').events.some(({ type, data }) => type === 'peer-lost' && data?.['kind'] === 'link-cut'),
+    );
+  });
+
+  it('switches over as planned', async () => {
+    await world.host('a').controller.stepAside();
+    assert.ok(!world.heard.includes('a'));
+    await world.untilProtected('b');
+  });
+
+  it('moves to the host that a person names', async () => {
+    await world.host('a').controller.protectBy('c');
+    assert.equal(secondaryOf('a'), 'c');
+    await world.host('a').controller.stepAside();
+    await world.untilProtected('c');
+  });
+
+  it('leaves a host in maintenance when there is another', async () => {
+    world.host('b').isInMaintenance = true;
+    await world.until(
+      'moved',
+      () => world.host('a').controller.side.phase === 'primary' && secondaryOf('a') === 'c',
+    );
+    await world.untilProtected('a');
+    assert.equal(world.host('b').vm?.isAlive, false);
+  });
+
+  it('stops when it is not wanted any more, and starts again', async () => {
+    world.isWanted = false;
+    await world.until('down', () => [...world.hosts.values()].every(({ controller }) => controller.isIdle));
+    assert.deepEqual(world.heard, []);
+    world.isWanted = true;
+    await world.untilProtected('a');
+  });
+
+  it('is taken up again by a daemon that was started anew, in every state', async () => {
+    for (const name of ['a', 'b']) {
+      world.host(name).controller.close();
+      await world.host(name).startDaemon();
+    }
+    await world.untilProtected('a');
+    const { pid } = world.host('a').vm ?? {};
+    await world.host('b').losePower();
+    world.host('c').isInMaintenance = true;
+    await world.until('alone', () => world.host('a').controller.life.state === 'unprotected');
+    world.host('a').controller.close();
+    await world.host('a').startDaemon();
+    assert.equal(world.host('a').vm?.pid, pid);
+    world.host('c').isInMaintenance = false;
+    await world.untilProtected('a');
+    assert.equal(world.host('a').vm?.pid, pid);
+  });
+
+  it('gives a resync up when it is stopped or the target dies, and tries again', async () => {
+    await world.host('b').losePower();
+    await world.host('c').losePower();
+    await world.until('alone', () => world.host('a').controller.life.state === 'unprotected');
+    world.held = new Deferred();
+    await world.host('b').comeBack();
+    await world.until('syncing', () => world.host('a').controller.life.state === 'syncing');
+    await world.host('b').losePower();
+    const { held } = world;
+    world.held = null;
+    held.reject(new Error('the target is gone'));
+    await world.host('c').comeBack();
+    await world.untilProtected('a');
+    assert.equal(secondaryOf('a'), 'c');
+  });
+
+  it('does nothing by itself while it is paused, but for going on alone', async () => {
+    world.isPaused = true;
+    await world.host('a').vm?.kill();
+    await world.until('alone on b', () => world.host('b').controller.life.state === 'unprotected');
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    assert.equal(world.host('b').controller.life.state, 'unprotected');
+    world.isPaused = false;
+    await world.untilProtected('b');
+  });
+});
