@@ -10,7 +10,7 @@ import { ParameterError } from '../base/errors.ts';
 import { TLS_CLIENT, TLS_SERVER, diskNames, nicNames, tapName } from './names.ts';
 import type { PairLinks } from './pair-links.ts';
 import type { VmDisk } from './room.ts';
-import type { NicSpec, VmSpec } from './spec/vm-spec.ts';
+import type { DiskSpec, NicSpec, VmSpec } from './spec/vm-spec.ts';
 
 export interface CommandLineOptions {
   /** See tapName. */
@@ -29,6 +29,7 @@ export function firstPrimaryArguments(
     ...disks.flatMap(({ image }, at) => [
       '-drive',
       `${quorum(spec, at)},children.0.file.filename=${value(image)},children.0.driver=qcow2`,
+      ...scsiDevice(spec, at),
     ]),
     ...spec.options,
   ];
@@ -88,6 +89,7 @@ function machineArguments(spec: VmSpec, options: CommandLineOptions): string[] {
   return [
     ...(engine === 'v86' || qemu === undefined ? [] : ['--qemu', qemu]),
     ...['-accel', engine, '-smp', String(cpus), '-m', String(memoryMiB), '-display', 'none'],
+    ...(spec.disks.some(isScsi) ? ['-device', 'virtio-scsi-pci,id=scsi0'] : []),
     ...nics.flatMap((nic, at) => {
       const { device, netdev } = nicNames(at);
       return [
@@ -122,8 +124,20 @@ function switchAddress(nic: string, address: string): string {
 }
 
 function quorum({ disks }: VmSpec, at: number): string {
-  const bus = disks[at]?.interface ?? 'ide';
+  const bus = disks[at] && !isScsi(disks[at]) ? disks[at].interface : 'none';
   return `if=${bus},id=${diskNames(at).disk},driver=quorum,read-pattern=fifo,vote-threshold=1`;
+}
+
+/** QEMU's PC has no SCSI controller of its own: `if=scsi` is refused by it, asked of QEMU 7.2. */
+function scsiDevice({ disks }: VmSpec, at: number): string[] {
+  const disk = disks[at];
+  if (!disk || !isScsi(disk)) return [];
+  const boot = at === 0 ? ',bootindex=0' : '';
+  return ['-device', `scsi-hd,bus=scsi0.0,drive=${diskNames(at).disk}${boot}`];
+}
+
+function isScsi(disk: DiskSpec): boolean {
+  return disk.interface === 'scsi';
 }
 
 function secondaryDisk(spec: VmSpec, { image, active, hidden }: VmDisk, at: number): string[] {
@@ -135,6 +149,7 @@ function secondaryDisk(spec: VmSpec, { image, active, hidden }: VmDisk, at: numb
       `file.file.filename=${value(active)},file.backing.driver=qcow2,` +
       `file.backing.file.filename=${value(hidden)},file.backing.backing=${parent}`,
     ...['-drive', `${quorum(spec, at)},children.0=${child}`],
+    ...scsiDevice(spec, at),
   ];
 }
 

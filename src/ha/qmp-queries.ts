@@ -16,6 +16,8 @@ export interface ChardevState {
   readonly id: string;
   /** As QEMU has it: `disconnected:tcp:127.0.0.1:9003,server=on`. */
   readonly filename: string;
+  /** There is a peer. */
+  readonly isConnected: boolean;
   /** Somebody is attached to it. */
   readonly isUsed: boolean;
 }
@@ -25,7 +27,11 @@ export async function chardevs(qmp: Qmp): Promise<ReadonlyMap<string, ChardevSta
   return new Map(
     listed.map(({ label, filename, 'frontend-open': isUsed }) => [
       text(label),
-      { id: text(label), filename: text(filename), isUsed: isUsed === true },
+      {
+        ...{ id: text(label), filename: text(filename) },
+        isConnected: !text(filename).startsWith('disconnected:'),
+        isUsed: isUsed === true,
+      },
     ]),
   );
 }
@@ -69,11 +75,13 @@ export async function nodeNames(qmp: Qmp): Promise<ReadonlySet<string>> {
 export interface ColoStatus {
   readonly mode: 'none' | 'primary' | 'secondary';
   readonly lastMode: 'none' | 'primary' | 'secondary';
+  /** It was told to go on alone, and is about to. */
+  readonly isLeaving: boolean;
 }
 
 export async function coloStatus(qmp: Qmp): Promise<ColoStatus> {
-  const { mode, 'last-mode': lastMode } = record(await qmp.execute('query-colo-status'));
-  return { mode: coloMode(mode), lastMode: coloMode(lastMode) };
+  const { mode, 'last-mode': lastMode, reason } = record(await qmp.execute('query-colo-status'));
+  return { mode: coloMode(mode), lastMode: coloMode(lastMode), isLeaving: reason === 'processing' };
 }
 
 /** `status` of query-migrate; '' before any migration. */
@@ -112,4 +120,14 @@ function list(value: unknown): readonly Readonly<Record<string, unknown>>[] {
     throw new ColoError(`The monitor answers ${JSON.stringify(value)} where a list is due`);
   }
   return value.map(record);
+}
+
+/** Throws with the monitor's text when it says anything. */
+export async function hmp(qmp: Qmp, line: string): Promise<void> {
+  const said = await qmp.execute('human-monitor-command', { 'command-line': line });
+  if (typeof said === 'string' && said.trim() !== '') throw new ColoError(said.trim());
+}
+
+export function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
 }

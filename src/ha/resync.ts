@@ -6,7 +6,7 @@ import { ColoError, TimeoutError } from '../base/errors.ts';
 import { bracketed } from './command-line.ts';
 import { diskNames } from './names.ts';
 import type { PairLinks } from './pair-links.ts';
-import { blockJobs } from './qmp-queries.ts';
+import { blockJobs, pause } from './qmp-queries.ts';
 import type { BlockJob, Qmp } from './qmp-queries.ts';
 import type { VmSpec } from './spec/vm-spec.ts';
 
@@ -84,7 +84,7 @@ export async function awaitResync(
     onProgress?.(progress);
     if (progress.error !== null) throw new ColoError(progress.error);
     if (progress.isReady) return;
-    await pass(LOOK_MS);
+    await pause(LOOK_MS);
   }
 }
 
@@ -108,7 +108,7 @@ export async function cutMirrors(qmp: Qmp, spec: Disks): Promise<void> {
       return;
     }
     if (performance.now() > deadline) throw new TimeoutError('The copies to the other host do not end');
-    await pass(CUT_LOOK_MS);
+    await pause(CUT_LOOK_MS);
   }
 }
 
@@ -129,7 +129,7 @@ export async function forgetResync(qmp: Qmp, spec: Disks): Promise<void> {
       for (const { id } of running) await qmp.execute('block-job-cancel', { device: id, force: true });
     }
     if (performance.now() > deadline) throw new TimeoutError('The copies to the other host do not end');
-    await pass(CUT_LOOK_MS);
+    await pause(CUT_LOOK_MS);
   }
 }
 
@@ -150,8 +150,4 @@ function exportUri({ secondaryHost, nbdPort, tlsFolder }: PairLinks, name: strin
   const where = `${bracketed(secondaryHost)}:${nbdPort}/${name}`;
   if (tlsFolder === undefined) return `nbd://${where}`;
   return `nbds://${where}?tls-certificates=${encodeURIComponent(tlsFolder)}`;
-}
-
-function pass(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

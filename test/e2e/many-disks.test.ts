@@ -7,6 +7,7 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { ColoError } from '../../src/base/errors.ts';
 import { createQcow2 } from '../../src/block/drivers/qcow2/create.ts';
 import { freePorts } from '../../src/demo/free-ports.ts';
 import { HOSTS } from '../../src/demo/pair.ts';
@@ -24,10 +25,14 @@ import {
   resyncProgress,
   startResync,
 } from '../../src/ha/procedure.ts';
+import type { Qmp } from '../../src/ha/procedure.ts';
 import type { VmDisk } from '../../src/ha/room.ts';
 import type { VmSpec } from '../../src/ha/spec/vm-spec.ts';
+import { makeTlsFolder } from '../../src/ha/tls-folder.ts';
 import { startSwitch } from '../../src/switch/index.ts';
 import type { RunningSwitch } from '../../src/switch/index.ts';
+import { makeCertificates } from '../helpers/certificates.ts';
+import type { Certificates } from '../helpers/certificates.ts';
 import { COLO, until } from '../helpers/colo.ts';
 import { whyNoQemu } from '../interop/net/qemu.ts';
 import { spec as specOf } from '../unit/ha/pair-fixtures.ts';
@@ -39,7 +44,7 @@ const SIZES = [8 * 1024 * 1024, 5 * 1024 * 1024];
 const ENGINES: readonly { name: string; skip: string | false; vm: (base: VmSpec) => VmSpec }[] = [
   { name: 'the embedded engine', skip: false, vm: (base) => base },
   {
-    name: 'a QEMU',
+    name: 'a QEMU, with TLS on every link',
     skip: whyNoQemu(),
     vm: (base) => ({
       ...base,
@@ -47,7 +52,7 @@ const ENGINES: readonly { name: string; skip: string | false; vm: (base: VmSpec)
       cpus: 2,
       disks: [
         { id: 'disk0', interface: 'virtio' },
-        { id: 'disk1', interface: 'ide' },
+        { id: 'disk1', interface: 'scsi' },
       ],
       nics: base.nics.map((nic) => ({ ...nic, model: 'virtio-net-pci' })),
     }),
@@ -65,6 +70,7 @@ for (const { name, skip, vm } of ENGINES) {
     let secondary: VmProcess;
     let secondaryDisks: VmDisk[];
     let generation = 0;
+    let certificates: Certificates | null = null;
 
     const makeDisks = async (overlaysOf?: readonly VmDisk[]): Promise<VmDisk[]> => {
       const at = path.join(folder, `disks${generation++}`);
@@ -100,7 +106,8 @@ for (const { name, skip, vm } of ENGINES) {
         assert.match(await io(process, disk, `write -P ${pattern} ${offset} 64k`), /^wrote 65536\/65536/);
     };
     const newSecondary = async (oldDisks?: readonly VmDisk[]): Promise<PairLinks> => {
-      const host = primary.host === HOSTS[0] ? HOSTS[1] : HOSTS[0];
+      // The certificate is for one address.
+      const host = primary.host === HOSTS[0] && certificates === null ? HOSTS[1] : HOSTS[0];
       const ports = await freePorts(6, HOSTS);
       const links: PairLinks = {
         primaryHost: primary.host,
@@ -112,6 +119,7 @@ for (const { name, skip, vm } of ENGINES) {
         })),
         nbdPort: ports[4]!,
         migrationPort: ports[5]!,
+        ...(certificates === null ? {} : { tlsFolder: path.join(folder, 'tls') }),
       };
       secondaryDisks = await makeDisks(oldDisks);
       for (let twice = 0; twice < 2; twice++) await addPrimaryChardevs(primary.qmp, spec, links);
@@ -139,7 +147,7 @@ for (const { name, skip, vm } of ENGINES) {
     };
     const stateOf = async (process: VmProcess): Promise<string> =>
       ((await process.qmp.execute('query-status')) as { status: string }).status;
-    const left = async (process: VmProcess): Promise<string[]> => {
+    const leftIn = async (process: VmProcess): Promise<string[]> => {
       const objects = (await process.qmp.execute('qom-list', { path: '/objects' })) as { name: string }[];
       const chardevs = (await process.qmp.execute('query-chardev')) as { label: string }[];
       const jobs = (await process.qmp.execute('query-block-jobs')) as { device: string; type: string }[];
@@ -155,6 +163,12 @@ for (const { name, skip, vm } of ENGINES) {
     before(async () => {
       if (skip !== false) return;
       folder = await mkdtemp(path.join(os.tmpdir(), 'colo-many-'));
+      if (name.includes('TLS')) {
+        certificates = await makeCertificates();
+        const file = (kind: string): string => path.join(certificates?.dir ?? '', `${kind}.pem`);
+        const own = { ca: file('ca-cert'), cert: file('host-cert'), key: file('host-key') };
+        await makeTlsFolder(own, path.join(folder, 'tls'));
+      }
       const edge = { kind: 'switch', address: `unix:${path.join(folder, 'switch.sock')}` } as const;
       network = await startSwitch({ listen: [edge.address] });
       const base = vm(specOf({ disks: 2, nics: 2 }));
@@ -166,6 +180,7 @@ for (const { name, skip, vm } of ENGINES) {
     after(async () => {
       for (const process of started) await process.kill();
       await network?.close();
+      await certificates?.remove();
       await rm(folder, { recursive: true, force: true });
     });
 
@@ -186,7 +201,7 @@ for (const { name, skip, vm } of ENGINES) {
       secondaryDisks = old;
       await holds(primary, '0x11', '0');
       await holds(primary, '0x22', '1M');
-      assert.deepEqual(await left(primary), []);
+      assert.deepEqual(await leftIn(primary), []);
     });
 
     it('a survivor is protected by the old disks, of which only what changed is copied', async () => {
@@ -210,8 +225,39 @@ for (const { name, skip, vm } of ENGINES) {
       for (let twice = 0; twice < 2; twice++) await failoverPrimary(primary.qmp, spec);
       await removePrimaryChardevs(primary.qmp, spec);
       assert.equal(await stateOf(primary), 'running');
-      assert.deepEqual(await left(primary), []);
+      assert.deepEqual(await leftIn(primary), []);
     });
+
+    // The lines are the same on both engines.
+    if (name === ENGINES[0]?.name)
+      it('a daemon that dies behind any line of the way into COLO is no harm', async (t) => {
+        const links = await newSecondary();
+        let lines = 0;
+        for (let isThrough = false; !isThrough; lines++) {
+          await startResync(primary.qmp, spec, links);
+          await awaitResync(primary.qmp, spec);
+          let left = lines;
+          const dying: Qmp = {
+            execute: (command, args) => {
+              isThrough ||= command === 'migrate';
+              if (left-- > 0 && !isThrough) return primary.qmp.execute(command, args);
+              return Promise.reject(new ColoError('the daemon has died'));
+            },
+          };
+          await assert.rejects(resumeReplication(dying, spec, links), /the daemon has died/);
+          await failoverPrimary(primary.qmp, spec);
+          assert.equal(await stateOf(primary), 'running', `behind ${lines} lines`);
+          assert.deepEqual(
+            (await leftIn(primary)).filter((id) => !/^(mirror|compare)/.test(id)),
+            [],
+            `behind ${lines} lines`,
+          );
+        }
+        t.diagnostic(`${lines} lines`);
+        await protect(links);
+        await secondary.kill();
+        await failoverPrimary(primary.qmp, spec);
+      });
 
     it('a copy that is broken off, and a secondary that is gone at the last moment, leave nothing', async () => {
       const links = await newSecondary();
@@ -226,7 +272,7 @@ for (const { name, skip, vm } of ENGINES) {
       await assert.rejects(resumeReplication(primary.qmp, spec, links));
       await removePrimaryChardevs(primary.qmp, spec);
       assert.equal(await stateOf(primary), 'running');
-      assert.deepEqual(await left(primary), []);
+      assert.deepEqual(await leftIn(primary), []);
       await holds(primary, '0x33', '2M');
     });
   });

@@ -9,7 +9,13 @@ import type { ArbiterConfig, NodeConfig, TlsFiles } from './node-config.ts';
 import { Problems, Section, textOf } from './section.ts';
 import { SpecFileError } from './spec-error.ts';
 import { readVersion } from './vm-file.ts';
-import { HOST_NAME, MAX_DURATION_MS, MAX_MEMORY_MIB, MIN_HEARTBEAT_MS } from './vm-limits.ts';
+import {
+  HOST_NAME,
+  MAX_INTERVAL_MS,
+  MAX_MEMORY_MIB,
+  MAX_PATIENCE_MS,
+  MIN_HEARTBEAT_MS,
+} from './vm-limits.ts';
 import { parseYaml, readSpecFile } from './yaml-tree.ts';
 import type { Tree } from './yaml-tree.ts';
 
@@ -140,13 +146,11 @@ class NodeReader {
 
   #heartbeat(top: Section, address: string): NodeConfig['heartbeat'] {
     const section = top.section('heartbeat');
-    const duration = (key: string): number | undefined =>
-      section?.duration(key, MIN_HEARTBEAT_MS, MAX_DURATION_MS);
     const heartbeat = {
       address: section?.text('address', ADDRESS) ?? address,
       port: section?.integer('port', 0, MAX_PORT) ?? 7701,
-      intervalMs: duration('interval') ?? 100,
-      patienceMs: duration('patience') ?? 400,
+      intervalMs: section?.duration('interval', MIN_HEARTBEAT_MS, MAX_INTERVAL_MS) ?? 100,
+      patienceMs: section?.duration('patience', MIN_HEARTBEAT_MS, MAX_PATIENCE_MS) ?? 400,
     };
     if (heartbeat.patienceMs < 2 * heartbeat.intervalMs)
       section?.wrong('patience', `two intervals of ${heartbeat.intervalMs} ms are due at least`);

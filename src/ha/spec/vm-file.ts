@@ -18,9 +18,11 @@ import {
   MAX_DISK_BYTES,
   MAX_DURATION_MS,
   MAX_HOSTS,
+  MAX_INTERVAL_MS,
   MAX_MEMORY_MIB,
   MAX_NICS,
   MAX_OPTIONS,
+  MAX_PATIENCE_MS,
   MAX_RATE,
   MIN_DISK_BYTES,
   MIN_HEARTBEAT_MS,
@@ -203,12 +205,10 @@ class VmReader {
   #heartbeat(top: Section): VmSpec['heartbeat'] {
     const section = top.section('heartbeat');
     const { intervalMs, patienceMs, linkPatienceMs } = DEFAULT_HEARTBEAT;
-    const duration = (key: string, least: number): number | undefined =>
-      section?.duration(key, least, MAX_DURATION_MS);
     const heartbeat = {
-      intervalMs: duration('interval', MIN_HEARTBEAT_MS) ?? intervalMs,
-      patienceMs: duration('patience', MIN_HEARTBEAT_MS) ?? patienceMs,
-      linkPatienceMs: duration('link-patience', 0) ?? linkPatienceMs,
+      intervalMs: section?.duration('interval', MIN_HEARTBEAT_MS, MAX_INTERVAL_MS) ?? intervalMs,
+      patienceMs: section?.duration('patience', MIN_HEARTBEAT_MS, MAX_PATIENCE_MS) ?? patienceMs,
+      linkPatienceMs: section?.duration('link-patience', 0, MAX_DURATION_MS) ?? linkPatienceMs,
     };
     section?.end();
     return heartbeat;

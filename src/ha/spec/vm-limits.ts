@@ -13,7 +13,10 @@ export const MAX_DISK_BYTES = 2 ** 50;
 export const SECTOR_BYTES = 512;
 export const MAX_RATE = 2 ** 40;
 export const MAX_DURATION_MS = 3_600_000;
+/** As the checkpoint channel's heartbeat takes them. */
 export const MIN_HEARTBEAT_MS = 10;
+export const MAX_INTERVAL_MS = 60_000;
+export const MAX_PATIENCE_MS = 600_000;
 
 export const VM_NAME = {
   pattern: /^[a-z][a-z0-9-]{0,62}$/,

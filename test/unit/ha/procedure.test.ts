@@ -25,6 +25,8 @@ class Monitor implements Qmp {
   nodes: string[] = [];
   exports: string[] = [];
   parameters = ['x-checkpoint-delay'];
+  /** Disks with a forwarding node in them. */
+  attached = new Set(['colo-disk0', 'colo-disk1']);
   /** Commands that fail. */
   readonly failing = new Map<string, string>();
 
@@ -32,7 +34,7 @@ class Monitor implements Qmp {
     const answer = this.#query(command);
     if (answer !== undefined) return Promise.resolve(answer);
     this.lines.push(line(command, args));
-    const failure = this.failing.get(command);
+    const failure = this.#refusal(command, args);
     if (failure !== undefined) return Promise.reject(new ColoError(failure));
     this.#act(command, args);
     return Promise.resolve(command === 'human-monitor-command' ? '' : {});
@@ -45,7 +47,7 @@ class Monitor implements Qmp {
       case 'query-chardev':
         return this.chardevs.map((label) => ({
           label,
-          filename: 'disconnected:tcp:127.0.0.1:4711,server=on',
+          filename: `${/^(mirror|compare1)/.test(label) ? '' : 'disconnected:'}tcp:127.0.0.1:4711,server=on`,
           'frontend-open': false,
         }));
       case 'query-block-jobs':
@@ -67,13 +69,35 @@ class Monitor implements Qmp {
     }
   }
 
-  #act(command: string, { id, device }: Readonly<Record<string, unknown>>): void {
+  #act(command: string, args: Readonly<Record<string, unknown>>): void {
+    const { id, device, child } = args;
+    const without = (names: string[]): string[] => names.filter((name) => name !== id);
     if (command === 'x-colo-lost-heartbeat') [this.lastMode, this.mode] = [this.mode, 'none'];
-    if (command === 'object-del') this.objects = this.objects.filter((name) => name !== id);
+    if (command === 'object-del') this.objects = without(this.objects);
     if (command === 'chardev-add') this.chardevs.push(String(id));
+    if (command === 'chardev-remove') this.chardevs = without(this.chardevs);
+    if (command === 'nbd-server-stop') this.exports = [];
+    if (command === 'x-blockdev-change' && child !== undefined) this.attached.delete(String(args['parent']));
+    if (command === 'cont') this.status = 'running';
     if (command === 'job-dismiss') this.jobs = this.jobs.filter((job) => job['device'] !== id);
     if (command === 'block-job-cancel')
       this.jobs = this.jobs.map((job) => (job['device'] === device ? { ...job, status: 'concluded' } : job));
+    const deleted = /^drive_del (.*)$/.exec(line(command, args))?.[1];
+    if (deleted !== undefined) this.nodes = this.nodes.filter((name) => name !== deleted);
+  }
+
+  /** As QEMU: what is not there cannot be taken away. */
+  #refusal(command: string, { id, child, parent }: Readonly<Record<string, unknown>>): string | undefined {
+    const failing = this.failing.get(command);
+    if (failing !== undefined) return failing;
+    if (command === 'x-blockdev-change' && child !== undefined && !this.attached.has(String(parent)))
+      return `Node '${String(parent)}' does not have child 'children.1'`;
+    if (command === 'object-del' && !this.objects.includes(String(id)))
+      return `object '${String(id)}' not found`;
+    if (command === 'chardev-remove' && !this.chardevs.includes(String(id))) return 'Chardev not found';
+    if (command === 'nbd-server-stop' && this.exports.length === 0) return 'NBD server not running';
+    if (command === 'x-colo-lost-heartbeat' && this.mode === 'none') return 'VM is not in COLO mode';
+    return undefined;
   }
 }
 
@@ -84,6 +108,18 @@ function line(command: string, args: Readonly<Record<string, unknown>>): string 
     typeof value === 'string' ? value : JSON.stringify(value),
   );
   return [command, ...values].join(' ');
+}
+
+/** Whoever types at it is gone behind so many commands; the last one may have been carried out. */
+function dying(qmp: Qmp, after: number, isLastDone: boolean): Qmp {
+  let left = after;
+  return {
+    execute: async (command, args) => {
+      if (left-- > 0) return qmp.execute(command, args);
+      if (isLastDone) await qmp.execute(command, args);
+      throw new ColoError('the daemon has died');
+    },
+  };
 }
 
 const job = (device: string, ready = true): Record<string, unknown> => ({
@@ -109,7 +145,7 @@ describe('the procedure’s lines', () => {
 
   it('are few when they were typed before', async () => {
     const qmp = new Monitor();
-    qmp.failing.set('x-blockdev-change', "Node 'colo-disk0' does not have child 'children.1'");
+    qmp.attached.clear();
     await failoverPrimary(qmp, spec());
     assert.deepEqual(qmp.lines, ['x-blockdev-change colo-disk0 children.1']);
     qmp.failing.set('x-blockdev-change', 'Node is busy');
@@ -144,6 +180,48 @@ describe('the procedure’s lines', () => {
     await assert.rejects(failoverSecondary(qmp, spec()), /has no state of the guest/);
   });
 
+  it('can be typed again by whoever was interrupted anywhere', async () => {
+    const vm = spec({ disks: 2, nics: 2 });
+    const primary = (): Monitor =>
+      Object.assign(new Monitor(), {
+        mode: 'primary',
+        objects: ['comp0', 'iothread1', 'm0', 'redire0', 'redire1', 'comp1', 'iothread2', 'm1', 'rew0'],
+        nodes: ['replication0', 'replication1', 'top'],
+        jobs: [job('resync1')],
+      });
+    const secondary = (): Monitor =>
+      Object.assign(new Monitor(), {
+        mode: 'secondary',
+        exports: ['parent0', 'parent1'],
+        objects: ['f1', 'f2', 'f3', 'f4', 'rew0', 'rew1'],
+        chardevs: ['red0', 'red1', 'red2', 'red3'],
+      });
+    for (const [make, step] of [
+      [primary, failoverPrimary],
+      [secondary, failoverSecondary],
+    ] as const) {
+      const whole = make();
+      await step(whole, vm);
+      const final = ({ mode, status, objects, nodes, jobs, chardevs, exports }: Monitor): unknown => ({
+        ...{ mode, status, objects, nodes, jobs, chardevs, exports },
+      });
+      for (const isAnswered of [false, true]) {
+        let isWhole = false;
+        for (let after = 0; !isWhole; after++) {
+          const qmp = make();
+          isWhole = await step(dying(qmp, after, isAnswered), vm).then(
+            () => true,
+            () => false,
+          );
+          await step(qmp, vm);
+          assert.deepEqual(final(qmp), final(whole), `after ${after}`);
+          const beats = qmp.lines.filter((text) => text === 'x-colo-lost-heartbeat');
+          assert.equal(beats.length, 1, `after ${after}`);
+        }
+      }
+    }
+  });
+
   it('begin a copy of each disk, the rate shared out, and leave alone what runs', async () => {
     const qmp = new Monitor();
     qmp.jobs = [job('resync'), { ...job('resync1'), status: 'concluded', error: 'gone' }];
@@ -159,6 +237,7 @@ describe('the procedure’s lines', () => {
     const qmp = new Monitor();
     qmp.jobs = [job('resync'), job('resync1')];
     qmp.objects = ['rew0'];
+    qmp.chardevs = ['mirror0', 'compare1'];
     qmp.parameters.push('x-colo-heartbeat-interval');
     await resumeReplication(qmp, spec({ disks: 2 }), links(1));
     const [add0, add1, ...rest] = qmp.lines;
