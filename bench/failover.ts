@@ -53,10 +53,13 @@ try {
   const service: number[] = [];
   const heard: number[] = [];
   const protection: number[] = [];
+  let asked = performance.now();
+  let unasked = 0;
   for (let cycle = 1; cycle <= failovers; cycle++) {
     await workload.firstReplyAfter(performance.now());
     await new Promise((resolve) => setTimeout(resolve, SETTLE_MS * (1 + Math.random())));
     const { host, pid } = await hosts.primary();
+    unasked += hosts.seen.filter(({ at, event }) => at >= asked && event.to === 'dissolving').length;
     const before = troubles.length;
     const killed = performance.now();
     process.kill(pid, 'SIGKILL');
@@ -67,6 +70,7 @@ try {
       service.push(answered - killed);
       heard.push(alone.at - killed);
       protection.push(whole - killed);
+      asked = whole;
       if (troubles.length > before) throw new Error(troubles.slice(before).join('; '));
       console.log(
         `${cycle}: killed on ${host}; answered after ${(answered - killed).toFixed(0)} ms, protected after ${((whole - killed) / 1000).toFixed(1)} s`,
@@ -86,6 +90,7 @@ try {
     `${failed} of ${service.length + failed} cycles failed; ${report.requests} requests, ` +
       `${report.connectionsLost} connections lost, ${report.ledgerLinesLost} of ${report.ledgerLines} ledger lines lost`,
   );
+  if (unasked > 0) console.log(`the pair fell apart ${unasked} times with nobody killed`);
   if (failed + report.connectionsLost + report.ledgerLinesLost > 0) process.exitCode = 1;
 } finally {
   await hosts.close();
