@@ -9,6 +9,7 @@ import { createWriteStream } from 'node:fs';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { NodeClient } from '../src/api/http-client.ts';
+import { withDeadline } from '../src/base/async.ts';
 import { coloCommand } from '../src/base/this-program.ts';
 import { freePorts } from '../src/demo/free-ports.ts';
 import type { HaEvent } from '../src/ha/index.ts';
@@ -19,6 +20,7 @@ import type { RunningSwitch } from '../src/switch/index.ts';
 
 const HOSTS = ['a', 'b', 'c'] as const;
 const VM = 'web';
+const DOWN_MS = 60_000;
 
 export interface Seen {
   /** performance.now() when it was heard here. */
@@ -107,7 +109,8 @@ export class ThreeHosts {
 
   async close(): Promise<void> {
     this.#stop.abort();
-    await this.#nodes[0]?.client.down(VM, { purge: false }).catch(() => undefined);
+    const down = this.#nodes[0]?.client.down(VM, { purge: false }) ?? Promise.resolve();
+    await withDeadline<unknown>(down, DOWN_MS, 'colo down').catch((error: unknown) => console.error(error));
     for (const { process: child, client } of this.#nodes) {
       await client.close();
       const gone = once(child, 'exit');
