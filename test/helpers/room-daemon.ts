@@ -14,6 +14,12 @@ try {
   const vm = verb === 'start' ? await room.startPrimary(spec, []) : await room.adopt(spec.name);
   vm?.qmp.onEvent(({ event }) => tell({ event }));
   tell({ pid: vm?.pid ?? null, startedAs: vm?.startedAs });
+  if (verb === 'start') {
+    const backend = { type: 'null', data: {} };
+    await vm?.qmp.execute('chardev-add', { id: 'of-the-first-daemon', backend });
+  }
+  const chardevs = (await vm?.qmp.execute('query-chardev')) as { label: string }[] | undefined;
+  tell({ chardevs: chardevs?.map(({ label }) => label) });
   tell({ status: await vm?.qmp.execute('query-status') });
   tell({ exit: await vm?.exited });
 } catch (error) {

@@ -64,6 +64,7 @@ test('three daemons in turn, each gone in another way, have one VM', async (t) =
   const folder = await roomFolder(t);
   const first = new RoomDaemon(t, folder, 'start', SPEC);
   const { pid } = (await first.told('pid')) as { pid: number };
+  await first.told('status');
   await first.end('SIGHUP');
   const second = new RoomDaemon(t, folder, 'adopt', SPEC);
   assert.equal((await second.told('pid'))['pid'], pid);
@@ -72,6 +73,8 @@ test('three daemons in turn, each gone in another way, have one VM', async (t) =
   const third = new RoomDaemon(t, folder, 'adopt', SPEC);
   assert.equal((await third.told('pid'))['pid'], pid);
   await third.told('status');
+  const { chardevs } = (await third.told('chardevs')) as { chardevs: string[] };
+  assert.ok(chardevs.includes('of-the-first-daemon'), chardevs.join());
   // Somebody else ends it.
   process.kill(pid, 'SIGKILL');
   assert.deepEqual((await third.told('exit'))['exit'], { code: null, signal: null, lastWords: '' });
