@@ -13,6 +13,7 @@ import { releaseBuffer } from '../base/buffers.ts';
 import { ClosedError, ProtocolError, TimeoutError } from '../base/errors.ts';
 import type { HeldFrame, StreamMark } from '../base/participant.ts';
 import type { Snapshot } from '../engine/engine.ts';
+import { checksumOf } from './checksum.ts';
 import { DEFAULT_HEARTBEAT, Heartbeat } from './heartbeat.ts';
 import type { HeartbeatHooks, HeartbeatSettings, HeartbeatStatus } from './heartbeat.ts';
 import { Inbox } from './inbox.ts';
@@ -24,6 +25,7 @@ import {
   MAX_DEVICE_BYTES,
   MAX_HELD_BYTES,
   MAX_TEXT_BYTES,
+  SECTION_CRC_AT,
   SECTION_HEADER_BYTES,
   checkSection,
   encodeBeat,
@@ -251,10 +253,22 @@ export class CheckpointChannel {
     return { ram: ram.body, device: device.body, pages: ram.pages };
   }
 
+  /**
+   * The code leaves at once: the secondary's clock goes by it. What of the header is known before the checksum leaves bit
+   * by bit while that is made, since no beat may stand there.
+   */
   #sendSection(code: ColoMessage, body: Uint8Array, pages: number): Promise<void> {
     return this.#outbox.whole(async () => {
       await this.send(code);
-      await this.#outbox.write(encodeSectionHeader(body, pages));
+      const header = encodeSectionHeader({ lengthBytes: body.byteLength, pages, crc: 0 });
+      let sent = 0;
+      const crc = await checksumOf(body, async (share) => {
+        const upTo = Math.floor(share * SECTION_CRC_AT);
+        await this.#outbox.write(header.subarray(sent, upTo));
+        sent = upTo;
+      });
+      header.writeUInt32BE(crc, SECTION_CRC_AT);
+      await this.#outbox.write(header.subarray(sent));
       await this.#outbox.write(body);
     });
   }
@@ -277,7 +291,7 @@ export class CheckpointChannel {
     const body = new Uint8Array(header.lengthBytes);
     await this.#readInto(body, what);
     this.#inbox.messageRead();
-    checkSection(header, body, what);
+    checkSection(header, await checksumOf(body), what);
     return { body, pages: header.pages };
   }
 

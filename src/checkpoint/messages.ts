@@ -9,7 +9,6 @@
  *   hello      magic (8) · u32 length · JSON           once, each way, before any message
  *   section    u64 length · u32 pages · u32 crc32 · bytes
  */
-import { crc32 } from 'node:zlib';
 import { z } from 'zod';
 import { ProtocolError } from '../base/errors.ts';
 import type { HeldFrame, StreamMark } from '../base/participant.ts';
@@ -62,6 +61,7 @@ const MAX_MARKS = 1024;
 /** Longest device state: VGA memory of 64 MiB and the rest. */
 export const MAX_DEVICE_BYTES = 96 * 1024 * 1024;
 export const SECTION_HEADER_BYTES = 16;
+export const SECTION_CRC_AT = 12;
 /** Most held output that goes with a checkpoint; what is beyond is left to the guest's retransmission. */
 export const MAX_HELD_BYTES = 4 * 1024 * 1024;
 
@@ -230,12 +230,12 @@ export interface SectionHeader {
   readonly crc: number;
 }
 
-export function encodeSectionHeader(body: Uint8Array, pages: number): Buffer {
+export function encodeSectionHeader({ lengthBytes, pages, crc }: SectionHeader): Buffer {
   const out = Buffer.allocUnsafe(SECTION_HEADER_BYTES);
-  out.writeUInt32BE(Math.floor(body.byteLength / 2 ** 32), 0);
-  out.writeUInt32BE(body.byteLength >>> 0, 4);
+  out.writeUInt32BE(Math.floor(lengthBytes / 2 ** 32), 0);
+  out.writeUInt32BE(lengthBytes >>> 0, 4);
   out.writeUInt32BE(pages, 8);
-  out.writeUInt32BE(crc32(body), 12);
+  out.writeUInt32BE(crc, SECTION_CRC_AT);
   return out;
 }
 
@@ -250,9 +250,9 @@ export function parseSectionHeader(header: Buffer, maxBytes: number, what: strin
   return { lengthBytes, pages: header.readUInt32BE(8), crc: header.readUInt32BE(12) };
 }
 
-/** Throws ProtocolError when the body is not the one that the header was made for. */
-export function checkSection(header: SectionHeader, body: Uint8Array, what: string): void {
-  if (crc32(body) !== header.crc) {
+/** Throws ProtocolError when the body, whose checksum is `crc`, is not the one that the header was made for. */
+export function checkSection(header: SectionHeader, crc: number, what: string): void {
+  if (crc !== header.crc) {
     throw new ProtocolError(
       `checkpoint channel: checksum of ${what} does not match; it was damaged on its way`,
     );

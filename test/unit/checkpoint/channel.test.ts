@@ -102,6 +102,32 @@ describe('checkpoint channel', () => {
     sockets.close();
   });
 
+  it('sends bytes while it sums up a large section, and its loop goes on', async () => {
+    const sockets = await socketPair();
+    const sender = new CheckpointChannel(sockets.left);
+    const channel = new CheckpointChannel(sockets.right, { patienceMs: 60_000 });
+    const ram = Buffer.alloc(100 << 20);
+    ram.writeUInt32LE(0xdeadbeef, 75 << 20);
+    const chunks: number[] = [];
+    sockets.right.on('data', (chunk: Buffer) => chunks.push(chunk.byteLength));
+    let turns = 0;
+    let counter: NodeJS.Immediate;
+    const count = (): void => {
+      turns++;
+      counter = setImmediate(count);
+    };
+    count();
+    const sent = sender.sendRamRound({ ram: new Uint8Array(ram), device: new Uint8Array(0), pages: 25600 });
+    assert.equal(await channel.receive(), COLO_MESSAGE.RAM_ROUND);
+    const begun = turns;
+    assert.ok(Buffer.from((await channel.receiveRamRound(128 << 20)).ram).equals(ram));
+    await sent;
+    clearImmediate(counter!);
+    assert.ok(turns > begun + 5);
+    assert.ok(chunks.filter((bytes) => bytes < 8).length >= 4, chunks.slice(0, 12).join());
+    sockets.close();
+  });
+
   it('refuses sections beyond the guest before it makes room for them', async () => {
     const sockets = await socketPair();
     const channel = new CheckpointChannel(sockets.right);
