@@ -1,0 +1,151 @@
+/** Failures of a cluster with a protected VM, each with what undoes it; for ha-story.ts. */
+import type { Cluster, ClusterHost } from './ha-lab.ts';
+
+export interface Fault {
+  readonly name: string;
+  /** `primary` and `secondary`: who they were before. Resolves with what undoes it afterwards. */
+  readonly make: (
+    cluster: Cluster,
+    primary: ClusterHost,
+    secondary: ClusterHost,
+  ) => Promise<() => Promise<void>>;
+  /** Somebody has to go on alone. */
+  readonly isLoss: boolean;
+}
+
+const signal = (pid: number, name: NodeJS.Signals): void => {
+  try {
+    process.kill(pid, name);
+  } catch {
+    // It has ended: who was replaced is killed.
+  }
+};
+const nothing = (): Promise<void> => Promise.resolve();
+
+const KILLED: Fault = {
+  name: 'the process of the primary is killed',
+  isLoss: true,
+  make: async (_cluster, primary) => {
+    signal(await primary.vmPid(), 'SIGKILL');
+    return nothing;
+  },
+};
+
+const FROZEN: Fault = {
+  name: 'the whole host of the primary is frozen, and goes on when another speaks',
+  isLoss: true,
+  make: async (_cluster, primary) => {
+    await primary.signalAll('SIGSTOP');
+    return () => primary.signalAll('SIGCONT');
+  },
+};
+
+export const FAULTS: readonly Fault[] = [
+  KILLED,
+  {
+    name: 'the process of the secondary is killed',
+    isLoss: true,
+    make: async (_cluster, _primary, secondary) => {
+      signal(await secondary.vmPid(), 'SIGKILL');
+      return nothing;
+    },
+  },
+  {
+    name: 'the process of the primary is stopped, and goes on when another speaks',
+    isLoss: true,
+    make: async (_cluster, primary) => {
+      const pid = await primary.vmPid();
+      signal(pid, 'SIGSTOP');
+      return () => {
+        signal(pid, 'SIGCONT');
+        return Promise.resolve();
+      };
+    },
+  },
+  FROZEN,
+  {
+    name: 'the whole host of the secondary is frozen, and goes on later',
+    isLoss: true,
+    make: async (_cluster, _primary, secondary) => {
+      await secondary.signalAll('SIGSTOP');
+      return () => secondary.signalAll('SIGCONT');
+    },
+  },
+  {
+    name: 'every cable between the hosts is cut at the primary, which still reaches the lan and the arbiter',
+    isLoss: true,
+    make: async ({ lab }, primary) => {
+      await Promise.all([lab.cut(primary.name, 'pair'), lab.cut(primary.name, 'beat')]);
+      return () => lab.heal();
+    },
+  },
+  {
+    name: 'what the primary sends to the other hosts is lost, what they send is not',
+    isLoss: true,
+    make: async ({ lab }, primary) => {
+      await Promise.all([
+        lab.cutOneWay(primary.name, 'pair', 'out'),
+        lab.cutOneWay(primary.name, 'beat', 'out'),
+      ]);
+      return () => lab.heal();
+    },
+  },
+  {
+    name: 'the pair’s cable is cut for good, the heartbeat’s is not',
+    isLoss: true,
+    make: async ({ lab }, primary, secondary) => {
+      await lab.cutBetween(primary.name, secondary.name, 'pair');
+      return () => lab.heal();
+    },
+  },
+  {
+    name: 'the power of the primary’s host is cut, and comes back',
+    isLoss: true,
+    make: async ({ lab }, primary) => {
+      // The cables first: a kernel that lives would end the connections.
+      await Promise.all((['pair', 'beat', 'lan'] as const).map((network) => lab.cut(primary.name, network)));
+      await primary.signalAll('SIGKILL');
+      return async () => {
+        await lab.heal();
+        await primary.start();
+      };
+    },
+  },
+  {
+    name: 'the daemon of the primary is killed, and started anew',
+    isLoss: false,
+    make: (_cluster, primary) => {
+      signal(primary.daemonPid, 'SIGKILL');
+      return Promise.resolve(() => primary.start());
+    },
+  },
+  {
+    name: 'the pair’s cable is cut for a moment, which is ridden out',
+    isLoss: false,
+    make: async (cluster, primary, secondary) => {
+      await cluster.lab.cutBetween(primary.name, secondary.name, 'pair');
+      await cluster.untilView('the silence is noticed', ({ state }) => state === 'suspect');
+      await cluster.lab.heal();
+      return nothing;
+    },
+  },
+  {
+    name: 'the heartbeat’s network is cut',
+    isLoss: false,
+    make: async ({ lab }, primary) => {
+      await lab.cut(primary.name, 'beat');
+      return () => lab.heal();
+    },
+  },
+  {
+    name: 'the pair’s network loses one frame in ten',
+    isLoss: false,
+    make: async ({ lab }, primary) => {
+      await lab.lose(primary.name, 'pair', 10);
+      return () => lab.heal();
+    },
+  },
+];
+
+/** A process dies; a host freezes and wakes up. */
+export const QUICK_FAULTS: readonly Fault[] = [KILLED, FROZEN];
