@@ -29,8 +29,8 @@ export class EtcdCluster {
     this.#dir = dir;
   }
 
-  /** Resolves when the processes run; ask `identity()` of an arbiter to know that they have a leader. */
-  static async start(size: number, tls?: EtcdTls): Promise<EtcdCluster> {
+  /** `more`: further options of etcd's. Resolves when the processes run; ask `identity()` of an arbiter to know that they have a leader. */
+  static async start(size: number, tls?: EtcdTls, more: readonly string[] = []): Promise<EtcdCluster> {
     const cluster = new EtcdCluster(await mkdtemp(path.join(tmpdir(), 'etcd-')));
     const ports = await freePorts(2 * size);
     const scheme = tls ? 'https' : 'http';
@@ -51,6 +51,7 @@ export class EtcdCluster {
           ...['--initial-cluster', peers.join(','), '--initial-cluster-token', cluster.#dir],
           ...['--heartbeat-interval', '50', '--election-timeout', '500', '--log-level', 'error'],
           ...secure,
+          ...more,
         ],
       });
       cluster.restart(at);
@@ -64,6 +65,10 @@ export class EtcdCluster {
       throw error;
     }
     return cluster;
+  }
+
+  get pids(): number[] {
+    return this.#members.flatMap(({ process }) => process?.pid ?? []);
   }
 
   restart(at: number): void {

@@ -67,8 +67,8 @@ export class EtcdClient {
   readonly #closing = new AbortController();
   #calls = 0;
   #token: string | null = null;
-  /** The endpoint that answered last. */
-  #first = 0;
+  /** The endpoint that answered last; at first any, so that many clients do not all ask the same one. */
+  #first: number;
 
   constructor(options: EtcdOptions) {
     setMaxListeners(MAX_CALLS + 1, this.#closing.signal);
@@ -87,6 +87,9 @@ export class EtcdClient {
       throw new ParameterError('etcd: a certificate and its key go together');
     }
     this.#options = options;
+    // One listener a call that is under way.
+    setMaxListeners(0, this.#closing.signal);
+    this.#first = Math.floor(Math.random() * this.#urls.length);
     const { ca, cert, key } = options;
     this.#agent = isSecure
       ? new https.Agent({ keepAlive: true, maxSockets: MAX_SOCKETS, ca, cert, key, minVersion: 'TLSv1.2' })

@@ -19,6 +19,7 @@ import type { HostView, VmEntry, VmView } from '../views.ts';
 import { EtcdKeys, type Found, type Op } from './etcd-keys.ts';
 import { EtcdLease } from './etcd-lease.ts';
 import { HintTimer } from './hint-timer.ts';
+import { NewestOnly } from './newest-only.ts';
 import { Registration } from './registration.ts';
 import {
   RegistryDataError,
@@ -43,11 +44,11 @@ import {
 
 const DEFAULT_PREFIX = '/colo';
 /** A host that has not been heard for so long is not alive; it says so three times in that time. */
-const LEASE_SECONDS = 10;
+const LEASE_SECONDS = 15;
 /** A view of which only counters have changed is written so often. */
 const COUNTERS_MS = 60_000;
 /** Whoever watches is told that there may have been a change. */
-const ANYWAY_MS = 20_000;
+const ANYWAY_MS = 60_000;
 /** Pause before a watch is set up again. */
 const REWATCH_MS = 500;
 /** Names of living hosts, out of which some are chosen by chance, are read again after so long. */
@@ -79,6 +80,7 @@ export class EtcdRegistry implements Registry {
   readonly #prefix: string;
   readonly #written = new Map<string, Written>();
   readonly #watches = new Set<() => void>();
+  readonly #publishing = new NewestOnly((view: VmView) => this.#publishVm(view));
   #registration: Registration | null = null;
   #lease: EtcdLease | null = null;
   #names: { readonly names: readonly string[]; readonly atMs: number } | null = null;
@@ -212,7 +214,8 @@ export class EtcdRegistry implements Registry {
     const { name } = entry.spec;
     const value = encode(ENTRY, entry);
     const key = this.#key('entries', name);
-    const concerned = await this.#concerned(name);
+    // Of one that is not there nobody knows yet.
+    const concerned = expected === null ? new Set<string>() : await this.#concerned(name);
     concerned.add(entry.home);
     const { isDone, revision, got } = await this.#keys.txn(
       [{ key, isRevision: expected ?? '0' }],
@@ -244,6 +247,11 @@ export class EtcdRegistry implements Registry {
   }
 
   async publishVm(view: VmView): Promise<boolean> {
+    checkVmName(view.name);
+    return this.#publishing.call(view.name, view);
+  }
+
+  async #publishVm(view: VmView): Promise<boolean> {
     const value = encode(VIEW, view);
     const { name } = view;
     const outline = outlineOf(view);
@@ -253,27 +261,24 @@ export class EtcdRegistry implements Registry {
     if (before && !isNews && performance.now() - before.atMs < countersMs) return true;
     const key = this.#key('views', name);
     const hosts = hostsOf(null, view);
-    for (let look = 0; look < MAX_LOOKS; look++) {
-      if (before) {
-        const moved = await this.#moves(name, before.hosts, hosts);
-        const { isDone, revision, got } = await this.#keys.txn(
-          [
-            { key, isRevision: before.revision },
-            { key: this.#key('entries', name), isThere: true },
-          ],
-          [{ put: key, value }, ...moved],
-          [{ get: key }, { get: this.#key('entries', name) }],
-        );
-        if (isDone) {
-          this.#written.set(name, { revision, outline, hosts, atMs: performance.now() });
-          return true;
-        }
-        if (!got[1]) break;
-        before = this.#look(name, got[0] ?? null, view);
-      } else {
-        before = this.#look(name, await this.#keys.get(key), view);
+    // What nobody has told of yet costs one request.
+    before ??= { revision: '0', outline: '', hosts: new Set(), atMs: 0 };
+    for (let look = 0; before && look < MAX_LOOKS; look++) {
+      const moved = await this.#moves(name, before.hosts, hosts);
+      const { isDone, revision, got } = await this.#keys.txn(
+        [
+          { key, isRevision: before.revision },
+          { key: this.#key('entries', name), isThere: true },
+        ],
+        [{ put: key, value }, ...moved],
+        [{ get: key }, { get: this.#key('entries', name) }],
+      );
+      if (isDone) {
+        this.#written.set(name, { revision, outline, hosts, atMs: performance.now() });
+        return true;
       }
-      if (!before) break;
+      if (!got[1]) break;
+      before = this.#look(name, got[0] ?? null, view);
     }
     this.#written.delete(name);
     return false;

@@ -7,6 +7,7 @@ import type { HostView, VmEntry, VmView } from '../views.ts';
 import { FileMirror, encodeBeat } from './file-mirror.ts';
 import type { FileSwap } from './file-store.ts';
 import { HintTimer } from './hint-timer.ts';
+import { NewestOnly } from './newest-only.ts';
 import { Registration } from './registration.ts';
 import {
   RegistryUnreachableError,
@@ -55,6 +56,7 @@ export class FileRegistry implements Registry {
   readonly #watches = new Set<HintTimer>();
   readonly #told = new Map<string, { readonly outline: string; readonly atMs: number }>();
   readonly #incarnation = randomBytes(8).toString('hex');
+  readonly #publishing = new NewestOnly((view: VmView) => this.#publishVm(view));
   #registration: Registration | null = null;
   #host: HostView | null = null;
   #beats = 0;
@@ -175,6 +177,11 @@ export class FileRegistry implements Registry {
   }
 
   async publishVm(view: VmView): Promise<boolean> {
+    checkVmName(view.name);
+    return this.#publishing.call(view.name, view);
+  }
+
+  async #publishVm(view: VmView): Promise<boolean> {
     const { name } = view;
     const text = encode(VIEW, view);
     const outline = outlineOf(view);
