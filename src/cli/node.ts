@@ -15,7 +15,9 @@ export function registerNode(program: Command): void {
       for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => stop.abort());
       try {
         const read = await readNodeFile(config);
-        await runNode(read, stop.signal, (address) => process.stdout.write(`node '${read.name}' ready at ${address}\n`));
+        await runNode(read, stop.signal, (address) =>
+          process.stdout.write(`node '${read.name}' ready at ${address}\n`),
+        );
         // A client that has not hung up keeps no daemon alive.
         process.exit(0);
       } catch (error) {

@@ -25,7 +25,6 @@ const GROUPS: readonly Group[] = [
   { names: ['guest'], load: async () => (await import('./guest.ts')).registerGuest },
   { names: ['img'], load: async () => (await import('./img.ts')).registerImg },
   { names: ['nbd'], load: async () => (await import('./nbd.ts')).registerNbd },
-  { names: ['node', 'arbiter'], load: async () => (await import('./node.ts')).registerNode },
   { names: ['switch'], load: async () => (await import('./switch.ts')).registerSwitch },
   { names: ['completion'], load: async () => (await import('./completion.ts')).registerCompletion },
   { names: ['man'], load: async () => (await import('./man.ts')).registerMan },

@@ -160,7 +160,10 @@ export class Lab {
   /** Processes in a member's namespace. */
   async pids(member: string): Promise<number[]> {
     const { stdout } = await run('ip', ['netns', 'pids', this.namespace(member)]);
-    return stdout.split('\n').filter((line) => line !== '').map(Number);
+    return stdout
+      .split('\n')
+      .filter((line) => line !== '')
+      .map(Number);
   }
 
   /** Hosts by the interface index of their port of the lan. */
