@@ -194,7 +194,7 @@ void describe('packets with a virtio-net header', () => {
     assert.deepEqual(wire[1], whole);
     netdev.announce(GUEST_MAC);
     assert.equal(wire[2]?.length, 60);
-    assert.deepEqual(wire[2]?.subarray(6, 12), GUEST_MAC);
+    assert.deepEqual(wire[2].subarray(6, 12), GUEST_MAC);
     const large = Buffer.concat([
       Buffer.of(1, 1, 0, 0, 232, 3, 34, 0, 16, 0, 0, 0),
       tcp({ payload: new Uint8Array(2500) }),

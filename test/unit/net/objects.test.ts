@@ -133,7 +133,8 @@ test('a filter that would make garbage of packets with vnet headers is refused',
     createFilter(type, 'x', { netdev: 'v', vnet_hdr_support: 'on', ...properties }, withHeaders);
   }
   assert.equal(netdev.filters.length, 3);
-  createFilter('filter-buffer', 'x', { netdev: 'v', interval: '1000' }, withHeaders);
+  const { filter } = createFilter('filter-buffer', 'x', { netdev: 'v', interval: '1000' }, withHeaders);
+  filter.close();
   assert.equal(chardevs.get('c')?.user, null);
 });
 
