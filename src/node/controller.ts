@@ -7,9 +7,10 @@
  */
 import { randomBytes } from 'node:crypto';
 import { ColoError, messageOf } from '../base/errors.ts';
+import { BusyError } from '../ha/errors.ts';
 import { loggerFor } from '../base/logger.ts';
 import type { CopyReport, JoinAnswer, JoinRequest } from '../api/service.ts';
-import type { CheckpointView, CopyRole, RunningVm, VmEntry, VmView } from '../ha/index.ts';
+import type { CopyRole, RunningVm, VmEntry, VmView } from '../ha/index.ts';
 import type { RecordId } from '../ha/arbiter/index.ts';
 import { BackOff } from '../ha/life/back-off.ts';
 import { live, NEW_LIFE, type Life, type LifeEvent } from '../ha/life/life.ts';
@@ -17,6 +18,7 @@ import { newSide, type Phase, type Side } from '../ha/side.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import { RECONNECTED } from '../qmp/lasting-client.ts';
 import type { QmpEvent } from '../qmp/types.ts';
+import { CheckpointCount } from './checkpoint-count.ts';
 import { Joining } from './joining.ts';
 import type { ControllerParts, DisksNote } from './parts.ts';
 import { PeerWatch } from './peer-watch.ts';
@@ -68,6 +70,8 @@ export class Controller {
   #refused: string[] = [];
   /** Of the pair at whose end the bitmap of this process began; null: it tells nothing that could be relied on. */
   #bitmapSince: RecordId | null = null;
+  /** Of the record that this host spoke under last: what it tells when it speaks no more. */
+  #lastEpoch = 0;
   /** Whose disks that bitmap is about. */
   #lastPeer: string | null = null;
   #ticking: Promise<void> | null = null;
@@ -76,13 +80,14 @@ export class Controller {
   /** A person wants the next secondary there. */
   #target: string | null = null;
   #lastFailover: VmView['lastFailover'];
-  #checkpoints: CheckpointView | undefined;
+  readonly #checkpoints: CheckpointCount;
   #arbiterTrouble: string | null = null;
 
   constructor(spec: VmSpec, parts: ControllerParts) {
     this.name = spec.name;
     this.#spec = spec;
     this.#parts = parts;
+    this.#checkpoints = new CheckpointCount(() => parts.now());
     const saved = parts.loadSide();
     this.#driver = new SideDriver(
       spec.name,
@@ -216,7 +221,7 @@ export class Controller {
     // It may be asking whether to start here.
     await this.#ticking;
     if (!this.isIdle) {
-      throw new ColoError(
+      throw new BusyError(
         `'${this.name}' has a copy on ${this.#parts.host} that is ${this.side.phase}: try again later`,
       );
     }
@@ -267,6 +272,13 @@ export class Controller {
     if (this.#joining) await this.#dropJoining(this.#joining, reason);
     else if (this.side.phase === 'secondary') this.#end('beaten', reason);
     await this.#until(() => this.isIdle);
+  }
+
+  /** Everything of it on this host. Throws BusyError while there is something that runs. */
+  async purge(): Promise<void> {
+    if (!this.isIdle)
+      throw new BusyError(`'${this.name}' is ${this.side.phase} on ${this.#parts.host}: colo down first`);
+    await this.#parts.disks.remove();
   }
 
   report(): CopyReport {
@@ -333,7 +345,7 @@ export class Controller {
       reason:
         this.#arbiterTrouble === null ? this.#life.reason : `${this.#life.reason}; ${this.#arbiterTrouble}`,
       sinceMs: this.#life.sinceMs,
-      epoch: known?.epoch ?? 0,
+      epoch: known?.epoch ?? this.#lastEpoch,
       primary: isFollower ? peer : this.#vm === null ? null : host,
       secondary,
       copies: [
@@ -346,7 +358,7 @@ export class Controller {
       isPaused: this.#entry?.isPaused ?? false,
       memoryMiB: this.#spec.memoryMiB,
       engine: this.#spec.engine,
-      ...(this.#checkpoints ? { checkpoints: this.#checkpoints } : {}),
+      ...(this.#checkpoints.view ? { checkpoints: this.#checkpoints.view } : {}),
       ...(this.#lastFailover ? { lastFailover: this.#lastFailover } : {}),
     };
   }
@@ -623,6 +635,7 @@ export class Controller {
 
   #onSide(before: Side, after: Side): void {
     const { phase } = after;
+    if (after.known) this.#lastEpoch = after.known.epoch;
     if (phase === 'primary' && before.phase === 'pairing') {
       this.#protectAgain.reset();
       this.#refused = [];
@@ -737,33 +750,8 @@ export class Controller {
   }
 
   async #countCheckpoints(): Promise<void> {
-    const vm = this.#vm;
-    if (!vm || this.side.phase !== 'primary') return;
-    try {
-      const said = (await vm.qmp.execute('query-colo-checkpoints', {}, { timeoutMs: 2_000 })) as {
-        count: number;
-        'by-cause'?: Record<string, number>;
-        records: { pauseMs: number }[];
-      };
-      const { count } = said;
-      const now = this.#parts.now();
-      const last = this.#counted;
-      const perSecond =
-        last && now > last.at && count >= last.count ? ((count - last.count) * 1000) / (now - last.at) : 0;
-      this.#counted = { count, at: now };
-      this.#checkpoints = {
-        count,
-        perSecond: Math.round(perSecond * 100) / 100,
-        byCause: said['by-cause'] ?? {},
-        lastPauseMs: said.records.at(-1)?.pauseMs ?? null,
-        lastAtMs: count > (last?.count ?? 0) ? Date.now() : (this.#checkpoints?.lastAtMs ?? null),
-      };
-    } catch {
-      // A monitor that does not answer is the watch's business.
-    }
+    if (this.#vm && this.side.phase === 'primary') await this.#checkpoints.look(this.#vm.qmp);
   }
-
-  #counted: { readonly count: number; readonly at: number } | null = null;
 
   #freshSide(): Side {
     return newSide(this.#parts.host, `${this.#parts.host}.${randomBytes(6).toString('hex')}`);
