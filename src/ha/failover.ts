@@ -61,7 +61,6 @@ export async function failoverSecondary(qmp: Qmp, spec: Parts): Promise<void> {
   const [{ mode, lastMode, isLeaving }, exported] = await Promise.all([coloStatus(qmp), exportIds(qmp)]);
   if (mode !== 'secondary' && lastMode !== 'secondary')
     throw new ColoError('This process has no state of the guest: it cannot take over');
-  // What a half-dead primary still sends must not reach the disks.
   if (exported.size > 0) await qmp.execute('nbd-server-stop');
   if (mode === 'secondary') await goAlone(qmp, isLeaving);
   const names = [...spec.nics.keys()].map(nicNames);
@@ -73,6 +72,11 @@ export async function failoverSecondary(qmp: Qmp, spec: Parts): Promise<void> {
   for (const id of names.flatMap(({ toCompare, fromMirror }) => [toCompare, fromMirror])) {
     if (present.has(id)) await qmp.execute('chardev-remove', { id });
   }
+}
+
+/** Secondary: what a half-dead primary still sends must not reach the disks. May be done before it is known who goes on. */
+export async function cutExports(qmp: Qmp): Promise<void> {
+  if ((await exportIds(qmp)).size > 0) await qmp.execute('nbd-server-stop');
 }
 
 /** Takes the forwarding node out of a disk, if it is in it. */

@@ -55,6 +55,8 @@ export class Controller {
   #refused: string[] = [];
   /** Of the pair at whose end the bitmap of this process began; null: it tells nothing that could be relied on. */
   #bitmapSince: RecordId | null = null;
+  /** A secondary that has lost its peer flushes what it would have to flush. */
+  #prepared: Promise<void> = Promise.resolve();
   /** Of the record that this host spoke under last: what it tells when it speaks no more. */
   #lastEpoch = 0;
   /** Whose disks that bitmap is about. */
@@ -533,12 +535,18 @@ export class Controller {
     this.#parts.tell({ type: 'peer-lost', reason, data: { peer, role: ROLES[phase], ...data } });
     this.#step('lost', reason);
     // What a take-over would have to flush is flushed while the arbiter is asked.
-    if (phase === 'secondary' && this.#vm) {
-      void this.#parts.disks
-        .settle(this.#vm.qmp)
-        .catch((error: unknown) => log.warn({ vm: this.name, err: error }, 'flush before a take-over'));
-    }
+    this.#prepared = phase === 'secondary' && this.#vm ? this.#prepare(this.#vm) : Promise.resolve();
     this.#driver.feed({ type: 'peer-lost' });
+  }
+
+  /** What a take-over begins with and does no harm if it is not to be. Never rejects. */
+  async #prepare(vm: RunningVm): Promise<void> {
+    try {
+      await this.#parts.steps.cutExports(vm);
+      await this.#parts.disks.settle(vm.qmp);
+    } catch (error) {
+      log.warn({ vm: this.name, err: error }, 'before a take-over');
+    }
   }
 
   async #takeOver(): Promise<void> {
@@ -555,6 +563,7 @@ export class Controller {
     this.#watch.stop();
     try {
       if (wasSecondary) {
+        await this.#prepared;
         // Before it is heard: a host that loses power from here on starts from what its guest has written.
         await parts.disks.note({ type: 'takes-over', of: known });
         await parts.steps.secondaryAlone(vm, this.#spec);

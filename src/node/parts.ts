@@ -85,6 +85,8 @@ export interface Steps {
   enterColo(vm: RunningVm, spec: VmSpec, links: PairLinks): Promise<void>;
   /** Whatever stage protection had reached: this side goes on alone, and nothing of the pair is left. */
   primaryAlone(vm: RunningVm, spec: VmSpec): Promise<void>;
+  /** Secondary, while the arbiter is asked: nothing reaches its disks from outside any more. */
+  cutExports(vm: RunningVm): Promise<void>;
   /** Resolves when the guest is heard. */
   secondaryAlone(vm: RunningVm, spec: VmSpec): Promise<void>;
 }

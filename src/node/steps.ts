@@ -1,6 +1,7 @@
 /** Whole steps of QEMU's procedure (ha/procedure.ts), each waited for until it is done. */
 import { ColoError, TimeoutError } from '../base/errors.ts';
 import type { RunningVm } from '../ha/index.ts';
+import { cutExports } from '../ha/failover.ts';
 import {
   addPrimaryChardevs,
   awaitResync,
@@ -37,6 +38,7 @@ export const QMP_STEPS: Steps = {
     await failoverPrimary(vm.qmp, spec);
     await removePrimaryChardevs(vm.qmp, spec);
   },
+  cutExports: (vm) => cutExports(vm.qmp),
   secondaryAlone: (vm, spec) => failoverSecondary(vm.qmp, spec),
 };
 

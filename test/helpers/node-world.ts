@@ -215,6 +215,7 @@ export class FalseHost {
           peer.say('RESUME');
           await Promise.resolve();
         },
+        cutExports: () => Promise.resolve(),
         primaryAlone: () => this.#alone(),
         secondaryAlone: () => this.#alone(),
       },
