@@ -50,6 +50,11 @@ export interface CheckpointParticipant {
   commit(role: Role): Promise<void>;
   /** The first failure remembered since start (a forwarded write that failed, say), or null. */
   error(): Error | null;
+  /**
+   * Primary, before `start`: `told` hears of the first failure from then on, or of an end of this participant's that
+   * nobody asked it for by `stop`, at that very moment: whatever request of the guest's met it has not been answered.
+   */
+  onFailure?(told: (error: Error) => void): void;
   /** Protection ends. `failover`: this side goes on alone. */
   stop(role: Role, failover: boolean): Promise<void>;
 }

@@ -6,14 +6,14 @@
  * epoch is compared with one of another.
  *
  * Any failure ends the loop with an error; the guest goes on, its output stays held: going on alone is for the
- * manager to decide (x-colo-lost-heartbeat → `failover`). Not a frame leaves then, nor after this process stood still
- * for a while, until the secondary has answered: it may have taken over, and a frame from here, even one that it has
- * said too, would draw its clients' packets to this side.
+ * manager to decide (x-colo-lost-heartbeat → `failover`). Not a frame leaves then, from the failure of a disk on
+ * (disk-watch.ts), nor after this process stood still for a while, until the secondary has answered: it may have taken
+ * over, and a frame from here, even one that it has said too, would draw its clients' packets to this side.
  */
 import { Deferred } from '../base/async.ts';
 import { ClosedError, ColoError } from '../base/errors.ts';
-import type { CheckpointParticipant } from '../base/participant.ts';
 import type { CheckpointChannel } from './channel.ts';
+import { DiskWatch } from './disk-watch.ts';
 import type { CheckpointCause, CheckpointRecord, ColoExitReason, ProtectedGuest } from './guest.ts';
 import { COLO_MESSAGE } from './messages.ts';
 import { MismatchFloor } from './mismatch-floor.ts';
@@ -44,7 +44,7 @@ export class ColoPrimary {
   readonly #guest: ProtectedGuest;
   readonly #channel: CheckpointChannel;
   readonly #hooks: PrimaryHooks;
-  #disks: readonly CheckpointParticipant[] = [];
+  readonly #disks: DiskWatch;
   #delayMs: number;
   #timer: NodeJS.Timeout | null = null;
   readonly #floor: MismatchFloor;
@@ -75,6 +75,7 @@ export class ColoPrimary {
     this.#channel = channel;
     this.#delayMs = delayMs;
     this.#hooks = hooks;
+    this.#disks = new DiskWatch(channel, () => hooks.onHeard?.(false));
     void channel.closed.then(() => this.#wake?.resolve());
   }
 
@@ -112,6 +113,7 @@ export class ColoPrimary {
    */
   async failover(): Promise<void> {
     this.#isFailover = true;
+    this.#disks.stop();
     this.#channel.giveUp(new ClosedError('failover was requested'));
     this.#wake?.resolve();
     const hasEnded = this.#hasEnded;
@@ -136,9 +138,11 @@ export class ColoPrimary {
         await this.#checkpoint(cause);
       }
     } catch (cause) {
-      error = await this.#channel.explain(cause instanceof Error ? cause : new ColoError(String(cause)));
+      const known = cause instanceof Error ? cause : new ColoError(String(cause));
+      error = await this.#channel.explain(this.#disks.failure ? await this.#channel.closed : known);
     }
     this.#hasEnded = true;
+    this.#disks.stop();
     if (!this.#isFailover) this.#hooks.onHeard?.(false);
     if (this.#timer) clearTimeout(this.#timer);
     this.#timer = null;
@@ -146,7 +150,7 @@ export class ColoPrimary {
     this.#channel.giveUp(error);
     // Nothing may be forwarded any more: the secondary may hold either state, and its disk must fit it. Writes that
     // wait at the gate go on, so that the guest can be stopped.
-    for (const disk of this.#disks) await quietly(() => disk.stop('primary', true));
+    for (const disk of this.#disks.disks) await quietly(() => disk.stop('primary', true));
     if (this.#isFailover) await quietly(() => this.#guest.pause());
     await this.#stopNetworks();
     const requested = this.#isFailover;
@@ -162,8 +166,7 @@ export class ColoPrimary {
 
   async #start(): Promise<void> {
     await this.#channel.expect(COLO_MESSAGE.CHECKPOINT_READY);
-    this.#disks = this.#guest.disks();
-    for (const disk of this.#disks) await disk.start('primary');
+    await this.#disks.start(this.#guest.disks());
     await this.#guest.resume();
     for (const net of this.#guest.networks()) net.resumed?.('primary');
     this.#armTimer();
@@ -202,9 +205,9 @@ export class ColoPrimary {
     return this.#wanted ?? 'timer';
   }
 
-  /** Until the next checkpoint may begin, or null: none is wanted. */
+  /** Until the next checkpoint may begin, or null: none is wanted, or to be had. */
   #waitMs(): number | null {
-    if (this.#wanted === null) return null;
+    if (this.#wanted === null || this.#disks.failure) return null;
     return this.#wanted === 'mismatch' ? this.#floor.waitMs(this.#now()) : 0;
   }
 
@@ -225,12 +228,8 @@ export class ColoPrimary {
     const paused = performance.now();
     for (const net of networks) net.stopping?.('primary');
     await guest.pause();
-    // A write that did not reach the secondary's disk must not be covered by a checkpoint.
-    for (const disk of this.#disks) {
-      const failed = disk.error();
-      if (failed) throw new ColoError(`Checkpoint given up: ${failed.message}`, { cause: failed });
-    }
-    const participants = [...this.#disks, ...networks];
+    this.#disks.check();
+    const participants = [...this.#disks.disks, ...networks];
     const marks = participants.flatMap((participant) => participant.stopped('primary'));
     const [snapshot] = await Promise.all([
       guest.engine.capture({ full: false }),
@@ -251,13 +250,14 @@ export class ColoPrimary {
     const held = await Promise.all(networks.map(async (net) => (await net.heldOutput?.()) ?? []));
     await channel.sendHeldOutput(held.flat());
     await channel.expect(COLO_MESSAGE.VMSTATE_RECEIVED);
+    this.#disks.check();
     // The output commit point: the secondary holds the cause of every packet of the closed epoch.
     for (const net of networks) await net.commit('primary');
     const received = performance.now();
     await channel.expect(COLO_MESSAGE.VMSTATE_LOADED);
     this.#floor.taken(began, this.#now());
     // Only now: the secondary's overlays are empty, so a forwarded write cannot be seen by the secondary's guest.
-    for (const disk of this.#disks) await disk.commit('primary');
+    for (const disk of this.#disks.disks) await disk.commit('primary');
 
     this.#hooks.onCheckpoint?.({
       sequence: ++this.#sequence,
@@ -274,7 +274,7 @@ export class ColoPrimary {
   #answered(standstills: number): void {
     if (standstills === this.#answeredFor || standstills !== this.#standstills) return;
     this.#answeredFor = standstills;
-    this.#hooks.onHeard?.(true);
+    if (!this.#disks.failure) this.#hooks.onHeard?.(true);
   }
 
   #checkFailover(): void {

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { Deferred, withDeadline } from '../../../src/base/async.ts';
 import { socketPair, tappedPair } from '../../helpers/socket-pair.ts';
+import { standStill } from '../../helpers/stand-still.ts';
 import type { Pair } from './frame-pair.ts';
 import { end, protect } from './frame-pair.ts';
 
@@ -383,9 +384,3 @@ describe('who may be heard', () => {
     await end(pair);
   });
 });
-
-/** What a stopped process, or one whose host was suspended, finds when it goes on. */
-function standStill(): void {
-  const until = performance.now() + 1_300;
-  while (performance.now() < until);
-}

@@ -51,15 +51,15 @@ async function replicated(): Promise<Protected> {
   return { pair, chain, forward, faults: faults as Required<typeof faults> };
 }
 
-/** Both loops end, nothing is released, and both guests run, unheard. */
-async function refused({ pair }: Protected, why: RegExp): Promise<void> {
+/** Both loops end, nothing is released, and both guests run, unheard (since the failure, if the primary knows of it). */
+async function refused({ pair }: Protected, why: RegExp, heard: readonly boolean[] = [false]): Promise<void> {
   pair.lines.length = 0;
   pair.primary.request('mismatch');
   await withDeadline(Promise.all([pair.primary.ended, pair.secondary.ended]), SOON_MS, 'the end of both');
   assert.deepEqual([...pair.exits].sort(), ['primary error', 'secondary error']);
   assert.match(String(pair.errors.find((error) => error !== null)), why);
   assert.equal(pair.p.engine.state, 'running');
-  assert.deepEqual(pair.heard, [false]);
+  assert.deepEqual(pair.heard, heard);
 }
 
 describe('COLO with a disk that fails', () => {
@@ -68,12 +68,13 @@ describe('COLO with a disk that fails', () => {
     const { pair, chain, forward, faults } = rig;
     faults.wire.add({ op: 'write', times: 1 });
     await forward.write(0, filled(CLUSTER, 2)); // the guest sees nothing
-    await refused(rig, /I\/O error occurred/);
+    assert.deepEqual(pair.heard, [false]);
+    await refused(rig, /replication0: .* Injected write error/, [false, false]);
     assert.ok(!pair.lines.includes('primary net commit'), 'nothing was released');
     assert.equal(pair.s.engine.state, 'running');
     assert.deepEqual(await bytesOf(chain.top), Buffer.alloc(LENGTH, 1));
     await pair.primary.failover();
-    assert.deepEqual(pair.heard, [false, true]);
+    assert.deepEqual(pair.heard, [false, false, true]);
     await pair.secondary.failover();
     await chain.replication.commitJob?.ended;
     assert.deepEqual(await bytesOf(chain.top), Buffer.alloc(LENGTH, 1));
@@ -85,7 +86,7 @@ describe('COLO with a disk that fails', () => {
     const { pair, chain, forward, faults } = rig;
     faults.hidden.add({ op: 'write', times: 1 });
     await forward.write(0, filled(CLUSTER, 2));
-    await refused(rig, /I\/O error occurred/);
+    await refused(rig, /replication0: .*Copy before write to 'secondary' failed/, [false, false]);
     assert.deepEqual(await bytesOf(chain.top), Buffer.alloc(LENGTH, 1));
     await end(pair);
   });

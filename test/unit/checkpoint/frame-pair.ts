@@ -104,6 +104,8 @@ export interface PairOptions {
   readonly primary?: PrimaryOptions;
   /** The secondary's clock. */
   readonly now?: () => number;
+  /** What the primary is told about being heard, as it is told. */
+  readonly onHeard?: (isHeard: boolean) => void;
   /** Called when both sides are made and nothing has been sent. */
   readonly prepare?: (p: Side, s: Side) => void;
   /** Called when the loops begin. */
@@ -145,6 +147,7 @@ export async function protect(sockets: Sockets, options: PairOptions = {}): Prom
     },
     onHeard: (isHeard) => {
       heard.push(isHeard);
+      options.onHeard?.(isHeard);
       onHeard.resolve();
     },
     onCheckpoint: (record) => {

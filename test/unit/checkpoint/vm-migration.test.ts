@@ -198,7 +198,7 @@ describe('why a pair came apart', () => {
     failed.p.migration.requestCheckpoint('request');
     await failed.p.event('COLO_EXIT primary error');
     await failed.s.event('COLO_EXIT secondary error');
-    assert.match(failed.p.ends.join(), /^failed: .*the disk broke/);
+    assert.match(failed.p.ends.join(), /^forward-failed: disk: .*the disk broke/);
     assert.match(failed.s.ends.join(), /^peer-failed: .*the disk broke/);
     for (const vms of [lost, left, parted, failed]) close(vms.p, vms.s);
   });

@@ -7,7 +7,8 @@
  * - a stop without failover on the secondary does empty the overlays (QEMU has dropped its backup job by then);
  * - a failover flushes all three disks before it is answered, and the overlays are emptied for good before the secondary
  *   disk takes their place: merging them again after a power failure is right at any time;
- * - after the first failed forward the primary sends no more (the other disk is worthless already);
+ * - after the first failed forward the primary sends no more (the other disk is worthless already), and the frame ends
+ *   protection at that moment (QEMU: at the next checkpoint);
  * - read-only hidden or secondary disks are refused at start: the opener has the hidden disk opened read-write.
  */
 import { Mutex } from '../../../base/async.ts';
@@ -81,6 +82,8 @@ export class ReplicationDriver implements BlockDriver {
   #blockedTop: BlockNode | null = null;
   #job: CommitJob | null = null;
   #error: Error | null = null;
+  /** The checkpoint frame's, on a primary. */
+  #onFailure: ((error: Error) => void) | null = null;
 
   constructor(options: ReplicationOptions) {
     this.nodeName = options.nodeName;
@@ -94,6 +97,8 @@ export class ReplicationDriver implements BlockDriver {
     this.#findTop = options.findTop ?? (() => null);
     this.#emit = options.emit;
     this.#forwarder = new Forwarder(options.file, (unsettled) => {
+      const ended = new IoError('EIO', `Replication to '${options.file.nodeName}' has ended`);
+      this.#onFailure?.(this.#forwarder.error ?? ended);
       const record = this.onParted?.();
       if (!record) return;
       unsettled.each((offset, length) => record.mark(offset, length));
@@ -421,6 +426,9 @@ export class ReplicationDriver implements BlockDriver {
         else await this.doCheckpoint();
       },
       error: () => (this.#stage === 'none' ? null : this.getError()),
+      onFailure: (told) => {
+        this.#onFailure = told;
+      },
       stop: async (_role, failover) => {
         if (this.#stage === 'running') await this.stopReplication(failover);
       },

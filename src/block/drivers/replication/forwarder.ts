@@ -1,7 +1,8 @@
 /**
  * The primary's half of replication: sends the guest's writes on to the other host. The guest never learns of a
  * failure there; the first one is remembered (`error`), and from then on nothing is sent any more: the other disk
- * lacks a write, so only a new resync can make it whole, and a dead peer must not slow the guest down.
+ * lacks a write, so only a new resync can make it whole, and a dead peer must not slow the guest down. Protection is
+ * over then (checkpoint/disk-watch.ts).
  *
  * The gate: between the capture of a checkpoint and the news that the secondary holds it, writes of the next epoch
  * wait here, because they must not reach the secondary disk before its overlays were emptied. The guest's write
