@@ -6,7 +6,7 @@ const LAYERS = [
   ['base'],
   ['chardev', 'nbd', 'qmp'],
   ['block', 'net'],
-  ['engine'],
+  ['engine', 'lib'],
   ['checkpoint'],
   ['vm'],
   ['monitor'],

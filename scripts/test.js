@@ -87,8 +87,18 @@ function guestImages() {
 
 if (all || wanted.includes('check')) {
   run('types', 'npx', ['tsc', '--noEmit', '-p', 'tsconfig.json']);
-  run('lint', 'npx', ['eslint', 'src', 'test', 'bench']);
-  run('format', 'npx', ['prettier', '--check', '--log-level=warn', 'src', 'test', 'bench', 'docs', '*.md']);
+  run('lint', 'npx', ['eslint', 'src', 'test', 'bench', 'examples']);
+  run('format', 'npx', [
+    'prettier',
+    '--check',
+    '--log-level=warn',
+    'src',
+    'test',
+    'bench',
+    'examples',
+    'docs',
+    '*.md',
+  ]);
 }
 const needsGuest = (name) => /(^|\/)(interop|e2e|chaos)(\/|$)/.test(name);
 const env = all || args.some(needsGuest) ? guestImages() : {};
