@@ -7,7 +7,8 @@
  *
  * Any failure ends the loop with an error; the guest goes on, its output stays held: going on alone is for the
  * manager to decide (x-colo-lost-heartbeat → `failover`). Not a frame leaves then, nor after this process stood still
- * for a while, until the secondary has answered: it may have taken over, and a frame from here, even one that it has
+ * for a while, until the secondary has answered, nor while the secondary says that it does not hear this side: it may have
+ * taken over, or be about to, and a frame from here, even one that it has
  * said too, would draw its clients' packets to this side.
  */
 import { Deferred } from '../base/async.ts';
@@ -58,6 +59,8 @@ export class ColoPrimary {
   /** How often this process stood still, and up to which time the secondary has answered since. */
   #standstills = 0;
   #answeredFor = 0;
+  #isPeerDeaf = false;
+  #isHeard = true;
   #sequence = 0;
   readonly #ended = new Deferred<void>();
 
@@ -95,6 +98,12 @@ export class ColoPrimary {
   setMismatchRunShare(percent: number): void {
     this.#floor.share = percent;
     this.#wake?.resolve();
+  }
+
+  /** The secondary says so. Nothing leaves before it hears this side again. */
+  setPeerDeaf(isDeaf: boolean): void {
+    this.#isPeerDeaf = isDeaf;
+    this.#tellHeard();
   }
 
   /** Asks for a checkpoint. Cheap; may be called for every packet. */
@@ -179,8 +188,8 @@ export class ColoPrimary {
     this.#watch = setInterval(() => {
       const now = performance.now();
       if (now - last > STOOD_STILL_MS) {
-        this.#hooks.onHeard?.(false);
         this.#standstills++;
+        this.#tellHeard();
         this.request('request');
       }
       last = now;
@@ -274,7 +283,15 @@ export class ColoPrimary {
   #answered(standstills: number): void {
     if (standstills === this.#answeredFor || standstills !== this.#standstills) return;
     this.#answeredFor = standstills;
-    this.#hooks.onHeard?.(true);
+    this.#tellHeard();
+  }
+
+  #tellHeard(): void {
+    if (this.#hasEnded || this.#isFailover) return;
+    const isHeard = !this.#isPeerDeaf && this.#standstills === this.#answeredFor;
+    if (isHeard === this.#isHeard) return;
+    this.#isHeard = isHeard;
+    this.#hooks.onHeard?.(isHeard);
   }
 
   #checkFailover(): void {
