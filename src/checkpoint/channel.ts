@@ -28,6 +28,7 @@ import {
   SECTION_CRC_AT,
   SECTION_HEADER_BYTES,
   checkSection,
+  decodeBeat,
   encodeBeat,
   encodeFailure,
   encodeHeldOutput,
@@ -61,10 +62,14 @@ export class PeerFailedError extends ProtocolError {}
 export class CheckpointChannel {
   readonly #socket: Socket;
   readonly #patienceMs: number;
-  readonly #inbox = new Inbox((intervalMs) => this.#heartbeat.peerInterval(intervalMs));
+  readonly #inbox = new Inbox((word) => {
+    const { intervalMs, isDeaf } = decodeBeat(word);
+    this.#heartbeat.peerSays(intervalMs, isDeaf);
+  });
   readonly #heartbeat: Heartbeat;
   readonly #outbox: Outbox;
   #beat: Buffer;
+  #deafBeat: Buffer;
   #isBeating = false;
   #hasSaidWhy = false;
   /** What this side has said of itself, and what the peer knows to do. */
@@ -82,7 +87,11 @@ export class CheckpointChannel {
     this.#patienceMs = patienceMs;
     this.#outbox = new Outbox(socket, patienceMs);
     this.#beat = encodeBeat(heartbeat.intervalMs);
-    const wire = { beat: () => this.#outbox.tryWrite(this.#beat), isListening: () => !socket.isPaused() };
+    this.#deafBeat = encodeBeat(heartbeat.intervalMs, true);
+    const wire = {
+      beat: (isDeaf: boolean) => this.#outbox.tryWrite(isDeaf ? this.#deafBeat : this.#beat),
+      isListening: () => !socket.isPaused(),
+    };
     this.#heartbeat = new Heartbeat(heartbeat, wire, options.onHeartbeat ?? NOBODY);
     this.closed = this.#closed.promise;
     socket.setNoDelay(true);
@@ -111,6 +120,7 @@ export class CheckpointChannel {
 
   setHeartbeat(settings: HeartbeatSettings): void {
     this.#beat = encodeBeat(settings.intervalMs);
+    this.#deafBeat = encodeBeat(settings.intervalMs, true);
     this.#heartbeat.set(settings);
   }
 

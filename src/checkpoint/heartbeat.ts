@@ -3,6 +3,9 @@
  * at all has come from the peer for longer than the patience, and when it is heard again. Whatever comes counts, also
  * a piece of a large state. Nothing is torn down by silence: who goes on alone is for a manager to decide.
  *
+ * Each beat says too whether its sender hears the peer: who has not been heard for half of the patience knows it, if it
+ * hears at all, before anybody can take over from it (primary.ts holds its output then).
+ *
  * A process that stood still itself (SIGSTOP, no CPU) is no witness of its peer's silence. Times in which it did not
  * look are not counted, the peer gets half of the patience anew, and its socket is read once more before it is accused.
  * What to send, and on which socket, is channel.ts's; the clock is monotonic.
@@ -29,11 +32,13 @@ export const MAX_PATIENCE_MS = 600_000;
 export interface HeartbeatHooks {
   onSilent(silentMs: number): void;
   onBack(silentMs: number): void;
+  /** The peer does not hear this side any more, or does again. */
+  onDeafPeer?(isDeaf: boolean): void;
 }
 
 export interface HeartbeatWire {
   /** Sends a beat; false when it cannot go now, in the middle of a message or behind bytes that the peer does not take. */
-  beat(): boolean;
+  beat(isDeaf: boolean): boolean;
   /** False while bytes of the peer may wait because this side does not read on. */
   isListening(): boolean;
 }
@@ -74,6 +79,7 @@ export class Heartbeat {
   /** Of the time since then, what this process stood still. */
   #excusedMs = 0;
   #isSilent = false;
+  #isPeerDeaf = false;
   #endLooks: (() => void) | null = null;
   #endLastLook: (() => void) | null = null;
 
@@ -92,7 +98,7 @@ export class Heartbeat {
   /** Both sides know each other now. */
   start(): void {
     this.#heardAt = this.#timers.now();
-    this.#wire.beat();
+    this.#wire.beat(false);
     this.#lastBeat = this.#heardAt;
     this.#arm();
   }
@@ -121,9 +127,12 @@ export class Heartbeat {
     this.#hooks.onBack(silentMs);
   }
 
-  /** What the peer says about how often it does. One that does so seldom is not silent in between. */
-  peerInterval(ms: number): void {
-    this.#peerIntervalMs = Math.min(ms, MAX_INTERVAL_MS);
+  /** A beat: one who beats seldom is not silent in between. */
+  peerSays(intervalMs: number, isDeaf: boolean): void {
+    this.#peerIntervalMs = Math.min(intervalMs, MAX_INTERVAL_MS);
+    if (isDeaf === this.#isPeerDeaf) return;
+    this.#isPeerDeaf = isDeaf;
+    this.#hooks.onDeafPeer?.(isDeaf);
   }
 
   status(): HeartbeatStatus {
@@ -153,7 +162,9 @@ export class Heartbeat {
     const lateMs = now - this.#lastLook - this.#lookMs;
     this.#lastLook = now;
     if (lateMs > this.#lookMs + LATE_MS) this.#stoodStill(now, lateMs);
-    if (now - this.#lastBeat >= this.#settings.intervalMs - this.#lookMs / 2 && this.#wire.beat()) {
+    const isDeaf =
+      this.#settings.patienceMs > 0 && now - this.#heardAt - this.#excusedMs >= this.#limitMs / 2;
+    if (now - this.#lastBeat >= this.#settings.intervalMs - this.#lookMs / 2 && this.#wire.beat(isDeaf)) {
       this.#lastBeat = now;
     }
     if (!this.#wire.isListening()) {

@@ -6,12 +6,12 @@ import { BEAT_BYTES, COLO_MESSAGE } from './messages.ts';
 
 export class Inbox {
   readonly #chunks: Buffer[] = [];
-  readonly #onBeat: (intervalMs: number) => void;
+  readonly #onBeat: (word: number) => void;
   #bytes = 0;
   /** Its head is the beginning of a message: what was read before is whole. Not so at first, before the hello. */
   #isAtMessage = false;
 
-  constructor(onBeat: (intervalMs: number) => void) {
+  constructor(onBeat: (word: number) => void) {
     this.#onBeat = onBeat;
   }
 

@@ -50,6 +50,7 @@ export function nameOfMessage(code: number): string {
 export const HELLO_MAGIC = Uint8Array.from([0x43, 0x4f, 0x4c, 0x4f, 0x46, 0x54, 0x00, 0x01]);
 
 export const BEAT_BYTES = 8;
+const DEAF = 0x8000_0000;
 
 /** What a peer may do without: said in the hello, used when both have it. Names that are not known are ignored. */
 export const FEATURES = ['beat'] as const;
@@ -111,11 +112,17 @@ export function encodeFailure(reason: string): Buffer {
   return Buffer.concat([code, encodeText(reason)]);
 }
 
-export function encodeBeat(intervalMs: number): Buffer {
+/** `isDeaf`: the sender has not heard its peer for a while. In the highest bit, above any interval. */
+export function encodeBeat(intervalMs: number, isDeaf = false): Buffer {
   const out = Buffer.alloc(BEAT_BYTES);
   out.writeUInt32BE(COLO_MESSAGE.BEAT, 0);
-  out.writeUInt32BE(intervalMs, 4);
+  out.writeUInt32BE((intervalMs | (isDeaf ? DEAF : 0)) >>> 0, 4);
   return out;
+}
+
+/** Of a beat's second word. */
+export function decodeBeat(word: number): { readonly intervalMs: number; readonly isDeaf: boolean } {
+  return { intervalMs: (word & ~DEAF) >>> 0, isDeaf: (word & DEAF) !== 0 };
 }
 
 /** u32 length and UTF-8, cut to the bound. */

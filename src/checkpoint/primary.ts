@@ -6,9 +6,10 @@
  * epoch is compared with one of another.
  *
  * Any failure ends the loop with an error; the guest goes on, its output stays held: going on alone is for the
- * manager to decide (x-colo-lost-heartbeat → `failover`). Not a frame leaves then, from the failure of a disk on
- * (disk-watch.ts), nor after this process stood still for a while, until the secondary has answered: it may have taken
- * over, and a frame from here, even one that it has said too, would draw its clients' packets to this side.
+ * manager to decide (x-colo-lost-heartbeat → `failover`). Not a frame leaves then, nor after this process stood still
+ * for a while, until the secondary has answered, nor while the secondary says that it does not hear this side: it may have
+ * taken over, or be about to, and a frame from here, even one that it has
+ * said too, would draw its clients' packets to this side.
  */
 import { Deferred } from '../base/async.ts';
 import { ClosedError, ColoError } from '../base/errors.ts';
@@ -58,6 +59,8 @@ export class ColoPrimary {
   /** How often this process stood still, and up to which time the secondary has answered since. */
   #standstills = 0;
   #answeredFor = 0;
+  #isPeerDeaf = false;
+  #isHeard = true;
   #sequence = 0;
   readonly #ended = new Deferred<void>();
 
@@ -75,7 +78,10 @@ export class ColoPrimary {
     this.#channel = channel;
     this.#delayMs = delayMs;
     this.#hooks = hooks;
-    this.#disks = new DiskWatch(channel, () => hooks.onHeard?.(false));
+    this.#disks = new DiskWatch(channel, () => {
+      this.#isHeard = false;
+      hooks.onHeard?.(false);
+    });
     void channel.closed.then(() => this.#wake?.resolve());
   }
 
@@ -96,6 +102,12 @@ export class ColoPrimary {
   setMismatchRunShare(percent: number): void {
     this.#floor.share = percent;
     this.#wake?.resolve();
+  }
+
+  /** The secondary says so. Nothing leaves before it hears this side again. */
+  setPeerDeaf(isDeaf: boolean): void {
+    this.#isPeerDeaf = isDeaf;
+    this.#tellHeard();
   }
 
   /** Asks for a checkpoint. Cheap; may be called for every packet. */
@@ -182,8 +194,8 @@ export class ColoPrimary {
     this.#watch = setInterval(() => {
       const now = performance.now();
       if (now - last > STOOD_STILL_MS) {
-        this.#hooks.onHeard?.(false);
         this.#standstills++;
+        this.#tellHeard();
         this.request('request');
       }
       last = now;
@@ -274,7 +286,15 @@ export class ColoPrimary {
   #answered(standstills: number): void {
     if (standstills === this.#answeredFor || standstills !== this.#standstills) return;
     this.#answeredFor = standstills;
-    if (!this.#disks.failure) this.#hooks.onHeard?.(true);
+    this.#tellHeard();
+  }
+
+  #tellHeard(): void {
+    if (this.#hasEnded || this.#isFailover) return;
+    const isHeard = !this.#isPeerDeaf && !this.#disks.failure && this.#standstills === this.#answeredFor;
+    if (isHeard === this.#isHeard) return;
+    this.#isHeard = isHeard;
+    this.#hooks.onHeard?.(isHeard);
   }
 
   #checkFailover(): void {

@@ -412,6 +412,7 @@ export class VmMigration {
       onHeartbeat: {
         onSilent: (silentMs) => told('COLO_PEER_SILENT', silentMs),
         onBack: (silentMs) => told('COLO_PEER_BACK', silentMs),
+        onDeafPeer: (isDeaf) => this.#primary?.setPeerDeaf(isDeaf),
       },
     });
   }

@@ -9,20 +9,20 @@ export interface Fault {
     primary: ClusterHost,
     secondary: ClusterHost,
   ) => Promise<() => Promise<void>>;
-  /** Somebody has to go on alone. */
-  readonly isLoss: boolean;
+  /** Somebody has to go on alone; null: may. */
+  readonly isLoss: boolean | null;
 }
 
-const signal = (pid: number, name: NodeJS.Signals): void => {
+export const signal = (pid: number, name: NodeJS.Signals): void => {
   try {
     process.kill(pid, name);
   } catch {
     // It has ended: who was replaced is killed.
   }
 };
-const nothing = (): Promise<void> => Promise.resolve();
+export const nothing = (): Promise<void> => Promise.resolve();
 
-const KILLED: Fault = {
+export const KILLED: Fault = {
   name: 'the process of the primary is killed',
   isLoss: true,
   make: async (_cluster, primary) => {
@@ -31,12 +31,21 @@ const KILLED: Fault = {
   },
 };
 
-const FROZEN: Fault = {
+export const FROZEN: Fault = {
   name: 'the whole host of the primary is frozen, and goes on when another speaks',
   isLoss: true,
   make: async (_cluster, primary) => {
     await primary.signalAll('SIGSTOP');
     return () => primary.signalAll('SIGCONT');
+  },
+};
+
+export const LINK_CUT: Fault = {
+  name: 'the pair’s cable is cut for good, the heartbeat’s is not',
+  isLoss: true,
+  make: async ({ lab }, primary, secondary) => {
+    await lab.cutBetween(primary.name, secondary.name, 'pair');
+    return () => lab.heal();
   },
 };
 
@@ -90,14 +99,7 @@ export const FAULTS: readonly Fault[] = [
       return () => lab.heal();
     },
   },
-  {
-    name: 'the pair’s cable is cut for good, the heartbeat’s is not',
-    isLoss: true,
-    make: async ({ lab }, primary, secondary) => {
-      await lab.cutBetween(primary.name, secondary.name, 'pair');
-      return () => lab.heal();
-    },
-  },
+  LINK_CUT,
   {
     name: 'the power of the primary’s host is cut, and comes back',
     isLoss: true,
@@ -123,8 +125,10 @@ export const FAULTS: readonly Fault[] = [
     name: 'the pair’s cable is cut for a moment, which is ridden out',
     isLoss: false,
     make: async (cluster, primary, secondary) => {
+      const newest = await primary.newest();
       await cluster.lab.cutBetween(primary.name, secondary.name, 'pair');
-      await cluster.untilView('the silence is noticed', ({ state }) => state === 'suspect');
+      // At once: TCP waits twice as long before each try to repeat, and no longer than 5 s is ridden out in one dialogue.
+      await primary.untilEvent('the silence', newest, ({ data, to }) => to === 'suspect' && !data);
       await cluster.lab.heal();
       return nothing;
     },
@@ -146,6 +150,3 @@ export const FAULTS: readonly Fault[] = [
     },
   },
 ];
-
-/** A process dies; a host freezes and wakes up. */
-export const QUICK_FAULTS: readonly Fault[] = [KILLED, FROZEN];

@@ -3,14 +3,15 @@
  * and a capture of what the hosts say there. Everything that a host runs can be stopped, killed and cut off.
  */
 import assert from 'node:assert/strict';
-import type { ChildProcess } from 'node:child_process';
+import { execFile, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { createWriteStream } from 'node:fs';
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { createInterface, type Interface } from 'node:readline';
 import type { TestContext } from 'node:test';
+import { promisify } from 'node:util';
 import { NodeClient } from '../../src/api/http-client.ts';
 import { withDeadline } from '../../src/base/async.ts';
 import { messageOf } from '../../src/base/errors.ts';
@@ -19,7 +20,7 @@ import { FileArbiter } from '../../src/ha/arbiter/index.ts';
 import { readVmFile } from '../../src/ha/spec/vm-file.ts';
 import type { HaEvent, VmView } from '../../src/ha/views.ts';
 import { COLO } from '../helpers/colo.ts';
-import { EdgeCapture, oneSpeaker, type Verdict } from '../helpers/edge.ts';
+import { EdgeCapture, oneSpeaker, spokenIn, type Verdict } from '../helpers/edge.ts';
 import { Lab, type LabOptions } from '../helpers/netns.ts';
 
 export const VM = 'shop';
@@ -29,25 +30,63 @@ const BOOT_MS = 300_000;
 /** Any single step; generous, as the machine may be loaded. */
 export const STEP_MS = 180_000;
 const CLIENT = new URL('ha-client.ts', import.meta.url).pathname;
+/** Of Debian's package `faketime`. */
+export const FAKETIME = '/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1';
+const run = promisify(execFile);
+
+/** With `hasArbiter` the arbiter is an etcd in a namespace of its own, else a folder. */
+export interface ClusterOptions extends LabOptions {
+  /** Each host's state folder is a file system of its own, so large. */
+  readonly stateMiB?: number;
+  /** Each host's wall clock can be set (`setClock`). */
+  readonly hasClocks?: boolean;
+}
 
 export class ClusterHost {
   readonly name: string;
   readonly folder: string;
   readonly #lab: Lab;
+  /** As node.yaml says it. */
   readonly #arbiter: string;
+  readonly #options: ClusterOptions;
   #child: ChildProcess | null = null;
   #client: NodeClient | null = null;
 
-  constructor(lab: Lab, name: string, folder: string, arbiter: string) {
+  constructor(lab: Lab, name: string, folder: string, arbiter: string, options: ClusterOptions) {
     this.#lab = lab;
     this.name = name;
     this.folder = path.join(folder, name);
     this.#arbiter = arbiter;
+    this.#options = options;
+  }
+
+  get stateFolder(): string {
+    return path.join(this.folder, 'state');
+  }
+
+  /** Once, before its first daemon. */
+  async prepare(): Promise<void> {
+    const { stateMiB, hasClocks } = this.#options;
+    await mkdir(this.stateFolder, { recursive: true });
+    if (hasClocks) await this.setClock(0);
+    if (stateMiB) {
+      await run('mount', ['-t', 'tmpfs', '-o', `size=${stateMiB}m`, 'colo-lab', this.stateFolder]);
+    }
+  }
+
+  async unmount(): Promise<void> {
+    if (this.#options.stateMiB) await run('umount', ['-l', this.stateFolder]).catch(() => undefined);
+  }
+
+  /** Wall clock of its daemon and its VMs, against everybody else's. */
+  async setClock(aheadSeconds: number): Promise<void> {
+    const file = path.join(this.folder, 'clock');
+    await writeFile(`${file}.new`, `${aheadSeconds < 0 ? '' : '+'}${aheadSeconds}\n`);
+    await rename(`${file}.new`, file);
   }
 
   /** The daemon; it may have run before. */
   async start(): Promise<void> {
-    await mkdir(this.folder, { recursive: true });
     const config = path.join(this.folder, 'node.yaml');
     await writeFile(
       config,
@@ -55,15 +94,16 @@ export class ClusterHost {
         `name: ${this.name}`,
         `address: ${this.#lab.address(this.name, 'pair')}`,
         `heartbeat: { address: ${this.#lab.address(this.name, 'beat')} }`,
-        `state-folder: ${this.folder}/state`,
+        `state-folder: ${this.stateFolder}`,
         `run-folder: ${this.folder}/run`,
         'memory: 1G',
-        `arbiter: { file: ${this.#arbiter} }`,
+        `arbiter: ${this.#arbiter}`,
         'metrics: false',
       ].join('\n'),
     );
     const child = this.#lab.spawn(this.name, process.execPath, [COLO, 'node', '--config', config], {
       stdio: ['ignore', 'pipe', 'pipe'],
+      ...(this.#options.hasClocks ? { env: this.#fakeTime() } : {}),
     });
     const log = createWriteStream(path.join(this.folder, 'node.log'), { flags: 'a' });
     child.stdout!.pipe(log, { end: false });
@@ -77,6 +117,47 @@ export class ClusterHost {
         () => false,
       );
     });
+  }
+
+  /** The monotonic clock, by which everything is timed, is the true one. */
+  #fakeTime(): NodeJS.ProcessEnv {
+    return {
+      ...process.env,
+      LD_PRELOAD: FAKETIME,
+      FAKETIME_TIMESTAMP_FILE: path.join(this.folder, 'clock'),
+      FAKETIME_NO_CACHE: '1',
+      DONT_FAKE_MONOTONIC: '1',
+    };
+  }
+
+  /** Resolves when its daemon has told such an event, later than the first `after`. Asks nobody else. */
+  async untilEvent(what: string, after: number, isSo: (event: HaEvent) => boolean): Promise<void> {
+    await until(`${what} on ${this.name}`, STEP_MS, async () => {
+      const events = await this.events().catch(() => []);
+      return events.some((event) => event.sequence > after && isSo(event));
+    });
+  }
+
+  async events(): Promise<HaEvent[]> {
+    return this.ask(async (client) => {
+      const list: HaEvent[] = [];
+      for await (const event of client.events({ follow: false })) list.push(event);
+      return list;
+    });
+  }
+
+  /** Number of its daemon's newest event. */
+  async newest(): Promise<number> {
+    return (await this.events()).at(-1)?.sequence ?? 0;
+  }
+
+  /** Every process that this host starts from now on, and its daemon, see an empty folder there. */
+  async hideFolder(folder: string): Promise<void> {
+    await run('nsenter', ['-t', String(this.daemonPid), '-m', 'mount', '-t', 'tmpfs', 'colo-lab', folder]);
+  }
+
+  async showFolder(folder: string): Promise<void> {
+    await run('nsenter', ['-t', String(this.daemonPid), '-m', 'umount', '-l', folder]);
   }
 
   /** One question to its daemon, which may be frozen. */
@@ -131,6 +212,7 @@ export class Cluster {
   readonly troubles: string[] = [];
   /** Where the guest was started. */
   #first = '';
+  readonly #mute: { readonly fromMs: number; readonly toMs: number }[] = [];
 
   private constructor(lab: Lab, hosts: readonly ClusterHost[], folder: string) {
     this.lab = lab;
@@ -139,16 +221,21 @@ export class Cluster {
   }
 
   /** Daemons, and nothing else yet. On a failure their logs are printed. */
-  static async start(t: TestContext, options: LabOptions): Promise<Cluster> {
-    const folder = await mkdtemp(path.join(os.tmpdir(), 'colo-ha-'));
-    t.after(() => rm(folder, { recursive: true, force: true }));
+  static async start(t: TestContext, options: ClusterOptions): Promise<Cluster> {
+    // It goes first, and with it whoever uses the folder.
     const lab = await Lab.make(t, options);
-    const arbiter = path.join(folder, 'arbiter');
-    await mkdir(arbiter);
-    const directory = new FileArbiter(arbiter);
-    await directory.prepare();
-    await directory.close();
-    const hosts = options.hosts.map((name) => new ClusterHost(lab, name, folder, arbiter));
+    const folder = await mkdtemp(path.join(os.tmpdir(), 'colo-ha-'));
+    const hosts: ClusterHost[] = [];
+    t.after(async () => {
+      for (const host of hosts) await host.unmount();
+      await rm(folder, { recursive: true, force: true });
+    });
+    const arbiter = options.hasArbiter ? startEtcd(lab, folder) : await makeArbiterFolder(folder);
+    for (const name of options.hosts) {
+      const host = new ClusterHost(lab, name, folder, arbiter, options);
+      await host.prepare();
+      hosts.push(host);
+    }
     const cluster = new Cluster(lab, hosts, folder);
     t.after(() => Promise.all(hosts.map((host) => host.close())));
     await Promise.all(hosts.map((host) => host.start()));
@@ -159,6 +246,18 @@ export class Cluster {
       });
     }
     return cluster;
+  }
+
+  /** Where the arbiter is kept that is a folder. */
+  get arbiterFolder(): string {
+    return path.join(this.folder, ARBITER);
+  }
+
+  /** Nobody may speak for the guest while `act` is under way; judged by the capture, in the end. */
+  async whileMute(act: () => Promise<void>): Promise<void> {
+    const fromMs = Date.now();
+    await act();
+    this.#mute.push({ fromMs, toMs: Date.now() });
   }
 
   host(name: string): ClusterHost {
@@ -254,12 +353,7 @@ export class Cluster {
   async events(): Promise<HaEvent[]> {
     const all: HaEvent[] = [];
     for (const host of this.hosts) {
-      const own = host.ask(async (client) => {
-        const list: HaEvent[] = [];
-        for await (const event of client.events({ follow: false })) list.push(event);
-        return list;
-      });
-      all.push(...(await own.catch(() => [])));
+      all.push(...(await host.events().catch(() => [])));
     }
     return all.sort((one, other) => one.time.localeCompare(other.time));
   }
@@ -276,7 +370,9 @@ export class Cluster {
     const turns = failovers
       .toSorted((one, other) => epochOf(one) - epochOf(other))
       .map((event) => String(event.data?.['to']));
-    return { report, verdict: oneSpeaker(frames, MAC, [this.#first, ...turns]) };
+    const { turns: spoken, violations } = oneSpeaker(frames, MAC, [this.#first, ...turns]);
+    const early = this.#mute.flatMap(({ fromMs, toMs }) => spokenIn(frames, MAC, fromMs, toMs));
+    return { report, verdict: { turns: spoken, violations: [...violations, ...early] } };
   }
 
   async #clientLine(word: string, ms = STEP_MS): Promise<string> {
@@ -296,6 +392,31 @@ export class Cluster {
       });
     }
   }
+}
+
+const ARBITER = 'arbiter';
+
+async function makeArbiterFolder(folder: string): Promise<string> {
+  const directory = path.join(folder, ARBITER);
+  await mkdir(directory);
+  const arbiter = new FileArbiter(directory);
+  await arbiter.prepare();
+  await arbiter.close();
+  return `{ file: ${directory} }`;
+}
+
+/** On the pair's network; hosts ask again until it is there. */
+function startEtcd(lab: Lab, folder: string): string {
+  const url = `http://${lab.address('arbiter', 'pair')}:2379`;
+  const peer = 'http://127.0.0.1:2380';
+  const words = [
+    ...['--name', 'one', '--data-dir', path.join(folder, 'etcd'), '--log-level', 'error'],
+    ...['--listen-client-urls', url, '--advertise-client-urls', url],
+    ...['--listen-peer-urls', peer, '--initial-advertise-peer-urls', peer],
+    ...['--initial-cluster', `one=${peer}`],
+  ];
+  lab.spawn('arbiter', 'etcd', words, { stdio: ['ignore', 'ignore', 'inherit'] });
+  return `{ etcd: { endpoints: ['${url}'] } }`;
 }
 
 async function until(what: string, ms: number, isSo: () => Promise<boolean>): Promise<void> {

@@ -67,6 +67,13 @@ export function oneSpeaker(frames: readonly EdgeFrame[], mac: string, allowed?: 
   return { turns, violations: judge(turns, allowed) };
 }
 
+/** What was said for `mac` between two moments in which nobody may. */
+export function spokenIn(frames: readonly EdgeFrame[], mac: string, fromMs: number, toMs: number): string[] {
+  return frames
+    .filter(({ source, atMs }) => source === mac && atMs >= fromMs && atMs <= toMs)
+    .map(({ host, atMs, note }) => `${host} spoke ${Math.round(atMs - fromMs)} ms into a silence: ${note}`);
+}
+
 function judge(turns: readonly Turn[], allowed: readonly string[] | undefined): string[] {
   const violations: string[] = [];
   const done = new Set<string>();

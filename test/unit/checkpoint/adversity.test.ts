@@ -351,6 +351,15 @@ describe('who may be heard', () => {
     await end(pair);
   });
 
+  it('a primary is not while its secondary does not hear it', async () => {
+    const pair = await protect(await socketPair());
+    for (const isDeaf of [true, true, false, true]) pair.primary.setPeerDeaf(isDeaf);
+    assert.deepEqual(pair.heard, [false, true, false]);
+    await pair.primary.failover();
+    assert.deepEqual(pair.heard, [false, true, false, true]);
+    await end(pair);
+  });
+
   it('a primary that stood still is not, until its secondary has answered a request made since', async () => {
     const pair = await protect(await socketPair());
     standStill();

@@ -8,6 +8,8 @@ class Bench {
   readonly said: string[] = [];
   readonly heartbeat: Heartbeat;
   beats = 0;
+  /** As the last beat said. */
+  isDeaf = false;
   canBeat = true;
   isListening = true;
   /** Whether what waits in the socket is read at the last look. */
@@ -20,8 +22,9 @@ class Bench {
     this.heartbeat = new Heartbeat(
       { intervalMs: 100, patienceMs: 400, ...settings },
       {
-        beat: () => {
+        beat: (isDeaf) => {
           if (this.canBeat) this.beats++;
+          this.isDeaf = isDeaf;
           return this.canBeat;
         },
         isListening: () => this.isListening,
@@ -29,6 +32,7 @@ class Bench {
       {
         onSilent: (ms) => this.said.push(`silent ${ms}`),
         onBack: (ms) => this.said.push(`back ${ms}`),
+        onDeafPeer: (isDeaf) => this.said.push(isDeaf ? 'deaf' : 'hears'),
       },
       {
         now: () => this.#now,
@@ -84,6 +88,24 @@ class Bench {
 }
 
 describe('heartbeat', () => {
+  it('says from half of the patience on that it does not hear its peer, and takes it back', () => {
+    const bench = new Bench();
+    bench.pass(190);
+    assert.equal(bench.isDeaf, false);
+    bench.pass(110);
+    assert.equal(bench.isDeaf, true);
+    assert.deepEqual(bench.said, []);
+    bench.heartbeat.heard();
+    bench.pass(100);
+    assert.equal(bench.isDeaf, false);
+  });
+
+  it('tells once that the peer does not hear it, and once that it does', () => {
+    const bench = new Bench();
+    for (const isDeaf of [false, true, true, false, false]) bench.heartbeat.peerSays(100, isDeaf);
+    assert.deepEqual(bench.said, ['deaf', 'hears']);
+  });
+
   it('beats at its interval, and tells one silence once', () => {
     const bench = new Bench();
     bench.pass(300);
@@ -113,12 +135,12 @@ describe('heartbeat', () => {
 
   it('believes a peer that beats seldom, as far as the bound goes', () => {
     const bench = new Bench();
-    bench.heartbeat.peerInterval(1000);
+    bench.heartbeat.peerSays(1000, false);
     bench.pass(1950);
     assert.deepEqual(bench.said, []);
     bench.pass(50);
     assert.deepEqual(bench.said, ['silent 2000']);
-    bench.heartbeat.peerInterval(2 ** 32 - 1);
+    bench.heartbeat.peerSays(2 ** 31 - 1, false);
     bench.heartbeat.heard();
     bench.pass(120_000);
     assert.deepEqual(bench.said, ['silent 2000', 'back 2000', 'silent 120000']);
