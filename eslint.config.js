@@ -6,7 +6,7 @@ const LAYERS = [
   ['base'],
   ['chardev', 'nbd', 'qmp'],
   ['block', 'net'],
-  ['engine', 'lib'],
+  ['engine'],
   ['checkpoint'],
   ['vm'],
   ['monitor'],
@@ -15,6 +15,7 @@ const LAYERS = [
   ['node'],
   ['demo'],
   ['cli'],
+  ['lib'],
 ];
 
 const layerRules = LAYERS.flatMap((tier, at) =>
@@ -68,6 +69,23 @@ export default tseslint.config(
     },
   },
   ...layerRules,
+  {
+    // What other programs import needs no more than these, and nothing here imports it (LAYERS).
+    files: ['src/lib/*.ts'],
+    rules: {
+      'no-restricted-imports': [
+        'error',
+        {
+          patterns: [
+            {
+              regex: '^\\.\\./(?!(?:base|nbd|qmp|block|net)/)',
+              message: 'lib/ may import base/, nbd/, qmp/, block/ and net/ only.',
+            },
+          ],
+        },
+      ],
+    },
+  },
   {
     // Shared by the engines, so it knows none of them.
     files: ['src/engine/ram/*.ts'],
