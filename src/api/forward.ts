@@ -46,7 +46,7 @@ export function forwarding({ local, locate, locateHost, connect }: Forwarding): 
     up: (spec) => vm(spec.name, (node) => node.up(spec)),
     vm: (name) => vm(name, (node) => node.vm(name)),
     spec: (name) => vm(name, (node) => node.spec(name)),
-    down: (name, options) => vm(name, (node) => node.down(name, options)),
+    down: (name, options, call) => vm(name, (node) => node.down(name, options, call)),
     checkpoint: (name, call) => vm(name, (node) => node.checkpoint(name, call)),
     failover: (name, call) => vm(name, (node) => node.failover(name, call)),
     migrate: (name, host, call) => vm(name, (node) => node.migrate(name, host, call)),

@@ -5,6 +5,7 @@
 import type { Duplex } from 'node:stream';
 import type { z } from 'zod';
 import { ProtocolError } from '../base/errors.ts';
+import { parseHostFacts, type HostFacts } from '../ha/spec/facts.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import type { Finding, HaEvent, HostView, VmView } from '../ha/views.ts';
 import { parseNodeAddress, textOfNodeAddress, type NodeAddress } from './address.ts';
@@ -70,8 +71,8 @@ export class NodeClient implements NodeService, PeerService {
     return this.#wire.call('PUT', vmPath(spec.name), { spec }, answers.vm);
   }
 
-  down(name: string, options: { readonly purge: boolean }): Promise<VmView> {
-    return this.#post(vmPath(name, '/down'), { purge: options.purge }, answers.vm);
+  down(name: string, options: { readonly purge: boolean }, call?: CallOptions): Promise<VmView> {
+    return this.#post(vmPath(name, '/down'), { purge: options.purge }, answers.vm, call);
   }
 
   checkpoint(name: string, call?: CallOptions): Promise<VmView> {
@@ -154,6 +155,14 @@ export class NodeClient implements NodeService, PeerService {
 
   leave(name: string, reason: string): Promise<void> {
     return this.#post(peerPath(name, '/leave'), { reason }, answers.done);
+  }
+
+  purge(name: string): Promise<void> {
+    return this.#post(peerPath(name, '/purge'), {}, answers.done);
+  }
+
+  async facts(spec: VmSpec): Promise<HostFacts> {
+    return parseHostFacts(await this.#post('/peer/v1/facts', { spec }, answers.facts));
   }
 
   #get<T>(path: string, schema: z.ZodType<T>): Promise<T> {

@@ -94,7 +94,7 @@ export const NODE_ROUTES: readonly (AnswerRoute<NodeService> | StreamRoute)[] = 
   get('/v1/vms/:vm/spec', (node, incoming) => node.spec(vmOf(incoming))),
   post('/v1/vms/:vm/down', (node, incoming) => {
     const { purge } = body(requests.down, incoming);
-    return node.down(vmOf(incoming), { purge });
+    return node.down(vmOf(incoming), { purge }, { signal: incoming.signal });
   }),
   post('/v1/vms/:vm/checkpoint', (node, incoming) => {
     body(requests.nothing, incoming);
@@ -152,6 +152,11 @@ export const PEER_ROUTES: readonly AnswerRoute<PeerService>[] = [
   post('/peer/v1/vms/:vm/leave', (peer, incoming) =>
     peer.leave(vmOf(incoming), body(requests.reason, incoming).reason),
   ),
+  post('/peer/v1/vms/:vm/purge', (peer, incoming) => {
+    body(requests.nothing, incoming);
+    return peer.purge(vmOf(incoming));
+  }),
+  post('/peer/v1/facts', (peer, incoming) => peer.facts(body(requests.spec, incoming).spec)),
 ];
 
 /** A longer line of a log is cut. */

@@ -182,6 +182,8 @@ export const answers = {
     }),
   ) as z.ZodType<Finding[]>,
   event: haEvent as unknown as z.ZodType<HaEvent>,
+  /** Checked by parseHostFacts. */
+  facts: z.unknown(),
   copy: z.looseObject({
     host: z.string(),
     phase: word,

@@ -4,6 +4,7 @@
  */
 import type { Duplex } from 'node:stream';
 import type { PairLinks } from '../ha/pair-links.ts';
+import type { HostFacts } from '../ha/spec/facts.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import type { Finding, HaEvent, HostView, VmView } from '../ha/views.ts';
 
@@ -20,7 +21,7 @@ export interface NodeService {
   check(spec: VmSpec): Promise<readonly Finding[]>;
   up(spec: VmSpec): Promise<VmView>;
   /** The guest is stopped; its disks stay unless `purge`. */
-  down(name: string, options: { readonly purge: boolean }): Promise<VmView>;
+  down(name: string, options: { readonly purge: boolean }, call?: CallOptions): Promise<VmView>;
   checkpoint(name: string, call?: CallOptions): Promise<VmView>;
   /** Planned switch-over to the secondary. Resolves when the other side is heard. */
   failover(name: string, call?: CallOptions): Promise<VmView>;
@@ -88,6 +89,10 @@ export interface PeerService {
   takeOver(name: string, call?: CallOptions): Promise<void>;
   /** Stop and discard this host's copy. */
   leave(name: string, reason: string): Promise<void>;
+  /** The VM was removed: its disks here, too. Throws BusyError while there is a copy that is not idle. */
+  purge(name: string): Promise<void>;
+  /** This host with a VM in mind, for `colo check`. Touches nothing. */
+  facts(spec: VmSpec): Promise<HostFacts>;
 }
 
 export interface CopyReport {

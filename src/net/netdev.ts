@@ -8,17 +8,25 @@
  * kind: a primary that has lost its secondary must not be heard, not even by ARP, or the switches send it what is meant
  * for the secondary that may have taken over.
  *
+ * Where the guest leaves checksums and segmentation to its NIC, frames have a virtio-net header between guest and filters
+ * (`vnetHeaderBytes`). A wire that knows none gets whole frames without it (offload.ts), and what it sends gets an empty one.
+ *
  * The backends that carry `wire` are in netdevs/; who calls hold and release is the VM. Facts: docs/qemu-behaviour.md 2.
  */
 import { announceFrame } from './announce.ts';
 import { FilterChain } from './chain.ts';
 import type { FilterPlace } from './chain.ts';
 import type { Direction, FilterEvent, FilterHost, NetFilter } from './filter.ts';
+import { MAX_FRAME_BYTES } from './framing.ts';
+import { makeWhole, withEmptyHeader } from './offload.ts';
 
 export const HOLD_LIMIT_FRAMES = 4096;
 export const HOLD_LIMIT_BYTES = 8 * 1024 * 1024;
 
 export type FrameSink = (frame: Uint8Array) => void;
+
+/** Where a frame from the wire gets its header; used up when the call ends. */
+const withHeader = new Uint8Array(MAX_FRAME_BYTES);
 
 export interface NetdevOptions {
   readonly id: string;
@@ -48,6 +56,8 @@ export class Netdev implements FilterHost {
   guest: FrameSink | null = null;
   /** Where frames for the outside go. The view is valid during the call only. */
   wire: FrameSink | null = null;
+  /** The wire's frames have the header too. */
+  hasVnetWire = false;
   /**
    * The netdev that stands back to back with this one, as a hub port does with `netdev=`; null in front of a NIC. What a
    * filter of one of the two injects goes past the other's filters; what is merely sent passes both chains.
@@ -76,6 +86,10 @@ export class Netdev implements FilterHost {
   #output: Uint8Array[] | null = null;
   #outputBytes = 0;
   #draining = false;
+  readonly #toWire = (frame: Uint8Array): void => {
+    this.stats.toWire++;
+    this.wire?.(frame);
+  };
 
   constructor(options: NetdevOptions) {
     this.id = options.id;
@@ -122,6 +136,12 @@ export class Netdev implements FilterHost {
       this.stats.discarded++;
       return;
     }
+    if (this.vnetHeaderBytes === 0 || this.hasVnetWire) this.#fromWire(frame);
+    else if (this.vnetHeaderBytes + frame.length > MAX_FRAME_BYTES) this.stats.discarded++;
+    else this.#fromWire(withEmptyHeader(frame, withHeader));
+  }
+
+  #fromWire(frame: Uint8Array): void {
     this.stats.fromWire++;
     if (this.#holding || this.#draining) this.#keep(frame);
     else this.#towardGuest(frame);
@@ -203,7 +223,8 @@ export class Netdev implements FilterHost {
 
   /** Tells the switches outside where `mac` (six bytes) is now. Past the filters, straight to the wire. */
   announce(mac: Uint8Array): void {
-    this.#deliverToWire(announceFrame(mac));
+    const frame = announceFrame(mac);
+    this.#deliverToWire(this.vnetHeaderBytes === 0 ? frame : withEmptyHeader(frame, withHeader));
   }
 
   #holdingAgain(): boolean {
@@ -232,8 +253,8 @@ export class Netdev implements FilterHost {
       this.#keepOutput(this.#output, frame);
       return;
     }
-    this.stats.toWire++;
-    this.wire(frame);
+    if (this.vnetHeaderBytes === 0 || this.hasVnetWire) this.#toWire(frame);
+    else if (!makeWhole(frame, this.#toWire)) this.stats.discarded++;
   }
 
   #keepOutput(queue: Uint8Array[], frame: Uint8Array): void {

@@ -96,6 +96,7 @@ export function createFilter(
   const netdev = context.netdev(netdevId);
   if (!netdev) throw new ParameterError("Parameter 'netdev' expects a network backend id");
   checkPosition(place.position, id, netdev, context);
+  checkVnetHeader(type, netdev, reader);
   const filter = build(type, id, reader, { queue, enabled }, context);
   try {
     netdev.insert(filter, place);
@@ -187,6 +188,15 @@ function checkPosition(position: string, self: string, netdev: Netdev, context: 
   const owner = context.netdevOfFilter?.(id);
   if (position === `id=${self}` || (owner && owner !== netdev && position.startsWith('id=')))
     throw new ParameterError(`filter '${id}' belongs to a different netdev`);
+}
+
+/** QEMU makes it, and its packets are garbage to whoever reads them; here it is refused. */
+function checkVnetHeader(type: FilterType, netdev: Netdev, reader: PropertyReader): void {
+  if (netdev.vnetHeaderBytes === 0 || !OWN[type].includes('vnet_hdr_support')) return;
+  if (reader.bool('vnet_hdr_support', false)) return;
+  throw new ParameterError(
+    `the packets of netdev '${netdev.id}' have vnet headers (vnet_hdr=on): ${type} and the comparer need vnet_hdr_support=on`,
+  );
 }
 
 const COMPARE_PROPERTIES = [

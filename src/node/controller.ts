@@ -7,21 +7,25 @@
  */
 import { randomBytes } from 'node:crypto';
 import { ColoError, messageOf } from '../base/errors.ts';
+import { BusyError } from '../ha/errors.ts';
 import { loggerFor } from '../base/logger.ts';
 import type { CopyReport, JoinAnswer, JoinRequest } from '../api/service.ts';
-import type { CheckpointView, CopyRole, RunningVm, VmEntry, VmView } from '../ha/index.ts';
+import type { RunningVm, VmEntry, VmView } from '../ha/index.ts';
 import type { RecordId } from '../ha/arbiter/index.ts';
 import { BackOff } from '../ha/life/back-off.ts';
 import { live, NEW_LIFE, type Life, type LifeEvent } from '../ha/life/life.ts';
-import { newSide, type Phase, type Side } from '../ha/side.ts';
+import { newSide, type Side } from '../ha/side.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import { RECONNECTED } from '../qmp/lasting-client.ts';
 import type { QmpEvent } from '../qmp/types.ts';
+import { CheckpointCount } from './checkpoint-count.ts';
 import { Joining } from './joining.ts';
 import type { ControllerParts, DisksNote } from './parts.ts';
+import { ROLES, viewOf } from './copy-view.ts';
 import { PeerWatch } from './peer-watch.ts';
 import { Protecting } from './protecting.ts';
 import { SideDriver } from './side-driver.ts';
+import { isFollower, merged, pause, quit, takeCheckpoint } from './vm-talk.ts';
 import { mayStart } from './wishes.ts';
 
 const log = loggerFor('vm');
@@ -30,23 +34,6 @@ const log = loggerFor('vm');
 const PROTECT_AGAIN = { firstMs: 1_000, longestMs: 30_000 };
 /** Between two looks at whether it may be started. */
 const START_AGAIN = { firstMs: 500, longestMs: 5_000 };
-const QUIT_MS = 10_000;
-/** Jobs that merge a secondary's overlays after a take-over are called so. */
-const MERGE_JOB = 'failover-';
-const MERGE_LOOK_MS = 250;
-
-const ROLES: Readonly<Record<Phase, CopyRole>> = {
-  idle: 'idle',
-  reading: 'starting',
-  joining: 'joining',
-  secondary: 'secondary',
-  primary: 'primary',
-  arming: 'alone',
-  pairing: 'primary',
-  asking: 'idle',
-  alone: 'alone',
-  stopping: 'idle',
-};
 
 export class Controller {
   readonly name: string;
@@ -68,6 +55,8 @@ export class Controller {
   #refused: string[] = [];
   /** Of the pair at whose end the bitmap of this process began; null: it tells nothing that could be relied on. */
   #bitmapSince: RecordId | null = null;
+  /** Of the record that this host spoke under last: what it tells when it speaks no more. */
+  #lastEpoch = 0;
   /** Whose disks that bitmap is about. */
   #lastPeer: string | null = null;
   #ticking: Promise<void> | null = null;
@@ -76,13 +65,14 @@ export class Controller {
   /** A person wants the next secondary there. */
   #target: string | null = null;
   #lastFailover: VmView['lastFailover'];
-  #checkpoints: CheckpointView | undefined;
+  readonly #checkpoints: CheckpointCount;
   #arbiterTrouble: string | null = null;
 
   constructor(spec: VmSpec, parts: ControllerParts) {
     this.name = spec.name;
     this.#spec = spec;
     this.#parts = parts;
+    this.#checkpoints = new CheckpointCount(() => parts.now());
     const saved = parts.loadSide();
     this.#driver = new SideDriver(
       spec.name,
@@ -216,7 +206,7 @@ export class Controller {
     // It may be asking whether to start here.
     await this.#ticking;
     if (!this.isIdle) {
-      throw new ColoError(
+      throw new BusyError(
         `'${this.name}' has a copy on ${this.#parts.host} that is ${this.side.phase}: try again later`,
       );
     }
@@ -269,6 +259,13 @@ export class Controller {
     await this.#until(() => this.isIdle);
   }
 
+  /** Everything of it on this host. Throws BusyError while there is something that runs. */
+  async purge(): Promise<void> {
+    if (!this.isIdle)
+      throw new BusyError(`'${this.name}' is ${this.side.phase} on ${this.#parts.host}: colo down first`);
+    await this.#parts.disks.remove();
+  }
+
   report(): CopyReport {
     return {
       host: this.#parts.host,
@@ -308,47 +305,30 @@ export class Controller {
 
   async checkpoint(): Promise<void> {
     const vm = this.#vm;
-    if (!vm || this.side.phase !== 'primary')
+    const isProtected = (): boolean => this.side.phase === 'primary';
+    if (!vm || !isProtected()) {
       throw new ColoError(`'${this.name}' is not protected: nothing to send a checkpoint to`);
-    const count = async (): Promise<number> =>
-      ((await vm.qmp.execute('query-colo-checkpoints')) as { count: number }).count;
-    const before = await count();
-    await vm.qmp.execute('x-colo-checkpoint');
-    const isProtected = (): boolean => ROLES[this.side.phase] === 'primary';
-    while (isProtected() && (await count()) === before) await pause(20);
-    if (!isProtected()) throw new ColoError(`'${this.name}' lost its secondary during the checkpoint`);
+    }
+    if (!(await takeCheckpoint(vm, isProtected))) {
+      throw new ColoError(`'${this.name}' lost its secondary during the checkpoint`);
+    }
     await this.#countCheckpoints();
   }
 
   view(): VmView {
-    const { phase, peer, known } = this.side;
-    const { host } = this.#parts;
-    const isFollower = phase === 'secondary' || phase === 'joining';
-    const secondary = phase === 'primary' || phase === 'pairing' ? peer : isFollower ? host : null;
-    const resync = this.#protecting?.progress;
-    return {
-      version: 1,
-      name: this.name,
-      state: this.#life.state,
-      reason:
-        this.#arbiterTrouble === null ? this.#life.reason : `${this.#life.reason}; ${this.#arbiterTrouble}`,
-      sinceMs: this.#life.sinceMs,
-      epoch: known?.epoch ?? 0,
-      primary: isFollower ? peer : this.#vm === null ? null : host,
-      secondary,
-      copies: [
-        { host, role: ROLES[phase], pid: this.#vm?.pid ?? null },
-        ...(resync
-          ? [{ host: this.#protecting?.target ?? '', role: 'joining' as const, pid: null, resync }]
-          : []),
-      ],
-      isWanted: this.#entry?.isWanted ?? false,
-      isPaused: this.#entry?.isPaused ?? false,
-      memoryMiB: this.#spec.memoryMiB,
-      engine: this.#spec.engine,
-      ...(this.#checkpoints ? { checkpoints: this.#checkpoints } : {}),
-      ...(this.#lastFailover ? { lastFailover: this.#lastFailover } : {}),
-    };
+    return viewOf({
+      host: this.#parts.host,
+      spec: this.#spec,
+      side: this.side,
+      life: this.#life,
+      lastEpoch: this.#lastEpoch,
+      pid: this.#vm?.pid ?? null,
+      entry: this.#entry,
+      trouble: this.#arbiterTrouble,
+      protecting: this.#protecting,
+      checkpoints: this.#checkpoints.view,
+      lastFailover: this.#lastFailover,
+    });
   }
 
   /** The daemon ends; the guest goes on. */
@@ -600,11 +580,7 @@ export class Controller {
   /** The overlays become part of the disks in the background; from then on these are whole again. */
   async #awaitMerge(vm: RunningVm): Promise<void> {
     try {
-      for (;;) {
-        const jobs = (await vm.qmp.execute('query-block-jobs')) as readonly { readonly device: string }[];
-        if (!jobs.some(({ device }) => device.startsWith(MERGE_JOB))) break;
-        await pause(MERGE_LOOK_MS);
-      }
+      await merged(vm);
       if (this.#vm === vm) await this.#note({ type: 'merged' });
     } catch (error) {
       log.warn({ vm: this.name, err: error }, 'the merge of a take-over');
@@ -623,6 +599,7 @@ export class Controller {
 
   #onSide(before: Side, after: Side): void {
     const { phase } = after;
+    if (after.known) this.#lastEpoch = after.known.epoch;
     if (phase === 'primary' && before.phase === 'pairing') {
       this.#protectAgain.reset();
       this.#refused = [];
@@ -737,33 +714,8 @@ export class Controller {
   }
 
   async #countCheckpoints(): Promise<void> {
-    const vm = this.#vm;
-    if (!vm || this.side.phase !== 'primary') return;
-    try {
-      const said = (await vm.qmp.execute('query-colo-checkpoints', {}, { timeoutMs: 2_000 })) as {
-        count: number;
-        'by-cause'?: Record<string, number>;
-        records: { pauseMs: number }[];
-      };
-      const { count } = said;
-      const now = this.#parts.now();
-      const last = this.#counted;
-      const perSecond =
-        last && now > last.at && count >= last.count ? ((count - last.count) * 1000) / (now - last.at) : 0;
-      this.#counted = { count, at: now };
-      this.#checkpoints = {
-        count,
-        perSecond: Math.round(perSecond * 100) / 100,
-        byCause: said['by-cause'] ?? {},
-        lastPauseMs: said.records.at(-1)?.pauseMs ?? null,
-        lastAtMs: count > (last?.count ?? 0) ? Date.now() : (this.#checkpoints?.lastAtMs ?? null),
-      };
-    } catch {
-      // A monitor that does not answer is the watch's business.
-    }
+    if (this.#vm && this.side.phase === 'primary') await this.#checkpoints.look(this.#vm.qmp);
   }
-
-  #counted: { readonly count: number; readonly at: number } | null = null;
 
   #freshSide(): Side {
     return newSide(this.#parts.host, `${this.#parts.host}.${randomBytes(6).toString('hex')}`);
@@ -776,27 +728,4 @@ export class Controller {
       await pause(20);
     }
   }
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
-}
-
-/** Whether its guest was a secondary's, and still is or was last. */
-async function isFollower({ qmp }: RunningVm): Promise<boolean> {
-  const said = (await qmp.execute('query-colo-status')) as { mode: string; 'last-mode': string };
-  return said.mode === 'secondary' || (said.mode === 'none' && said['last-mode'] === 'secondary');
-}
-
-/** With its images flushed; whoever does not answer is killed by the caller. */
-async function quit(vm: RunningVm): Promise<void> {
-  try {
-    await vm.qmp.execute('quit', {}, { timeoutMs: QUIT_MS });
-  } catch {
-    return;
-  }
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, QUIT_MS)));
-  await Promise.race([vm.exited, late]);
-  clearTimeout(timer);
 }

@@ -2,7 +2,8 @@
  * The daemon of one host: opens what it needs, looks at the registry, and lets a controller look after each VM that
  * concerns this host. The guests are processes of their own: they go on when it ends, and the next one takes them up again.
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { mkdirSync } from 'node:fs';
 import path from 'node:path';
 import { messageOf, ParameterError } from '../base/errors.ts';
 import { loggerFor } from '../base/logger.ts';
@@ -23,12 +24,17 @@ import { chooseSecondary } from '../ha/placement.ts';
 import type { Registry, Versioned } from '../ha/registry/index.ts';
 import { openRegistry } from './open-registry.ts';
 import { LocalRoom } from '../ha/room/index.ts';
+import { makeTlsFolder } from '../ha/tls-folder.ts';
+import { ensureSeabios } from '../guest/host-tools.ts';
+import type { HostFacts } from '../ha/spec/facts.ts';
+import { gatherFacts } from '../ha/spec/gather.ts';
 import type { NodeConfig } from '../ha/spec/node-config.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import { Controller } from './controller.ts';
 import { NodeServices } from './node-service.ts';
 import type { ControllerParts, VmDisks } from './parts.ts';
 import { loadSide, saveSide } from './side-file.ts';
+import { SpecStore } from './spec-store.ts';
 import { QMP_STEPS } from './steps.ts';
 import { openDisks } from './vm-disks.ts';
 import { timed, type TimedArbiter } from './timed-arbiter.ts';
@@ -57,6 +63,7 @@ export class Daemon {
   readonly events: EventLog;
   readonly metrics: NodeMetrics;
   readonly #room: LocalRoom;
+  readonly #specs: SpecStore;
   readonly #beats: Heartbeats;
   readonly #witness: Witness;
   readonly #tls: TlsMaterial | undefined;
@@ -88,6 +95,7 @@ export class Daemon {
       { silences: () => this.#silences() },
     );
     this.arbiter = timed(opened.arbiter, this.metrics);
+    this.#specs = new SpecStore(config.stateFolder);
     this.#room = new LocalRoom({
       ...config,
       commandLines: { primary: firstPrimaryArguments, secondary: secondaryArguments },
@@ -131,6 +139,7 @@ export class Daemon {
   static async start(config: NodeConfig): Promise<Daemon> {
     for (const folder of [config.stateFolder, config.runFolder]) makeFolder(folder);
     const tls = config.tls ? await readTlsMaterial(config.tls) : undefined;
+    if (config.tls) await makeTlsFolder(config.tls, tlsFolder(config));
     const daemon = new Daemon(config, {
       arbiter: await openArbiter(config.arbiter),
       registry: await openRegistry(config.arbiter),
@@ -247,6 +256,28 @@ export class Daemon {
     await this.#looking;
   }
 
+  /** A VM that was removed leaves nothing behind. */
+  async forget(name: string): Promise<void> {
+    const looked = this.#looked.get(name);
+    if (looked) {
+      await looked.controller.purge();
+      looked.watch?.stop();
+      looked.controller.close();
+      this.#looked.delete(name);
+    }
+    await rm(path.join(this.config.stateFolder, 'vms', name), { recursive: true, force: true });
+  }
+
+  facts(spec: VmSpec): Promise<HostFacts> {
+    const { memoryMiB, freeMemoryMiB } = this.hostView();
+    return gatherFacts(spec, this.config, {
+      software: SOFTWARE,
+      takenMiB: memoryMiB - freeMemoryMiB,
+      askArbiter: () => this.arbiter.identity(),
+      findFirmware: () => ensureSeabios({ offline: true }),
+    });
+  }
+
   logFile(name: string): string {
     return path.join(this.config.stateFolder, 'vms', name, 'vm.log');
   }
@@ -321,9 +352,9 @@ export class Daemon {
 
   /** What an earlier daemon left, running or not. */
   async #adopt(): Promise<void> {
-    const names = new Set([...(await this.#room.names()), ...this.#storedNames()]);
+    const names = new Set([...(await this.#room.names()), ...this.#specs.names()]);
     for (const name of names) {
-      const spec = this.#storedSpec(name);
+      const spec = this.#specs.read(name);
       if (spec) await (await this.controllerFor(spec)).adopt();
     }
   }
@@ -415,7 +446,7 @@ export class Daemon {
     return {
       host: config.name,
       address: config.address,
-      ...(config.tls ? { tlsFolder: path.join(config.runFolder, 'tls') } : {}),
+      ...(config.tls ? { tlsFolder: tlsFolder(config) } : {}),
       runFolder,
       arbiter: this.arbiter,
       room: this.#room,
@@ -431,7 +462,7 @@ export class Daemon {
       tell: (event) => this.#tell({ ...event, vm: name }),
       publish: () => void this.look(),
       saveSide: (side) => {
-        if (side !== null) this.#storeSpec(this.controller(name)?.spec ?? spec);
+        if (side !== null) this.#specs.store(this.controller(name)?.spec ?? spec);
         saveSide(runFolder, side);
       },
       loadSide: () => loadSide(runFolder),
@@ -509,32 +540,6 @@ export class Daemon {
         : { type: 'registry-unreachable', reason: trouble },
     );
   }
-
-  // The spec of a VM of which this host has a copy: a daemon that starts while the registry is out of reach needs it.
-
-  #storeSpec(spec: VmSpec): void {
-    const folder = path.join(this.config.stateFolder, 'vms', spec.name);
-    mkdirSync(folder, { recursive: true, mode: 0o700 });
-    const file = path.join(folder, 'spec.json');
-    const text = JSON.stringify(spec);
-    if (existsSync(file) && readFileSync(file, 'utf8') === text) return;
-    writeFileSync(`${file}.new`, text, { mode: 0o600 });
-    renameSync(`${file}.new`, file);
-  }
-
-  #storedNames(): string[] {
-    const folder = path.join(this.config.stateFolder, 'vms');
-    return existsSync(folder) ? readdirSync(folder) : [];
-  }
-
-  #storedSpec(name: string): VmSpec | null {
-    try {
-      const file = path.join(this.config.stateFolder, 'vms', name, 'spec.json');
-      return JSON.parse(readFileSync(file, 'utf8')) as VmSpec;
-    } catch {
-      return null;
-    }
-  }
 }
 
 export const SOFTWARE = 'colo-ft 0.1.0';
@@ -547,6 +552,11 @@ function makeFolder(folder: string): void {
       cause,
     });
   }
+}
+
+/** Certificates under the names that a VM looks for. */
+function tlsFolder({ runFolder }: NodeConfig): string {
+  return path.join(runFolder, 'tls');
 }
 
 /** Of `HOST:PORT`, as hostAndPort writes it. */

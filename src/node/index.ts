@@ -3,6 +3,7 @@
  * alone), `protecting.ts` and `joining.ts` (a new pair, from its two ends), `peer-watch.ts` (when the other copy counts as
  * lost), `wishes.ts` (may it be started), `steps.ts` (QEMU's procedure); `node-service.ts` answers people and other hosts.
  */
+import { ServiceManager } from '../api/service-manager.ts';
 import { loggerFor } from '../base/logger.ts';
 import type { NodeConfig } from '../ha/spec/node-config.ts';
 import { Daemon } from './daemon.ts';
@@ -17,10 +18,13 @@ export async function runNode(
 ): Promise<void> {
   const daemon = await Daemon.start(config);
   loggerFor('node').info({ host: config.name, api: daemon.apiAddress }, 'the daemon is ready');
+  const manager = new ServiceManager();
+  manager.ready(`host ${config.name}, API at ${daemon.apiAddress}`);
   onReady(daemon.apiAddress);
   await new Promise<void>((resolve) => {
     if (signal.aborted) resolve();
     signal.addEventListener('abort', () => resolve(), { once: true });
   });
+  manager.stopping();
   await daemon.close();
 }

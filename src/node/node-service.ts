@@ -2,10 +2,10 @@
  * What this host's daemon can be asked (api/service.ts): by people, about any VM as far as this host can do it, and by the
  * daemons of other hosts, about their copies' other halves.
  */
-import { open, stat } from 'node:fs/promises';
+import { randomUUID } from 'node:crypto';
 import net from 'node:net';
 import type { Duplex } from 'node:stream';
-import { ColoError, ParameterError } from '../base/errors.ts';
+import { ColoError, messageOf } from '../base/errors.ts';
 import type {
   CallOptions,
   CopyReport,
@@ -26,14 +26,17 @@ import {
   type VmView,
 } from '../ha/index.ts';
 import { chooseHome } from '../ha/placement.ts';
+import { checkCluster, type HostAnswer, type SilentHost } from '../ha/spec/check.ts';
+import type { HostFacts } from '../ha/spec/facts.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import type { Controller } from './controller.ts';
 import type { Daemon } from './daemon.ts';
+import { tail } from './tail.ts';
+import { REMOVED } from './wishes.ts';
 
 /** Tries of a change that others make at the same time. */
 const PUT_TRIES = 8;
 const LOOK_MS = 100;
-const LOG_CHUNK_BYTES = 64 * 1024;
 
 export class NodeServices implements NodeService, PeerService {
   readonly #daemon: Daemon;
@@ -79,16 +82,39 @@ export class NodeServices implements NodeService, PeerService {
     return (await this.#entry(name)).spec;
   }
 
-  check(spec: VmSpec): Promise<readonly Finding[]> {
-    return Promise.resolve([]);
+  async check(spec: VmSpec): Promise<readonly Finding[]> {
+    const { registry, config } = this.#daemon;
+    const [hosts, entry] = await Promise.all([registry.hosts(), registry.entry(spec.name)]);
+    const may = (name: string): boolean => spec.hosts.length === 0 || spec.hosts.includes(name);
+    const answers: HostAnswer[] = [];
+    const silent: SilentHost[] = spec.hosts
+      .filter((name) => !hosts.some((host) => host.name === name))
+      .map((host) => ({ host, reason: 'no node of that name has ever registered' }));
+    const ask = async ({ name, isAlive }: HostView): Promise<void> => {
+      if (!isAlive) {
+        silent.push({ host: name, reason: 'its node is not heard of' });
+        return;
+      }
+      const askedMs = Date.now();
+      try {
+        const facts = await (name === config.name ? this.facts(spec) : this.#daemon.peer(name).facts(spec));
+        answers.push({ facts, askedMs, answeredMs: Date.now() });
+      } catch (error) {
+        silent.push({ host: name, reason: messageOf(error) });
+      }
+    };
+    await Promise.all(hosts.filter(({ name }) => may(name)).map(ask));
+    const home = entry?.value.home ?? chooseHome(spec, hosts).host ?? '';
+    return checkCluster(spec, { answers, silent, home });
   }
 
   async up(spec: VmSpec): Promise<VmView> {
     const { registry } = this.#daemon;
     const hosts = await registry.hosts();
-    for (const name of spec.hosts) {
-      if (!hosts.some((host) => host.name === name)) throw new NoSuchHostError(name);
-    }
+    // One that has not come up yet may be named; that none is there is a mistake.
+    const [first] = spec.hosts;
+    if (first !== undefined && !hosts.some(({ name }) => spec.hosts.includes(name)))
+      throw new NoSuchHostError(first);
     await this.#put(spec.name, (entry) => {
       if (entry) return { ...entry, spec, isWanted: true };
       const { host, why } = chooseHome(spec, hosts);
@@ -99,14 +125,45 @@ export class NodeServices implements NodeService, PeerService {
     return this.vm(spec.name);
   }
 
-  async down(name: string, { purge }: { readonly purge: boolean }): Promise<VmView> {
-    if (purge) throw new ParameterError('purge is not here yet');
+  async down(name: string, { purge }: { readonly purge: boolean }, call?: CallOptions): Promise<VmView> {
     await this.#put(name, (entry) => {
       if (!entry) throw new NoSuchVmError(name);
       return { ...entry, isWanted: false };
     });
     void this.#daemon.look();
-    return this.#until(name, (view) => view.state === 'down');
+    const view = await this.#until(name, ({ state }) => state === 'down', call?.signal);
+    if (purge) await this.#purge(name);
+    return view;
+  }
+
+  /** Disks on every host that can be reached, then the entry. The arbiter's record stays, and says that there are none. */
+  async #purge(name: string): Promise<void> {
+    const { registry, arbiter, config } = this.#daemon;
+    const hosts = await registry.hosts();
+    const record = await arbiter.read(name);
+    const failed: string[] = [];
+    for (const host of hosts) {
+      try {
+        if (host.name === config.name) await this.purge(name);
+        else if (host.isAlive) await this.#daemon.peer(host.name).purge(name);
+        else if (record?.members.includes(host.name) === true) failed.push(`${host.name} is not heard of`);
+      } catch (error) {
+        failed.push(`${host.name}: ${messageOf(error)}`);
+      }
+    }
+    if (failed.length > 0)
+      throw new ColoError(`'${name}' is down, but not all of its disks are gone: ${failed.join('; ')}`);
+    if (record) {
+      const nonce = `${config.name}.removed.${randomUUID()}`;
+      await arbiter.swap(name, record, {
+        nonce,
+        holder: null,
+        members: record.members,
+        data: { [REMOVED]: 'yes' },
+      });
+    }
+    const entry = await registry.entry(name);
+    if (entry) await registry.removeEntry(name, entry.version);
   }
 
   async checkpoint(name: string): Promise<VmView> {
@@ -224,6 +281,14 @@ export class NodeServices implements NodeService, PeerService {
     return this.#here(name).takeOver();
   }
 
+  purge(name: string): Promise<void> {
+    return this.#daemon.forget(name);
+  }
+
+  facts(spec: VmSpec): Promise<HostFacts> {
+    return this.#daemon.facts(spec);
+  }
+
   async leave(name: string, reason: string): Promise<void> {
     await this.#daemon.controller(name)?.leave(reason);
   }
@@ -271,12 +336,15 @@ export class NodeServices implements NodeService, PeerService {
       };
     }
     const isLost = view.primary !== null && !alive.has(view.primary);
+    // Nobody is left who could say that it has stopped.
+    if (isLost && !isWanted)
+      return { ...view, isWanted, isPaused, state: 'down', primary: null, secondary: null };
     return {
       ...view,
       isWanted,
       isPaused,
       ...(isLost
-        ? { reason: `${view.primary ?? ''} was the last to speak for it and is not heard of any more` }
+        ? { reason: `${view.primary} was the last to speak for it and is not heard of any more` }
         : {}),
     };
   }
@@ -301,54 +369,5 @@ export class NodeServices implements NodeService, PeerService {
       signal?.throwIfAborted();
       await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
     }
-  }
-}
-
-/** The last lines of a file, then what is added. A file that is replaced (rotated) is begun anew. */
-async function* tail(
-  file: string,
-  {
-    lines,
-    follow,
-    signal,
-  }: { readonly lines: number; readonly follow: boolean; readonly signal?: AbortSignal },
-): AsyncIterable<string> {
-  let handle = await open(file, 'r').catch(() => null);
-  let rest = '';
-  let at = 0;
-  const kept: string[] = [];
-  try {
-    for (let isFirst = true; ; isFirst = false) {
-      const { size, ino } = await stat(file).catch(() => ({ size: 0, ino: -1 }));
-      if (handle && ino !== -1 && (await handle.stat()).ino !== ino) {
-        await handle.close();
-        handle = await open(file, 'r').catch(() => null);
-        at = 0;
-      }
-      if (!handle) handle = await open(file, 'r').catch(() => null);
-      // Enough for any number of lines that may be asked for, and no more of a large file than needed.
-      if (isFirst) at = Math.max(0, size - lines * 1024);
-      while (handle) {
-        const { bytesRead, buffer } = await handle.read(
-          Buffer.alloc(LOG_CHUNK_BYTES),
-          0,
-          LOG_CHUNK_BYTES,
-          at,
-        );
-        if (bytesRead === 0) break;
-        at += bytesRead;
-        const parts = (rest + buffer.toString('utf8', 0, bytesRead)).split('\n');
-        rest = parts.pop() ?? '';
-        for (const line of parts) {
-          if (!isFirst) yield line;
-          else if (kept.push(line) > lines) kept.shift();
-        }
-      }
-      if (isFirst) yield* kept;
-      if (!follow || signal?.aborted === true) return;
-      await new Promise((resolve) => setTimeout(resolve, LOOK_MS * 2));
-    }
-  } finally {
-    await handle?.close();
   }
 }

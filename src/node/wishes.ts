@@ -6,6 +6,9 @@ import type { ControllerParts } from './parts.ts';
 /** After its own start a daemon waits so long for a member that is not heard of, milliseconds. */
 const GRACE_MS = 10_000;
 
+/** In a record's data: the VM was removed with its disks, so that its members have none. */
+export const REMOVED = 'removed';
+
 /**
  * Whether this host may ask the arbiter for the right to start the VM from the disks here. `reason` null: nothing worth
  * telling. The arbiter has the last word; this only keeps a host from starting what runs, or is about to go on, elsewhere.
@@ -25,7 +28,7 @@ export async function mayStart(
     record = made.outcome === 'won' ? made.record : made.current;
     if (record === null) return { may: false, reason: null };
   }
-  if (record.members.length === 0 && entry.home === host) {
+  if (record.data[REMOVED] !== undefined && entry.home === host) {
     // Everything of it was removed, on purpose: it begins anew.
     const nonce = `${host}.anew.${randomBytes(6).toString('hex')}`;
     const made = await arbiter.swap(name, record, { nonce, holder: null, members: [host], data: {} });

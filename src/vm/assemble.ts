@@ -82,7 +82,7 @@ export async function assemble(config: VmConfig, host: VmHost): Promise<Parts> {
       const inOrder = await openDisks(config, graph, disks, plan, host);
       host.signal?.throwIfAborted();
       if (config.machine === 'pc') engine = await startEmbedded(config, plan, inOrder, host);
-    } else engine = await startQemu(config, plan, graph, disks, host);
+    } else engine = await startQemu(config, plan, graph, disks, networks, host);
     host.signal?.throwIfAborted();
     return { events, tls, chardevs, graph, jobs, disks, networks, engine };
   } catch (error) {
@@ -160,6 +160,7 @@ async function startQemu(
   plan: QemuPlan,
   graph: BlockGraph,
   disks: VmDisks,
+  networks: OpenNetdevs,
   host: VmHost,
 ): Promise<Engine> {
   for (const { id, options, origin, warnings } of plan.drives) {
@@ -180,9 +181,13 @@ async function startQemu(
     machine: chosen.machine,
     args: [...chosen.args, ...(config.noReboot ? ['-no-reboot'] : []), ...plan.args],
     identity: [...chosen.identity, ...plan.identity],
+    hasIrqfd: chosen.hasIrqfd,
     chardevs: plan.chardevs,
     disks: guestDisks,
-    nics: plan.nics,
+    nics: plan.nics.map((nic) => ({
+      ...nic,
+      hasVnetHeader: (networks.ofNic.get(nic.id)?.vnetHeaderBytes ?? 0) > 0,
+    })),
     serialPorts: serialPortsOf(config),
     vnc: config.vnc === null ? null : vncOptionsOf(config.vnc),
     incoming: config.incoming !== null,

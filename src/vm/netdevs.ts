@@ -1,7 +1,9 @@
 /** Opens the VM's network backends (`-netdev`) and says which NIC sits on which. */
 import { ParameterError, messageOf } from '../base/errors.ts';
 import { Netdev } from '../net/netdev.ts';
+import { VNET_HEADER_BYTES } from '../net/offload.ts';
 import { Hubs, openHubportBackend } from '../net/netdevs/hubport.ts';
+import { parseBool } from '../net/netdevs/stream-options.ts';
 import { openStreamBackend } from '../net/netdevs/stream.ts';
 import { openTapBackend } from '../net/netdevs/tap.ts';
 import type { Options } from './command-line/keyval.ts';
@@ -22,6 +24,8 @@ export interface NicPlug {
   readonly netdev: string;
   /** The option as typed. */
   readonly origin: string;
+  /** It can have a virtio-net header in front of its frames. */
+  readonly isVirtio?: boolean;
 }
 
 /** What carries a netdev's wire. */
@@ -48,8 +52,9 @@ export async function openNetdevs(
         if (type === undefined) throw new ParameterError("Parameter 'type' is missing");
         if (id === undefined) throw new ParameterError("Parameter 'id' is missing");
         if (netdevs.has(id)) throw new ParameterError(`Duplicate ID '${id}' for netdev`);
-        const netdev = new Netdev({ id });
-        backends.push(await openBackend(type, netdev, options, { emit, hubs, netdevs }));
+        const hasVnetHeader = nics.some(({ netdev, isVirtio }) => netdev === id && isVirtio === true);
+        const { netdev, rest } = makeNetdev(id, type, options, hasVnetHeader);
+        backends.push(await openBackend(type, netdev, rest, { emit, hubs, netdevs }));
         netdevs.set(id, netdev);
       } catch (cause) {
         const origin = originOf(options, `-netdev ${type ?? ''},id=${id ?? ''}`);
@@ -72,6 +77,22 @@ export async function openNetdevs(
     await close();
     throw error;
   }
+}
+
+/**
+ * `vnet_hdr=on` is QEMU's option of a TAP, and has a meaning for the others here too: frames between a virtio NIC and the
+ * filters have the header, whatever the wire has. As in QEMU nobody else's have one.
+ */
+function makeNetdev(
+  id: string,
+  type: string,
+  options: Options,
+  isVirtio: boolean,
+): { netdev: Netdev; rest: Options } {
+  const { vnet_hdr: wanted, ...rest } = options;
+  const isWanted = wanted !== undefined && parseBool('vnet_hdr', wanted);
+  const netdev = new Netdev({ id, vnetHeaderBytes: isWanted && isVirtio ? VNET_HEADER_BYTES : 0 });
+  return { netdev, rest: type === 'stream' || type === 'socket' ? rest : options };
 }
 
 interface Surroundings {

@@ -17,6 +17,7 @@ export interface ChosenQemu {
   readonly machine: string;
   /** -accel and what goes on to QEMU as it is. */
   readonly args: readonly string[];
+  readonly hasIrqfd: boolean;
   readonly identity: readonly string[];
 }
 
@@ -33,6 +34,7 @@ export async function chooseQemu(config: VmConfig, warn: (text: string) => void)
     qemu,
     machine: type,
     args: ['-accel', accel.text, ...args],
+    hasIrqfd: accel.name === 'kvm' && !/kernel[-_]irqchip=off/.test(`${accel.text},${machine ?? ''}`),
     identity: [`-accel ${accel.text}`, ...identity, ...contents],
   };
 }

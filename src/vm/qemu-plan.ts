@@ -16,6 +16,7 @@ import type { QemuDrivePlan } from './qemu-drives.ts';
 
 export interface QemuNicPlan extends NicPlug {
   readonly mac: Uint8Array;
+  readonly isVirtio: boolean;
 }
 
 /** A disk of the guest: a drive or a node of ours, and how QEMU is told of it. */
@@ -63,7 +64,13 @@ export function planQemu(config: VmConfig): QemuPlan {
       if (netdev !== undefined) {
         const mac = options['mac'] === undefined ? macOf(plan.nics.length) : parseMac(options['mac']);
         options['mac'] = Array.from(mac, (byte) => byte.toString(16).padStart(2, '0')).join(':');
-        plan.nics.push({ id: id ?? `nic${plan.nics.length}`, netdev, mac, origin });
+        plan.nics.push({
+          id: id ?? `nic${plan.nics.length}`,
+          netdev,
+          mac,
+          origin,
+          isVirtio: isServedHere(driver, options),
+        });
       }
       if (drive !== undefined) byDrive.set(drive, { driver, deviceId: id ?? null });
     } catch (cause) {
@@ -112,6 +119,18 @@ function chardevsOf(config: VmConfig): string[] {
 /** As QEMU's machines have it (7.2: hw/i386/pc_piix.c, pc_q35.c). */
 function defaultNic(config: VmConfig): string {
   return /^(pc-)?q35/.test(config.qemu.machine ?? '') ? 'e1000e' : 'e1000';
+}
+
+/**
+ * virtio-net-pci and its kin have their rings served here, unless they want what that does not go with: interrupts of
+ * their own choice (args.ts), or an IOMMU, whose addresses nobody would translate.
+ */
+function isServedHere(driver: string, options: Options): boolean {
+  return (
+    /^virtio-net(-pci(-non-transitional|-transitional)?)?$/.test(driver) &&
+    (options['vectors'] ?? '0') === '0' &&
+    !/^(on|yes|true)$/.test(options['iommu_platform'] ?? 'off')
+  );
 }
 
 function pairs(options: Options): string[] {

@@ -86,6 +86,13 @@ export interface PairView {
   readonly secondary: PairLinks;
 }
 
+export interface RigOptions {
+  /** At the end of each VM's command line. */
+  readonly words?: (name: string) => readonly string[];
+  /** As PairRig.edit, from the first VM on. */
+  readonly edit?: (word: string) => string;
+}
+
 export class PairRig {
   readonly platform: Platform;
   readonly folder: string;
@@ -101,6 +108,8 @@ export class PairRig {
   /** Of the guest's disk. */
   readonly lengthBytes: number;
   readonly #cleanUp: (() => Promise<unknown>)[] = [];
+  /** At the end of each VM's command line. */
+  #words: (name: string) => readonly string[] = () => [];
   #generation = 0;
 
   /** What the procedure has to know; where the switch is does not matter to it. */
@@ -124,7 +133,10 @@ export class PairRig {
   }
 
   /** A guest that serves, and a client with a session and a ledger. */
-  static async boot(platform = EMBEDDED): Promise<PairRig> {
+  static async boot(
+    platform = EMBEDDED,
+    { words = () => [], edit = (word) => word }: RigOptions = {},
+  ): Promise<PairRig> {
     const folder = await mkdtemp(path.join(os.tmpdir(), 'colo-pair-'));
     const [session, ledger, http] = (await freePorts(3, ['127.0.0.1'])) as [number, number, number];
     const disk = path.join(folder, 'primary.qcow2');
@@ -140,6 +152,8 @@ export class PairRig {
       },
     });
     const rig = new PairRig(platform, folder, network, http, await imageSize(disk));
+    rig.#words = words;
+    rig.edit = edit;
     try {
       rig.primary = await rig.#start('primary', HOSTS[0], disk, (machine) =>
         firstPrimaryArguments(machine, disk),
@@ -290,6 +304,7 @@ export class PairRig {
     this.onClose(() => relay.close());
     const { platform } = this;
     const words = args({ platform, memoryMiB: platform.memoryMiB, switchPath }).map(this.edit);
+    words.push(...this.#words(name));
     const vm = await VmProcess.start(name, host, this.folder, words);
     this.onClose(() => vm.kill());
     return Object.assign(member, { vm, disk });

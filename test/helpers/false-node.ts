@@ -1,6 +1,7 @@
 /** A NodeService and PeerService that does nothing and remembers what it was asked; single calls can be replaced. */
 import { PassThrough } from 'node:stream';
 import type { CopyView, Finding, HaEvent, HostView, VmView } from '../../src/ha/views.ts';
+import type { HostFacts } from '../../src/ha/spec/facts.ts';
 import type { VmSpec } from '../../src/ha/spec/vm-spec.ts';
 import type { JoinAnswer, NodeService, PeerService } from '../../src/api/service.ts';
 
@@ -99,6 +100,28 @@ const isSignal = (arg: unknown): boolean => arg !== null && typeof arg === 'obje
 
 export type FalseNode = NodeService & PeerService & { readonly asked: unknown[][] };
 
+const FACTS: HostFacts = {
+  version: 1,
+  host: 'beta',
+  software: 'colo-ft 0.1.0',
+  address: '10.0.0.2',
+  machine: 'boot',
+  cpuModel: 'some',
+  clockMs: 1,
+  isSecure: false,
+  tls: null,
+  availableMiB: 1024,
+  guestsMiB: 512,
+  images: [null],
+  hasDisks: false,
+  state: { freeBytes: 1, trouble: null },
+  run: null,
+  ports: { free: 4, trouble: null },
+  cables: [null],
+  engine: { version: null, trouble: null, unknownModels: [] },
+  arbiter: null,
+};
+
 export function falseNode(own: Partial<NodeService & PeerService> = {}): FalseNode {
   const asked: unknown[][] = [];
   const answer =
@@ -146,6 +169,8 @@ export function falseNode(own: Partial<NodeService & PeerService> = {}): FalseNo
     awaitCheckpoint: answer('awaitCheckpoint', undefined),
     takeOver: answer('takeOver', undefined),
     leave: answer('leave', undefined),
+    purge: answer('purge', undefined),
+    facts: answer('facts', FACTS),
     ...own,
   };
 }

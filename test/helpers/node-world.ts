@@ -425,6 +425,8 @@ export class World {
       awaitCheckpoint: (_name, pairing) => reach((controller) => controller.awaitCheckpoint(pairing)),
       takeOver: () => reach((controller) => controller.takeOver()),
       leave: (_name, reason) => reach((controller) => controller.leave(reason)),
+      purge: () => reach((controller) => controller.purge()),
+      facts: () => Promise.reject(new ColoError('nobody checks here')),
     };
   }
 

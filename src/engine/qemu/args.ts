@@ -5,10 +5,18 @@ import { pathOfFd } from './hidden-socket.ts';
 import { escapeOption } from './spec.ts';
 import type { QemuSpec } from './spec.ts';
 
+const FIRST_WITH_MSIX = 10;
+
+/** NICs at the other end of a pipe; the others connect to sockets, which come behind all pipes. */
+export function pipedNics({ nics }: QemuSpec): number {
+  return nics.filter(({ isVirtio }) => isVirtio !== true).length;
+}
+
 /** Its pipes: where a state comes in, if `incoming`; its NICs; its serial ports; other chardevs. */
 export function qemuArgs(spec: QemuSpec, disks: DiskPort, vncPath: string | null): string[] {
-  const nicFd = CHILD_FD.pipes + (spec.incoming ? 1 : 0);
-  const serialFd = nicFd + spec.nics.length;
+  let nicFd = CHILD_FD.pipes + (spec.incoming ? 1 : 0);
+  const serialFd = nicFd + pipedNics(spec);
+  let vhostFd = serialFd + spec.serialPorts + spec.chardevs.length;
   const args = [
     '-name',
     `guest=${escapeOption(spec.name)}`,
@@ -31,8 +39,13 @@ export function qemuArgs(spec: QemuSpec, disks: DiskPort, vncPath: string | null
     'none',
   ];
   args.push(...disks.args(spec.disks));
-  spec.nics.forEach(({ netdev }, at) => {
-    args.push('-netdev', `stream,id=${escapeOption(netdev)},server=off,addr.type=fd,addr.str=${nicFd + at}`);
+  spec.nics.forEach(({ netdev, isVirtio }, at) => {
+    const id = escapeOption(netdev);
+    if (isVirtio === true) {
+      const chardev = `colo-nic${at}`;
+      args.push('-chardev', `socket,id=${chardev},path=${pathOfFd(vhostFd++)}`);
+      args.push('-netdev', `vhost-user,id=${id},chardev=${chardev}`);
+    } else args.push('-netdev', `stream,id=${id},server=off,addr.type=fd,addr.str=${nicFd++}`);
   });
   if (spec.nics.length === 0) args.push('-nic', 'none');
   if (spec.serialPorts === 0) args.push('-serial', 'none');
@@ -50,6 +63,12 @@ export function qemuArgs(spec: QemuSpec, disks: DiskPort, vncPath: string | null
     );
   }
   args.push(...spec.args);
+  // Without KVM's help an older QEMU dies of a vhost-user NIC that uses MSI-X (docs/qemu-behaviour.md 13): it gets the one
+  // line of PCI instead. What `-device` says itself
+  // has precedence, so that planQemu looks at it.
+  if (pipedNics(spec) < spec.nics.length && spec.hasIrqfd !== true && spec.qemu.major < FIRST_WITH_MSIX) {
+    args.push('-global', 'virtio-net-pci-base.vectors=0');
+  }
   if (spec.incoming) args.push('-incoming', 'defer');
   return args;
 }

@@ -20,7 +20,10 @@ export function buildParts(spec: QemuSpec): string[] {
     ...identity.filter(isDevice),
     ...disks.map(({ disk, how, options }) => [`disk ${disk.id} by -${how}`, ...options].join(',')),
     `${spec.serialPorts} serial port(s)`,
-    ...nics.map(({ id, netdev, mac }) => `NIC ${id} on ${netdev} with ${Buffer.from(mac).toString('hex')}`),
+    ...nics.map(
+      ({ id, netdev, mac, isVirtio }) =>
+        `NIC ${id} on ${netdev} with ${Buffer.from(mac).toString('hex')}${isVirtio === true ? ' and offloads' : ''}`,
+    ),
   ];
 }
 

@@ -37,6 +37,8 @@ export interface ChildPlan {
   /** Shared by all children of an engine, which start one after the other. */
   readonly control: HiddenListener;
   readonly pipes: number;
+  /** Sockets for virtio NICs, behind the pipes. */
+  readonly vhostFds: readonly number[];
 }
 
 export class QemuChild {
@@ -60,7 +62,7 @@ export class QemuChild {
     const fds = [plan.ramFd, plan.disksFd, plan.stateFd, plan.control.fd];
     const pipes = Array.from({ length: plan.pipes }, () => 'pipe' as const);
     this.#process = spawn('setpriv', ['--pdeathsig', 'KILL', plan.binary, ...args], {
-      stdio: ['ignore', 'ignore', 'pipe', ...fds, ...pipes],
+      stdio: ['ignore', 'ignore', 'pipe', ...fds, ...pipes, ...plan.vhostFds],
     });
     this.pipes = this.#process.stdio.slice(CHILD_FD.pipes).filter((one) => one instanceof net.Socket);
     for (const pipe of this.pipes) pipe.on('error', (error) => log.debug(error.message));

@@ -18,7 +18,7 @@ import type {
   EngineState,
   Snapshot,
 } from '../engine.ts';
-import { RamSnapshots, SoftDirtyTracker, whyNoSoftDirty } from '../ram/index.ts';
+import { SoftDirtyTracker, whyNoSoftDirty } from '../ram/index.ts';
 import { buildParts, hashParts, tellableParts } from './build.ts';
 import type { QemuChild } from './child.ts';
 import { DeviceHistory } from './device-history.ts';
@@ -67,7 +67,6 @@ export class QemuEngine implements Engine {
   #state: EngineState = 'created';
   #buildId = '';
   #around: Surroundings | null = null;
-  #snapshots: RamSnapshots | null = null;
   #machine: QemuMachine | null = null;
   readonly #devices = new DeviceHistory();
   readonly #standby = new Standby(() => this.#launch());
@@ -268,8 +267,6 @@ export class QemuEngine implements Engine {
     await Promise.all(Array.from(this.#children, (child) => child.kill()));
     await standby;
     this.#machine = null;
-    await this.#snapshots?.close();
-    this.#snapshots = null;
     const around = this.#around;
     this.#around = null;
     if (around) await closeSurroundings(around);
@@ -279,11 +276,10 @@ export class QemuEngine implements Engine {
     const spec = this.#spec;
     this.#buildId = hashParts(buildParts(spec));
     this.#around = await openSurroundings(spec);
-    this.#snapshots = await RamSnapshots.open(this.#around.ram);
     const machine = await this.#launch();
     this.#adopt(machine);
     await this.monitor.attach(machine.child);
-    this.#snapshots.track(this.#trackerOf(machine));
+    this.#memory().track(this.#trackerOf(machine));
     const kvm = (await machine.child.execute('query-kvm')) as { enabled: boolean };
     this.#hasMovableClock = !kvm.enabled;
     if (!this.#enter('paused')) throw new ClosedError('it was stopped');
@@ -320,9 +316,9 @@ export class QemuEngine implements Engine {
     return this.#machine;
   }
 
-  #memory(): RamSnapshots {
-    if (!this.#snapshots) throw new ClosedError('engine qemu: there is no machine');
-    return this.#snapshots;
+  #memory(): Surroundings['snapshots'] {
+    if (!this.#around) throw new ClosedError('engine qemu: there is no machine');
+    return this.#around.snapshots;
   }
 
   async #launch(): Promise<QemuMachine> {

@@ -5,18 +5,19 @@
 import { closeSync } from 'node:fs';
 import net from 'node:net';
 import { ClosedError } from '../../base/errors.ts';
-import { qemuArgs } from './args.ts';
+import { pipedNics, qemuArgs } from './args.ts';
 import { CHILD_FD, QemuChild } from './child.ts';
 import type { ChildPlan } from './child.ts';
 import { hideSocket, pathOfFd } from './hidden-socket.ts';
 import type { HiddenListener } from './hidden-socket.ts';
 import { captureState, feedState, prepareMigration } from './state.ts';
 import type { Surroundings } from './surroundings.ts';
+import { VhostPort } from './vhost/port.ts';
 
 export class QemuMachine {
   readonly child: QemuChild;
   /** NICs, then serial ports. */
-  readonly ports: readonly net.Socket[];
+  readonly ports: readonly (net.Socket | VhostPort)[];
   readonly #outlet: HiddenListener;
   /** Its VNC server's socket. */
   #vncFd: number | null;
@@ -24,20 +25,30 @@ export class QemuMachine {
   /** Its state, while it stands still after it was captured. */
   #state: Buffer | null = null;
   #isRetired = false;
+  readonly #vhost: readonly VhostPort[];
 
-  private constructor(child: QemuChild, { spec, outlet }: Surroundings, vncFd: number | null) {
+  private constructor(
+    child: QemuChild,
+    { spec, outlet }: Surroundings,
+    vncFd: number | null,
+    vhost: readonly VhostPort[],
+  ) {
     this.child = child;
     this.#vncFd = vncFd;
     this.#outlet = outlet;
-    const [first, ...rest] = child.pipes;
-    if (spec.incoming) this.#incoming = first ?? null;
-    this.ports = spec.incoming ? rest : child.pipes;
+    const pipes = [...child.pipes];
+    if (spec.incoming) this.#incoming = pipes.shift() ?? null;
+    const sockets = [...vhost];
+    const nics = spec.nics.map(({ isVirtio }) => (isVirtio === true ? sockets.shift() : pipes.shift()));
+    this.ports = [...nics.filter((one) => one !== undefined), ...pipes];
+    this.#vhost = vhost;
   }
 
   /** Starts a process; it stands still. `onSpawn` has the child from its first moment. Throws ColoError. */
   static async launch(around: Surroundings, onSpawn: (child: QemuChild) => void): Promise<QemuMachine> {
     const { spec, ram, disks, control, outlet } = around;
-    const pipes = (spec.incoming ? 1 : 0) + spec.nics.length + spec.serialPorts + spec.chardevs.length;
+    const pipes = (spec.incoming ? 1 : 0) + pipedNics(spec) + spec.serialPorts + spec.chardevs.length;
+    const vhost = await openVhostPorts(around);
     const plan = (vncPath: string | null): ChildPlan => ({
       binary: spec.qemu.binary,
       args: qemuArgs(spec, disks, vncPath),
@@ -46,20 +57,27 @@ export class QemuMachine {
       stateFd: outlet.fd,
       control,
       pipes,
+      vhostFds: vhost.map(({ fd }) => fd),
     });
-    let child: QemuChild | null = null;
-    const start = async (vncPath: string | null): Promise<QemuChild> =>
-      (child = await QemuChild.start(plan(vncPath), onSpawn));
-    const vncFd = (spec.vnc ?? null) === null ? null : await hideSocket(start);
-    child ??= await start(null);
+    const started: QemuChild[] = [];
+    const start = async (vncPath: string | null): Promise<QemuChild> => {
+      const child = await QemuChild.start(plan(vncPath), onSpawn);
+      started.push(child);
+      return child;
+    };
+    let vncFd: number | null = null;
     try {
+      if ((spec.vnc ?? null) !== null) vncFd = await hideSocket(start);
+      const child = started[0] ?? (await start(null));
+      for (const port of vhost) port.handedOver();
       await prepareMigration(child, spec.incoming ? CHILD_FD.pipes : null);
+      return new QemuMachine(child, around, vncFd, vhost);
     } catch (error) {
-      await child.kill();
+      for (const child of started) await child.kill();
+      for (const port of vhost) port.close();
       if (vncFd !== null) closeSync(vncFd);
       throw error;
     }
-    return new QemuMachine(child, around, vncFd);
   }
 
   /** It was started to take a state, and has none yet. */
@@ -107,7 +125,22 @@ export class QemuMachine {
   async retire(): Promise<void> {
     this.#isRetired = true;
     await this.child.kill();
+    for (const port of this.#vhost) port.close();
     if (this.#vncFd !== null) closeSync(this.#vncFd);
     this.#vncFd = null;
+  }
+}
+
+/** A socket for each virtio NIC. Throws ColoError; nothing is left open then. */
+async function openVhostPorts({ spec, memory, ramIdentity }: Surroundings): Promise<VhostPort[]> {
+  const ports: VhostPort[] = [];
+  try {
+    for (const { id, isVirtio } of spec.nics) {
+      if (isVirtio === true) ports.push(await VhostPort.open({ name: id, memory, ram: ramIdentity }));
+    }
+    return ports;
+  } catch (error) {
+    for (const port of ports) port.close();
+    throw error;
   }
 }

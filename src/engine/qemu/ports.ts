@@ -7,10 +7,14 @@ import type net from 'node:net';
 import { loggerFor } from '../../base/logger.ts';
 import { BoundedSender } from '../../chardev/bounded-sender.ts';
 import { FrameDecoder, MAX_FRAME_BYTES, encodeHeader } from '../../net/framing.ts';
+import { VNET_HEADER_BYTES, makeWhole, withEmptyHeader } from '../../net/offload.ts';
 import type { EngineNic, EngineSerial } from '../engine.ts';
 import type { QemuNicSpec } from './spec.ts';
+import { VhostPort } from './vhost/port.ts';
 
 const log = loggerFor('engine-qemu');
+/** A frame on its way into a ring, which copies it at once. */
+const withHeader = new Uint8Array(VNET_HEADER_BYTES + MAX_FRAME_BYTES);
 
 export class QemuNic implements EngineNic {
   readonly id: string;
@@ -22,10 +26,14 @@ export class QemuNic implements EngineNic {
   readonly #decoder: FrameDecoder;
   #socket: net.Socket | null = null;
   #sender: BoundedSender | null = null;
+  #vhost: VhostPort | null = null;
+  /** What comes and goes here has a virtio-net header. */
+  readonly #hasVnetHeader: boolean;
 
-  constructor({ id, mac }: QemuNicSpec) {
+  constructor({ id, mac, hasVnetHeader = false }: QemuNicSpec) {
     this.id = id;
     this.mac = mac;
+    this.#hasVnetHeader = hasVnetHeader;
     this.#decoder = new FrameDecoder({
       onFrame: (bytes, from, to) => this.onFrame?.(bytes.subarray(from, to)),
       onError: (error) => log.error(`NIC ${id}: ${error.message}`),
@@ -37,6 +45,10 @@ export class QemuNic implements EngineNic {
       this.droppedFrames++;
       return;
     }
+    if (this.#vhost) {
+      this.#vhost.send(this.#hasVnetHeader ? frame : withEmptyHeader(frame, withHeader));
+      return;
+    }
     const header = encodeHeader(this.#header, frame.length, null);
     if (!this.#sender?.send(header, frame)) this.droppedFrames++;
   }
@@ -46,14 +58,23 @@ export class QemuNic implements EngineNic {
     this.#sender?.flush();
   }
 
-  /** From now on the guest's NIC is at the other end of `socket`; null: nowhere. */
-  attach(socket: net.Socket | null): void {
+  /** From now on the guest's NIC is at the other end of `port`; null: nowhere. */
+  attach(port: net.Socket | VhostPort | null): void {
+    this.#vhost?.close();
+    this.#vhost = port instanceof VhostPort ? port : null;
+    if (this.#vhost) this.#vhost.onFrame = (packet) => this.#fromRing(packet);
+    const socket = port instanceof VhostPort ? null : port;
     this.#socket?.removeAllListeners('data');
     this.#socket?.destroy();
     this.#socket = socket;
     this.#sender = socket ? new BoundedSender(socket) : null;
     this.#decoder.reset();
     socket?.on('data', (chunk: Buffer) => this.#decoder.push(chunk)).resume();
+  }
+
+  #fromRing(packet: Uint8Array): void {
+    if (this.#hasVnetHeader) this.onFrame?.(packet);
+    else if (!makeWhole(packet, (frame) => this.onFrame?.(frame))) this.droppedFrames++;
   }
 }
 
@@ -76,7 +97,8 @@ export class QemuSerial implements EngineSerial {
     return socket.writableLength < UNREAD_PAUSE_BYTES;
   }
 
-  attach(socket: net.Socket | null): void {
+  attach(port: net.Socket | VhostPort | null): void {
+    const socket = port instanceof VhostPort ? null : port;
     this.#socket?.removeAllListeners('data').removeAllListeners('drain');
     this.#socket?.destroy();
     this.#socket = socket;

@@ -11,6 +11,10 @@ export interface QemuNicSpec {
   readonly netdev: string;
   /** Six bytes. */
   readonly mac: Uint8Array;
+  /** A virtio NIC: the guest is offered offloads, and its rings are served here (vhost/). */
+  readonly isVirtio?: boolean;
+  /** Its frames have a virtio-net header here, which says what the guest has left to others. */
+  readonly hasVnetHeader?: boolean;
 }
 
 export interface QemuDiskSpec {
@@ -29,6 +33,8 @@ export interface QemuSpec {
   readonly machine: string;
   /** Options passed through as they are, in order: -cpu, -smp, -device, -vnc… */
   readonly args: readonly string[];
+  /** MSI-X interrupts of a NIC that is served here reach the guest (kernel-irqchip of KVM). */
+  readonly hasIrqfd?: boolean;
   /** What both sides of a pair must have alike beside RAM, disks and NICs: part of the build id. */
   readonly identity: readonly string[];
   readonly disks: readonly QemuDiskSpec[];

@@ -27,7 +27,7 @@ import {
 } from './scan-job.ts';
 import type { JobKind, Shared, WorkerStart } from './scan-job.ts';
 import type { PageEntries } from './soft-dirty.ts';
-import { forgetBase, STRIP_PAGES } from './strips.ts';
+import { forgetBase, mark, STRIP_PAGES } from './strips.ts';
 import type { Pair } from './strips.ts';
 
 /** More threads than this are limited by the memory, not by the processors. */
@@ -117,6 +117,11 @@ export class PageScanner {
   /** Copies the first `count` pages that findChanges returned from the baseline to RAM. */
   async copyBack(count: number): Promise<void> {
     await this.#copy('copyBack', count);
+  }
+
+  /** This process has written to a page of RAM: no page entries tell of that. */
+  markWritten(page: number): void {
+    mark(this.#shared.notes, page);
   }
 
   /** All of the baseline becomes zero and takes no memory. */

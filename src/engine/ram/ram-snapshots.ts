@@ -9,7 +9,7 @@ import { randomBytes } from 'node:crypto';
 import { ColoError, messageOf, ProtocolError } from '../../base/errors.ts';
 import { adviseHuge } from './memory-calls.ts';
 import { PageScanner } from './page-scanner.ts';
-import { allocateRamChanges, parseRamChanges } from './ram-codec.ts';
+import { allocateRamChanges, PAGE_BYTES, parseRamChanges } from './ram-codec.ts';
 import type { RamChanges, RamHeader } from './ram-codec.ts';
 import { RamFile } from './ram-file.ts';
 import type { WriteTracker } from './soft-dirty.ts';
@@ -201,6 +201,12 @@ export class RamSnapshots {
     this.#tracker?.close();
     this.#tracker = tracker;
     this.#isTracked = false;
+  }
+
+  /** This process itself has written there, which no tracker sees. Said afterwards, so that no capture can miss it. */
+  wrote(offset: number, byteLength: number): void {
+    const last = Math.floor((offset + byteLength - 1) / PAGE_BYTES);
+    for (let page = Math.floor(offset / PAGE_BYTES); page <= last; page++) this.#scanner.markWritten(page);
   }
 
   /** Ends the threads and frees the baseline. Idempotent. */

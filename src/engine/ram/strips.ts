@@ -212,7 +212,8 @@ function noteBase(notes: StripNotes, window: number, offset: number, length: num
   }
 }
 
-function mark({ marks }: StripNotes, page: number): void {
+/** What the page is differs from what anybody else knows of it: it is compared the next time. */
+export function mark({ marks }: StripNotes, page: number): void {
   Atomics.or(marks, Math.floor(page / 32), 1 << (page % 32));
 }
 

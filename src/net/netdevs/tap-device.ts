@@ -7,7 +7,8 @@
  *
  * With a vnet header each frame on the device has a struct virtio_net_hdr in front. Here it ends: it is taken off what is
  * read, and what is written gets one of zeros. No offload is asked of the kernel, so that there is nothing in it, as in
- * QEMU, which takes it off too unless a virtio-net NIC is behind the device (docs/qemu-behaviour.md 1.4).
+ * QEMU, which takes it off too unless a virtio-net NIC is behind the device (docs/qemu-behaviour.md 1.4). For such a NIC
+ * (`passesHeader`) it stays, as long as the NIC's, and the kernel may leave checksums and segmentation to the guest.
  */
 import { constants, closeSync, openSync } from 'node:fs';
 import koffi from 'koffi';
@@ -15,6 +16,7 @@ import { Deferred } from '../../base/async.ts';
 import { ColoError, messageOf } from '../../base/errors.ts';
 import { loggerFor } from '../../base/logger.ts';
 import { MAX_FRAME_BYTES } from '../framing.ts';
+import { VNET_HEADER_BYTES } from '../offload.ts';
 
 const TUNSETIFF = 0x400454ca;
 const TUNSETOFFLOAD = 0x400454d0;
@@ -24,6 +26,8 @@ const IFF_NO_PI = 0x1000;
 const IFF_VNET_HDR = 0x4000;
 /** struct virtio_net_hdr, the kernel's default. */
 const VNET_HDR_BYTES = 10;
+/** TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN. */
+const TUN_OFFLOADS = 1 | 2 | 4 | 8;
 /** struct ifreq: a name of 16 bytes, then a union of 24. */
 const IFREQ_BYTES = 40;
 const IFNAME_BYTES = 16;
@@ -38,7 +42,8 @@ const MIN_FRAME_BYTES = 60;
 const FRAMES_A_TURN = 64;
 
 interface SystemCalls {
-  ioctl(fd: number, request: number, argument: Uint8Array | null): number;
+  ioctl(fd: number, request: number, argument: Uint8Array): number;
+  ioctlNumber(fd: number, request: number, argument: number): number;
   eventfd(initial: number, flags: number): number;
   read(fd: number, into: Uint8Array, bytes: number): number;
   write(fd: number, from: Uint8Array, bytes: number): number;
@@ -55,6 +60,9 @@ function systemCalls(): SystemCalls {
     ioctl: libc.func(
       'int ioctl(int fd, unsigned long request, void *argument)',
     ) as unknown as SystemCalls['ioctl'],
+    ioctlNumber: libc.func(
+      'int ioctl(int fd, unsigned long request, unsigned long argument)',
+    ) as unknown as SystemCalls['ioctlNumber'],
     eventfd: libc.func('int eventfd(unsigned int initial, int flags)') as unknown as SystemCalls['eventfd'],
     read: libc.func('long read(int fd, _Out_ void *into, size_t bytes)') as unknown as SystemCalls['read'],
     write: libc.func('long write(int fd, void *from, size_t bytes)') as unknown as SystemCalls['write'],
@@ -69,6 +77,8 @@ export interface TapDeviceOptions {
   /** Its name; empty: the kernel chooses one. */
   readonly name: string;
   readonly vnetHeader?: boolean;
+  /** Frames come and go with the header, of VNET_HEADER_BYTES. */
+  readonly passesHeader?: boolean;
   /** The view is valid during the call only. */
   readonly onFrame: (frame: Uint8Array) => void;
 }
@@ -82,7 +92,9 @@ export class TapDevice {
   readonly #fd: number;
   readonly #wakeFd: number;
   readonly #onFrame: (frame: Uint8Array) => void;
+  /** Of a header that ends here. */
   readonly #headerBytes: number;
+  readonly #minBytes: number;
   readonly #buffer: Buffer;
   /** A frame to write, behind a header of zeros; empty without one. */
   readonly #outgoing: Buffer;
@@ -91,14 +103,15 @@ export class TapDevice {
   #closing = false;
 
   /** Throws ColoError. */
-  constructor({ name, vnetHeader, onFrame }: TapDeviceOptions) {
+  constructor({ name, vnetHeader, passesHeader, onFrame }: TapDeviceOptions) {
     if (Buffer.byteLength(name) >= IFNAME_BYTES) {
       throw new ColoError(`ifname '${name}' is too long: at most ${IFNAME_BYTES - 1} bytes`);
     }
     this.#onFrame = onFrame;
-    this.#headerBytes = vnetHeader ? VNET_HDR_BYTES : 0;
+    this.#headerBytes = vnetHeader && !passesHeader ? VNET_HDR_BYTES : 0;
+    this.#minBytes = MIN_FRAME_BYTES + (passesHeader ? VNET_HEADER_BYTES : this.#headerBytes);
     this.#buffer = Buffer.allocUnsafeSlow(this.#headerBytes + MAX_FRAME_BYTES);
-    this.#outgoing = Buffer.alloc(vnetHeader ? this.#headerBytes + MAX_FRAME_BYTES : 0);
+    this.#outgoing = Buffer.alloc(this.#headerBytes > 0 ? this.#headerBytes + MAX_FRAME_BYTES : 0);
     try {
       this.#calls = systemCalls();
       this.#fd = openSync('/dev/net/tun', constants.O_RDWR | constants.O_NONBLOCK);
@@ -116,7 +129,8 @@ export class TapDevice {
           (code === koffi.os.errno['EPERM'] ? ', Operation not permitted; it needs CAP_NET_ADMIN' : ''),
       );
     }
-    if (vnetHeader) this.#forgetOffloads();
+    if (vnetHeader)
+      this.#setOffloads(passesHeader ? VNET_HEADER_BYTES : VNET_HDR_BYTES, passesHeader ? TUN_OFFLOADS : 0);
     this.name = request.toString('utf8', 0, IFNAME_BYTES).replace(/\0.*$/s, '');
     this.#wakeFd = this.#calls.eventfd(0, EFD_NONBLOCK);
     if (this.#wakeFd < 0) {
@@ -173,18 +187,18 @@ export class TapDevice {
       // Nothing there for now; a lasting failure shows up in poll.
       if (bytes <= 0) return;
       if (bytes <= this.#headerBytes) continue;
-      const end = Math.max(bytes, this.#headerBytes + MIN_FRAME_BYTES);
+      const end = Math.max(bytes, this.#minBytes);
       if (end > bytes) this.#buffer.fill(0, bytes, end);
       this.#onFrame(this.#buffer.subarray(this.#headerBytes, end));
     }
   }
 
-  /** A device that outlives its users keeps what the last one has set. */
-  #forgetOffloads(): void {
+  /** A device that outlives its users keeps what the last one has set, so that nothing is set too. */
+  #setOffloads(headerBytes: number, offloads: number): void {
     const size = Buffer.alloc(4);
-    size.writeInt32LE(VNET_HDR_BYTES);
+    size.writeInt32LE(headerBytes);
     this.#calls.ioctl(this.#fd, TUNSETVNETHDRSZ, size);
-    this.#calls.ioctl(this.#fd, TUNSETOFFLOAD, null);
+    this.#calls.ioctlNumber(this.#fd, TUNSETOFFLOAD, offloads);
   }
 
   #end(): void {

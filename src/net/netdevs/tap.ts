@@ -31,9 +31,12 @@ export async function openTapBackend(netdev: Netdev, options: NetdevOptionString
   if (options['vhost'] !== undefined && parseBool('vhost', options['vhost'])) {
     throw new ParameterError('vhost=on is not supported: its packets would pass by the filters');
   }
+  const vnetHeader = parseBool('vnet_hdr', options['vnet_hdr'] ?? 'off');
+  netdev.hasVnetWire = vnetHeader && netdev.vnetHeaderBytes > 0;
   const device = new TapDevice({
     name: options['ifname'] ?? '',
-    vnetHeader: parseBool('vnet_hdr', options['vnet_hdr'] ?? 'off'),
+    vnetHeader,
+    passesHeader: netdev.hasVnetWire,
     onFrame: (frame) => netdev.receiveFromWire(frame),
   });
   try {

@@ -56,6 +56,28 @@ test(
   },
 );
 
+for (const hasHeader of ['on', 'off']) {
+  test(
+    `large segments go from one kernel to another, whose TAP has vnet_hdr=${hasHeader}`,
+    { skip: whyNoTap() },
+    async (t) => {
+      const names = ['here', 'there'].map((name) => `colo-${name}-${process.pid}`);
+      const probe = fileURLToPath(new URL('./tap-offload-probe.ts', import.meta.url));
+      for (const name of names) {
+        await run('ip', ['netns', 'add', name]);
+        t.after(() => run('ip', ['netns', 'del', name]));
+      }
+      const [here, there] = names as [string, string];
+      const { stdout } = await run(
+        'ip',
+        ['netns', 'exec', here, process.execPath, '--import', 'tsx', probe, there, hasHeader],
+        { timeout: 40_000 },
+      );
+      assert.deepEqual(JSON.parse(stdout), { isWhole: true, isLarge: true });
+    },
+  );
+}
+
 test('what a TAP cannot do here is refused', async () => {
   const netdev = new Netdev({ id: 'hn0' });
   await assert.rejects(openTapBackend(netdev, { type: 'tap', vhost: 'on' }), /vhost=on is not supported/);

@@ -127,12 +127,16 @@ test('every call of PeerService arrives over TCP; a unix socket has none of them
   await client.awaitCheckpoint('web1', { epoch: 3, nonce: 'y' });
   await client.takeOver('web1');
   await client.leave('web1', 'because');
+  await client.purge('web1');
+  assert.deepEqual(await client.facts(SPEC), await falseNode().facts(SPEC));
   assert.deepEqual(node.asked, [
     ['copy', 'web1'],
     ['join', request],
     ['awaitCheckpoint', 'web1', { epoch: 3, nonce: 'y' }],
     ['takeOver', 'web1'],
     ['leave', 'web1', 'because'],
+    ['purge', 'web1'],
+    ['facts', SPEC],
   ]);
   const local = await pair(t);
   await assert.rejects(local.client.copy('web1'), { name: 'ForbiddenError', message: /by TCP only/ });

@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import { describe, it, test } from 'node:test';
+import { onesSum } from '../../../src/net/checksum.ts';
 import type { Direction, FilterHost, NetFilter } from '../../../src/net/filter.ts';
+import { MAX_FRAME_BYTES } from '../../../src/net/framing.ts';
 import { Netdev } from '../../../src/net/netdev.ts';
+import { GUEST_MAC, tcp } from './frames.ts';
 
 /** Writes its name on each packet that passes. */
 function tagger(id: string, queue: NetFilter['queue'] = 'all', trace: string[] = []): NetFilter {
@@ -162,4 +165,64 @@ test('a link that is down passes nothing, and events reach every filter', () => 
   assert.deepEqual([guest, wire, trace], [[], [], []]);
   netdev.notify('failover');
   assert.deepEqual(trace, ['a:failover']);
+});
+
+void describe('packets with a virtio-net header', () => {
+  const whole = Uint8Array.from(tcp({ payload: 'x', seq: 1, ack: 2 }));
+  const left = Buffer.concat([Buffer.of(1, 0, 0, 0, 0, 0, 34, 0, 16, 0, 0, 0), whole]);
+  // The pseudo header's sum, as a driver leaves it.
+  left.writeUInt16BE(onesSum(Uint8Array.of(0, 6, 0, 21), 0, 4, onesSum(whole, 26, 34)), 12 + 50);
+
+  it('lose it, and are made whole, where the wire knows none', () => {
+    const netdev = new Netdev({ id: 'hn0', vnetHeaderBytes: 12 });
+    const [guest, wire]: [Uint8Array[], Uint8Array[]] = [[], []];
+    netdev.guest = (packet) => guest.push(Uint8Array.from(packet));
+    netdev.wire = (packet) => wire.push(Uint8Array.from(packet));
+    netdev.sendFromGuest(Uint8Array.from(left));
+    assert.deepEqual(wire, [whole]);
+    netdev.receiveFromWire(whole);
+    assert.deepEqual(guest, [Uint8Array.from([...new Uint8Array(12), ...whole])]);
+    netdev.hold();
+    netdev.receiveFromWire(whole);
+    netdev.release();
+    assert.deepEqual(guest[1], guest[0]);
+    // One that waits goes as well.
+    netdev.holdOutput();
+    netdev.sendFromGuest(Uint8Array.from(left));
+    assert.equal(wire.length, 1);
+    netdev.releaseOutput();
+    assert.deepEqual(wire[1], whole);
+    netdev.announce(GUEST_MAC);
+    assert.equal(wire[2]?.length, 60);
+    assert.deepEqual(wire[2].subarray(6, 12), GUEST_MAC);
+    const large = Buffer.concat([
+      Buffer.of(1, 1, 0, 0, 232, 3, 34, 0, 16, 0, 0, 0),
+      tcp({ payload: new Uint8Array(2500) }),
+    ]);
+    netdev.sendFromGuest(large);
+    assert.deepEqual(
+      wire.slice(3).map(({ length }) => length),
+      [1054, 1054, 554],
+    );
+    assert.equal(netdev.stats.toWire, 6);
+    netdev.sendFromGuest(Buffer.of(0, 9, ...new Uint8Array(60)));
+    netdev.sendFromGuest(new Uint8Array(12));
+    assert.deepEqual([wire.length, netdev.stats.discarded], [6, 2]);
+    netdev.receiveFromWire(new Uint8Array(MAX_FRAME_BYTES - 11));
+    assert.equal(netdev.stats.discarded, 3);
+  });
+
+  it('keep it where the wire has one too', () => {
+    const netdev = new Netdev({ id: 'hn0', vnetHeaderBytes: 12 });
+    netdev.hasVnetWire = true;
+    const [guest, wire]: [Uint8Array[], Uint8Array[]] = [[], []];
+    netdev.guest = (packet) => guest.push(Uint8Array.from(packet));
+    netdev.wire = (packet) => wire.push(Uint8Array.from(packet));
+    netdev.sendFromGuest(left);
+    netdev.receiveFromWire(left);
+    netdev.announce(GUEST_MAC);
+    assert.deepEqual(wire[0], Uint8Array.from(left));
+    assert.deepEqual(guest, [Uint8Array.from(left)]);
+    assert.equal(wire[1]?.length, 72);
+  });
 });

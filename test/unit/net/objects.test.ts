@@ -118,6 +118,26 @@ test('filters are refused with QEMU’s words, and leave nothing behind', () => 
   }
 });
 
+test('a filter that would make garbage of packets with vnet headers is refused', () => {
+  const { context, chardevs } = setUp();
+  const netdev = new Netdev({ id: 'v', vnetHeaderBytes: 12 });
+  const withHeaders: NetObjectContext = { ...context, netdev: () => netdev };
+  const all: [FilterType, Record<string, unknown>][] = [
+    ['filter-mirror', { outdev: 'a' }],
+    ['filter-redirector', { indev: 'b' }],
+    ['filter-rewriter', {}],
+  ];
+  for (const [type, properties] of all) {
+    const message = `the packets of netdev 'v' have vnet headers (vnet_hdr=on): ${type} and the comparer need vnet_hdr_support=on`;
+    assert.throws(() => createFilter(type, 'x', { netdev: 'v', ...properties }, withHeaders), { message });
+    createFilter(type, 'x', { netdev: 'v', vnet_hdr_support: 'on', ...properties }, withHeaders);
+  }
+  assert.equal(netdev.filters.length, 3);
+  const { filter } = createFilter('filter-buffer', 'x', { netdev: 'v', interval: '1000' }, withHeaders);
+  filter.close();
+  assert.equal(chardevs.get('c')?.user, null);
+});
+
 const compare = { primary_in: 'a', secondary_in: 'b', outdev: 'c', iothread: 'iothread1' };
 const compareErrors: [Record<string, unknown>, string][] = [
   [{ ...compare, iothread: undefined }, "Parameter 'iothread' is missing"],

@@ -4,6 +4,7 @@ import { test } from 'node:test';
 import { bareVm } from '../../helpers/bare-vm.ts';
 import { planDevices } from '../../../src/vm/devices.ts';
 import { parseCommandLine } from '../../../src/vm/command-line/parse.ts';
+import { planQemu } from '../../../src/vm/qemu-plan.ts';
 import { openNetdevs } from '../../../src/vm/netdevs.ts';
 import type { OpenNetdevs } from '../../../src/vm/netdevs.ts';
 
@@ -57,4 +58,24 @@ test('ports of one hub hear each other, and not those of another', async (t) => 
   assert.deepEqual(heard, ['c:60'], 'through b, the cable d and hub 1');
   vm.netdevs.get('c')!.sendFromGuest(new Uint8Array(61));
   assert.deepEqual(heard, ['c:60', 'a:61']);
+});
+
+test('vnet_hdr=on: packets of a virtio NIC of a QEMU have headers, and nobody else’s', async () => {
+  const headerBytes = async (netdev: string, device: string, accel = 'tcg'): Promise<number> => {
+    const config = parseCommandLine(['-accel', accel, '-netdev', netdev, '-device', device]);
+    const { nics } = accel === 'tcg' ? planQemu(config) : planDevices(config.devices);
+    const networks = await openNetdevs(config.netdevs, nics, () => undefined);
+    await networks.close();
+    return networks.netdevs.get('n')!.vnetHeaderBytes;
+  };
+  const stream = 'stream,id=n,server=on,addr.type=inet,addr.host=127.0.0.1,addr.port=0';
+  const socket = 'socket,id=n,listen=127.0.0.1:0';
+  for (const netdev of [stream, socket]) {
+    assert.equal(await headerBytes(`${netdev},vnet_hdr=on`, 'virtio-net-pci,netdev=n'), 12);
+    assert.equal(await headerBytes(`${netdev},vnet_hdr=off`, 'virtio-net-pci,netdev=n'), 0);
+    assert.equal(await headerBytes(netdev, 'virtio-net-pci,netdev=n'), 0);
+    assert.equal(await headerBytes(`${netdev},vnet_hdr=on`, 'e1000,netdev=n'), 0);
+    assert.equal(await headerBytes(`${netdev},vnet_hdr=on`, 'virtio-net-pci,netdev=n', 'v86'), 0);
+  }
+  await assert.rejects(headerBytes(`${stream},vnet_hdr=maybe`, 'virtio-net-pci,netdev=n'), /vnet_hdr/);
 });

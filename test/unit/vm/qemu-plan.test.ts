@@ -48,6 +48,25 @@ describe('devices', () => {
     );
   });
 
+  it('virtio NICs are served here, but for those that want what that does not go with', () => {
+    const served = (device: string): boolean | undefined => plan('-device', device).nics[0]?.isVirtio;
+    for (const driver of ['virtio-net', 'virtio-net-pci', 'virtio-net-pci-transitional']) {
+      assert.equal(served(`${driver},netdev=a`), true, driver);
+    }
+    assert.equal(served('virtio-net-pci,netdev=a,csum=off,vectors=0,iommu_platform=off'), true);
+    assert.equal(served('{"driver":"virtio-net-pci","netdev":"a"}'), true);
+    for (const device of [
+      'e1000,netdev=a',
+      'virtio-net-device,netdev=a',
+      'virtio-net-pci,netdev=a,vectors=4',
+      '{"driver":"virtio-net-pci","netdev":"a","vectors":4}',
+      '{"driver":"virtio-net-pci","netdev":"a","iommu_platform":true}',
+      'virtio-net-pci,netdev=a,iommu_platform=on',
+    ]) {
+      assert.equal(served(device), false, device);
+    }
+  });
+
   it('-nic without a model is the card that the machine has', () => {
     assert.match(plan('-nic', 'tap').args[1] ?? '', /^e1000,/);
     assert.match(plan('-nic', 'tap', '-machine', 'pc-q35-7.2').args[1] ?? '', /^e1000e,/);

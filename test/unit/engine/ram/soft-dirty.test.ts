@@ -147,6 +147,37 @@ test('the filter is asked only while it can be believed', async () => {
   });
 });
 
+test('what this process writes itself is found when it is told', async () => {
+  for (const threads of [0, 2]) {
+    await withPair(threads, async ([primary, secondary]) => {
+      assert.ok(primary && secondary);
+      const { ram, snapshots } = primary;
+      const move = async (): Promise<number> => {
+        const { ram: changes, pages } = await snapshots.capture({
+          full: !snapshots.hasBaseline,
+          isStill: true,
+        });
+        await secondary.snapshots.load(secondary.snapshots.check([changes]));
+        return pages;
+      };
+      await move();
+      // Across the end of a page, and in one whose block had no data yet.
+      ram.bytes.fill(1, 9 * PAGE - 1, 9 * PAGE + 1);
+      snapshots.wrote(9 * PAGE - 1, 2);
+      ram.bytes[300 * PAGE] = 1;
+      snapshots.wrote(300 * PAGE, 1);
+      assert.equal(await move(), 3);
+      assert.ok(ram.bytes.equals(secondary.ram.bytes));
+      assert.equal(await move(), 0);
+      // A load undoes it.
+      secondary.ram.bytes[5 * PAGE] = 7;
+      secondary.snapshots.wrote(5 * PAGE, 4);
+      await move();
+      assert.ok(ram.bytes.equals(secondary.ram.bytes));
+    });
+  }
+});
+
 test('who takes over at a load is believed at once', async () => {
   await withPair(0, async ([primary, secondary], folder) => {
     assert.ok(primary && secondary);
