@@ -101,6 +101,12 @@ export class LoopbackHost {
     return pids.filter((pid) => pid !== null);
   }
 
+  /** Images of a VM here. */
+  async diskFiles(vm: string): Promise<string[]> {
+    const files = await readdir(path.join(this.folder, 'state', 'vms', vm)).catch(() => []);
+    return files.filter((file) => file.endsWith('.qcow2'));
+  }
+
   /** Whatever still runs. */
   async killGuests(): Promise<void> {
     for (const pid of await this.vmPids()) {

@@ -49,6 +49,10 @@ test(
       PATIENT,
     ]);
 
+    await step('check: what it says can be done', async () => {
+      assert.match(await operator.colo('a', 'check', web), /^web: can be protected$/m);
+    });
+
     await step('up --wait: two VMs, spread over the hosts', async () => {
       const [text, other] = await Promise.all([
         operator.colo('a', 'up', web, '--wait'),
@@ -200,14 +204,10 @@ test(
           await host.end('SIGKILL');
           await host.clearRunFolder();
         }
-        // The one that was no member first, alone: nothing but the arbiter's record keeps it from starting.
+        // The one that was no member first, alone: nothing but the arbiter's record keeps it from starting, whoever asks.
         await stranger.start();
-        await operator.untilEvent(
-          stranger.name,
-          told,
-          'it may not start it',
-          ({ vm, to }) => vm === WEB && to === 'blocked',
-        );
+        await operator.colo(stranger.name, 'up', web);
+        assert.equal(await stranger.vmPid(WEB), null);
         await Promise.all(members.map((host) => host.start()));
         const view = await operator.untilStatus(
           'a',
@@ -232,13 +232,18 @@ test(
       },
     );
 
-    await step('down and up again: the same disk', async () => {
+    await step('down and up again: the same disk; down --purge: nothing is left', async () => {
       const down = await operator.json<VmView>('b', 'down', TINY);
       assert.deepEqual([down.state, down.isWanted], ['down', false]);
       for (const host of hosts) assert.equal(await host.vmPid(TINY), null);
       const up = await operator.json<VmView>('c', 'up', tiny, '--wait');
       assert.equal(up.state, 'protected');
       await operator.type('b', TINY, 'y', /y/);
+      const running = await operator.run('a', 'down', TINY, '--purge');
+      assert.equal(running.status, 2, 'without --yes and a terminal nothing is deleted');
+      await operator.colo('a', 'down', TINY, '--purge', '--yes');
+      assert.equal((await operator.run('b', 'status', TINY)).status, 3);
+      for (const host of hosts) assert.deepEqual(await host.diskFiles(TINY), []);
     });
   },
 );
