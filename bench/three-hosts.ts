@@ -2,21 +2,16 @@
  * Three hosts on one machine for benchmarks: 127.0.0.1 to .3, each with its `colo node`, an arbiter in a directory, and a
  * switch with NAT as the world. What was started is ended by `close`, guests included.
  */
-import { spawn } from 'node:child_process';
-import type { ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
-import { createWriteStream } from 'node:fs';
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { NodeClient } from '../src/api/http-client.ts';
 import { withDeadline } from '../src/base/async.ts';
-import { coloCommand } from '../src/base/this-program.ts';
 import { freePorts } from '../src/demo/free-ports.ts';
 import type { HaEvent } from '../src/ha/index.ts';
-import { identityOf, killProcess } from '../src/ha/room/process-identity.ts';
 import { parseVmFile } from '../src/ha/spec/vm-file.ts';
 import { startSwitch } from '../src/switch/index.ts';
 import type { RunningSwitch } from '../src/switch/index.ts';
+import { LoopbackHost, prepareArbiter } from './loopback-host.ts';
 
 const HOSTS = ['a', 'b', 'c'] as const;
 const VM = 'web';
@@ -34,7 +29,7 @@ export class ThreeHosts {
   readonly ledgerPort: number;
   readonly seen: Seen[] = [];
   readonly #network: RunningSwitch;
-  readonly #nodes: { readonly process: ChildProcess; readonly client: NodeClient }[] = [];
+  readonly #nodes: { readonly host: LoopbackHost; readonly client: NodeClient }[] = [];
   readonly #stop = new AbortController();
   #wakes: (() => void)[] = [];
 
@@ -74,10 +69,9 @@ export class ThreeHosts {
   async primary(): Promise<{ readonly host: string; readonly pid: number }> {
     const { primary } = await this.#nodes[0]!.client.vm(VM);
     if (primary === null) throw new Error('nobody is heard');
-    const record = JSON.parse(
-      await readFile(path.join(this.folder, primary, 'run', 'vms', VM, 'process.json'), 'utf8'),
-    ) as { pid: number };
-    return { host: primary, pid: record.pid };
+    const pid = (await this.#nodes.find(({ host }) => host.name === primary)?.host.vmPid(VM)) ?? null;
+    if (pid === null) throw new Error(`${primary} has no process of ${VM}`);
+    return { host: primary, pid };
   }
 
   /** The first event after `since` that `accepts` likes. Throws after `patienceMs`. */
@@ -111,47 +105,30 @@ export class ThreeHosts {
     this.#stop.abort();
     const down = this.#nodes[0]?.client.down(VM, { purge: false }) ?? Promise.resolve();
     await withDeadline<unknown>(down, DOWN_MS, 'colo down').catch((error: unknown) => console.error(error));
-    for (const { process: child, client } of this.#nodes) {
+    for (const { host, client } of this.#nodes) {
       await client.close();
-      const gone = once(child, 'exit');
-      if (child.exitCode === null && child.kill('SIGTERM')) await gone;
+      await host.end();
     }
     await this.#network.close();
     // What did not go down.
-    for (const host of HOSTS) {
-      const file = path.join(this.folder, host, 'run', 'vms', VM, 'process.json');
-      const record = await readFile(file, 'utf8').catch(() => null);
-      const identity = record === null ? null : identityOf((JSON.parse(record) as { pid: number }).pid);
-      if (identity) killProcess(identity);
-    }
+    for (const { host } of this.#nodes) await host.killGuests();
     await rm(this.folder, { recursive: true, force: true });
   }
 
   async #startNodes(): Promise<void> {
     const arbiter = path.join(this.folder, 'arbiter');
-    await mkdir(arbiter);
-    const prepare = coloCommand('arbiter', 'prepare', arbiter);
-    await once(spawn(prepare.command, prepare.args, { stdio: 'inherit' }), 'exit');
-    for (const [at, host] of HOSTS.entries()) {
-      const home = path.join(this.folder, host);
-      await mkdir(home);
-      const config = path.join(home, 'node.yaml');
-      const lines = [`name: ${host}`, `address: 127.0.0.${at + 1}`, 'port: 0', 'heartbeat: { port: 0 }'];
-      lines.push(`state-folder: ${home}/state`, `run-folder: ${home}/run`, 'memory: 4G', 'metrics: false');
-      lines.push(`arbiter: { file: ${arbiter} }`, '');
-      await writeFile(config, lines.join('\n'));
-      const { command, args } = coloCommand('node', '--config', config);
-      // A terminal's interrupt is for the benchmark, which ends them in order.
-      const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], detached: true });
-      child.stderr.pipe(createWriteStream(path.join(home, 'node.log')));
-      await Promise.race([
-        once(child.stdout, 'data'),
-        once(child, 'exit').then(async () => {
-          throw new Error(`colo node of ${host}: ${await readFile(path.join(home, 'node.log'), 'utf8')}`);
-        }),
-      ]);
-      const client = new NodeClient(`unix:${home}/run/node.sock`);
-      this.#nodes.push({ process: child, client });
+    await prepareArbiter(arbiter);
+    for (const [at, name] of HOSTS.entries()) {
+      const host = new LoopbackHost({
+        name,
+        address: `127.0.0.${at + 1}`,
+        folder: this.folder,
+        arbiter: `{ file: ${arbiter} }`,
+        more: ['heartbeat: { port: 0 }', 'memory: 4G', 'metrics: false'],
+      });
+      const client = new NodeClient(host.node);
+      this.#nodes.push({ host, client });
+      await host.start();
       void this.#follow(client);
     }
   }

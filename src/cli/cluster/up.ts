@@ -68,10 +68,11 @@ async function withFile(
   await askNode(name, options, (node) => ask(node, spec));
 }
 
-const SETTLED: ReadonlySet<VmState> = new Set(['protected', 'blocked', 'down']);
+const SETTLED: ReadonlySet<VmState> = new Set(['protected', 'blocked']);
 
-function isSettled({ state }: VmView): boolean {
-  return SETTLED.has(state);
+/** Down and wanted: its home has not looked yet. */
+function isSettled({ state, isWanted }: VmView): boolean {
+  return SETTLED.has(state) || (state === 'down' && !isWanted);
 }
 
 /** `vm.yaml: error on beta: disks[0].image: there is no such file`. */
