@@ -31,6 +31,8 @@ const PROTECT_AGAIN = { firstMs: 1_000, longestMs: 30_000 };
 /** Between two looks at whether it may be started. */
 const START_AGAIN = { firstMs: 500, longestMs: 5_000 };
 const QUIT_MS = 10_000;
+/** Between two tries to note a take-over. */
+const NOTE_AGAIN = { firstMs: 100, longestMs: 2_000 };
 /** Jobs that merge a secondary's overlays after a take-over are called so. */
 const MERGE_JOB = 'failover-';
 const MERGE_LOOK_MS = 250;
@@ -78,6 +80,7 @@ export class Controller {
   #lastFailover: VmView['lastFailover'];
   #checkpoints: CheckpointView | undefined;
   #arbiterTrouble: string | null = null;
+  #diskTrouble: string | null = null;
 
   constructor(spec: VmSpec, parts: ControllerParts) {
     this.name = spec.name;
@@ -326,12 +329,12 @@ export class Controller {
     const isFollower = phase === 'secondary' || phase === 'joining';
     const secondary = phase === 'primary' || phase === 'pairing' ? peer : isFollower ? host : null;
     const resync = this.#protecting?.progress;
+    const troubles = [this.#arbiterTrouble, this.#diskTrouble].filter((trouble) => trouble !== null);
     return {
       version: 1,
       name: this.name,
       state: this.#life.state,
-      reason:
-        this.#arbiterTrouble === null ? this.#life.reason : `${this.#life.reason}; ${this.#arbiterTrouble}`,
+      reason: [this.#life.reason, ...troubles].join('; '),
       sinceMs: this.#life.sinceMs,
       epoch: known?.epoch ?? 0,
       primary: isFollower ? peer : this.#vm === null ? null : host,
@@ -576,7 +579,7 @@ export class Controller {
     try {
       if (wasSecondary) {
         // Before it is heard: a host that loses power from here on starts from what its guest has written.
-        await parts.disks.note({ type: 'takes-over', of: known });
+        await this.#noteTakeOver(vm, known);
         await parts.steps.secondaryAlone(vm, this.#spec);
       } else {
         await parts.steps.primaryAlone(vm, this.#spec);
@@ -595,6 +598,35 @@ export class Controller {
     }
     this.#step('won', reason);
     if (wasSecondary) void this.#awaitMerge(vm);
+  }
+
+  /**
+   * A disk that is full is no reason to throw the only guest away that there is: nothing of it is heard before there is
+   * room again. Throws when its process has ended meanwhile.
+   */
+  async #noteTakeOver(vm: RunningVm, of: RecordId): Promise<void> {
+    const again = new BackOff(NOTE_AGAIN);
+    try {
+      for (;;) {
+        try {
+          await this.#parts.disks.note({ type: 'takes-over', of });
+          return;
+        } catch (error) {
+          if (this.#vm !== vm || this.#isEnded) throw error;
+          this.#onDiskTrouble(messageOf(error));
+          await pause(again.next());
+        }
+      }
+    } finally {
+      this.#diskTrouble = null;
+    }
+  }
+
+  #onDiskTrouble(trouble: string): void {
+    if (trouble === this.#diskTrouble) return;
+    this.#diskTrouble = trouble;
+    this.#parts.tell({ type: 'disk-trouble', reason: `the guest cannot be heard yet: ${trouble}` });
+    this.#parts.publish();
   }
 
   /** The overlays become part of the disks in the background; from then on these are whole again. */
