@@ -34,6 +34,8 @@ const log = loggerFor('vm');
 const PROTECT_AGAIN = { firstMs: 1_000, longestMs: 30_000 };
 /** Between two looks at whether it may be started. */
 const START_AGAIN = { firstMs: 500, longestMs: 5_000 };
+/** Between two tries to note a take-over. */
+const NOTE_AGAIN = { firstMs: 100, longestMs: 2_000 };
 
 export class Controller {
   readonly name: string;
@@ -69,6 +71,7 @@ export class Controller {
   #lastFailover: VmView['lastFailover'];
   readonly #checkpoints: CheckpointCount;
   #arbiterTrouble: string | null = null;
+  #diskTrouble: string | null = null;
 
   constructor(spec: VmSpec, parts: ControllerParts) {
     this.name = spec.name;
@@ -326,7 +329,7 @@ export class Controller {
       lastEpoch: this.#lastEpoch,
       pid: this.#vm?.pid ?? null,
       entry: this.#entry,
-      trouble: this.#arbiterTrouble,
+      troubles: [this.#arbiterTrouble, this.#diskTrouble].filter((trouble) => trouble !== null),
       protecting: this.#protecting,
       checkpoints: this.#checkpoints.view,
       lastFailover: this.#lastFailover,
@@ -565,7 +568,7 @@ export class Controller {
       if (wasSecondary) {
         await this.#prepared;
         // Before it is heard: a host that loses power from here on starts from what its guest has written.
-        await parts.disks.note({ type: 'takes-over', of: known });
+        await this.#noteTakeOver(vm, known);
         await parts.steps.secondaryAlone(vm, this.#spec);
       } else {
         await parts.steps.primaryAlone(vm, this.#spec);
@@ -584,6 +587,35 @@ export class Controller {
     }
     this.#step('won', reason);
     if (wasSecondary) void this.#awaitMerge(vm);
+  }
+
+  /**
+   * A disk that is full is no reason to throw the only guest away that there is: nothing of it is heard before there is
+   * room again. Throws when its process has ended meanwhile.
+   */
+  async #noteTakeOver(vm: RunningVm, of: RecordId): Promise<void> {
+    const again = new BackOff(NOTE_AGAIN);
+    try {
+      for (;;) {
+        try {
+          await this.#parts.disks.note({ type: 'takes-over', of });
+          return;
+        } catch (error) {
+          if (this.#vm !== vm || this.#isEnded) throw error;
+          this.#onDiskTrouble(messageOf(error));
+          await pause(again.next());
+        }
+      }
+    } finally {
+      this.#diskTrouble = null;
+    }
+  }
+
+  #onDiskTrouble(trouble: string): void {
+    if (trouble === this.#diskTrouble) return;
+    this.#diskTrouble = trouble;
+    this.#parts.tell({ type: 'disk-trouble', reason: `the guest cannot be heard yet: ${trouble}` });
+    this.#parts.publish();
   }
 
   /** The overlays become part of the disks in the background; from then on these are whole again. */

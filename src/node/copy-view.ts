@@ -26,8 +26,8 @@ export interface CopyState {
   readonly lastEpoch: number;
   readonly pid: number | null;
   readonly entry: VmEntry | null;
-  /** With the arbiter. */
-  readonly trouble: string | null;
+  /** With the arbiter, with a disk. */
+  readonly troubles: readonly string[];
   readonly protecting: {
     readonly target: string;
     readonly progress: { readonly doneBytes: number; readonly totalBytes: number } | undefined;
@@ -37,7 +37,7 @@ export interface CopyState {
 }
 
 export function viewOf(state: CopyState): VmView {
-  const { host, spec, life, pid, entry, trouble, protecting, checkpoints, lastFailover } = state;
+  const { host, spec, life, pid, entry, troubles, protecting, checkpoints, lastFailover } = state;
   const { phase, peer, known } = state.side;
   const isFollower = phase === 'secondary' || phase === 'joining';
   const resync = protecting?.progress;
@@ -45,7 +45,7 @@ export function viewOf(state: CopyState): VmView {
     version: 1,
     name: spec.name,
     state: life.state,
-    reason: trouble === null ? life.reason : `${life.reason}; ${trouble}`,
+    reason: [life.reason, ...troubles].join('; '),
     sinceMs: life.sinceMs,
     epoch: known?.epoch ?? state.lastEpoch,
     primary: isFollower ? peer : pid === null ? null : host,

@@ -51,17 +51,17 @@ export async function mayStart(
   }
   const others = record.members.filter((member) => member !== host);
   for (const other of others) {
-    const isKnown = parts.hosts().some((known) => known.name === other && known.isAlive);
-    if (!isKnown) {
-      if (parts.upMs() < GRACE_MS)
-        return { may: false, reason: `waits for ${other}, which may have a running copy` };
-      continue;
-    }
     try {
       const report = await parts.peer(other).copy(name);
       if (report.isProcessAlive) return { may: false, reason: null };
     } catch {
-      if (parts.upMs() < GRACE_MS) return { may: false, reason: `waits for ${other}, which does not answer` };
+      // Its registration may have run out while its copy goes on: asked first, and waited for when the daemon is young.
+      if (parts.upMs() < GRACE_MS) {
+        return {
+          may: false,
+          reason: `waits for ${other}, which may have a running copy and does not answer`,
+        };
+      }
     }
   }
   return { may: true, reason: others.length === 0 ? 'has the newest disk' : 'has a disk of the whole pair' };

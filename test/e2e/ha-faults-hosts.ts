@@ -1,7 +1,7 @@
 /** Failures of a host that goes on: its disk is full (labs with `stateMiB`), its wall clock jumps (`hasClocks`). */
 import { open, rm } from 'node:fs/promises';
 import path from 'node:path';
-import { signal, type Fault } from './ha-faults.ts';
+import { nothing, signal, type Fault } from './ha-faults.ts';
 import type { ClusterHost } from './ha-lab.ts';
 
 const CHUNK = Buffer.alloc(256 * 1024, 1);
@@ -50,12 +50,18 @@ export const FULL_DISK_FAULTS: readonly Fault[] = [
     },
   },
   {
-    name: 'the disk of the secondary’s host is full, and the primary’s process is killed',
+    name: 'the primary’s process is killed while the secondary’s disk is full: nobody speaks until there is room',
     isLoss: true,
-    make: async (_cluster, primary, secondary) => {
+    make: async (cluster, primary, secondary) => {
+      const newest = await secondary.newest();
       const room = await fillDisk(secondary);
       signal(await primary.vmPid(), 'SIGKILL');
-      return room;
+      await secondary.untilEvent('the loss', newest, ({ type }) => type === 'peer-lost');
+      await cluster.whileMute(() =>
+        secondary.untilEvent('the full disk', newest, ({ type }) => type === 'disk-trouble'),
+      );
+      await room();
+      return nothing;
     },
   },
 ];

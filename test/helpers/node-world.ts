@@ -143,6 +143,7 @@ export class FalseHost {
   isReachable = true;
   isInMaintenance = false;
   upMs = 60_000;
+  hasFullDisk = false;
   /** For each time that it joined: whether what had changed was enough. */
   readonly joinedWith: boolean[] = [];
   readonly events: Omit<HaEvent, 'version' | 'sequence' | 'time' | 'host'>[] = [];
@@ -324,6 +325,7 @@ export class FalseHost {
       current: made,
       settle: () => Promise.resolve(),
       note: ({ type }) => {
+        if (this.hasFullDisk) return Promise.reject(new ColoError('No space left on device'));
         this.diskState = DISKS_AFTER[type];
         return Promise.resolve();
       },

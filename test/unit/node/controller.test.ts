@@ -91,6 +91,19 @@ describe('a VM over several hosts', { timeout: 60_000 }, () => {
     await world.untilProtected('b');
   });
 
+  it('keeps the only guest there is on a full disk, unheard, and goes on when there is room', async () => {
+    const b = world.host('b');
+    b.hasFullDisk = true;
+    await world.host('a').vm?.kill();
+    await world.until('it is told', () => b.events.some(({ type }) => type === 'disk-trouble'));
+    assert.equal(b.controller.life.state, 'dissolving');
+    assert.match(b.controller.view().reason, /; No space left on device$/);
+    assert.equal(b.vm?.isAlive, true);
+    b.hasFullDisk = false;
+    await world.untilProtected('b');
+    assert.doesNotMatch(b.controller.view().reason, /No space/);
+  });
+
   it('lets one win when both lose each other', async () => {
     world.cut('a', 'b');
     world.host('a').vm?.part();
