@@ -86,7 +86,7 @@ describe('the rules', { skip: skipWithoutGuest, timeout: 600_000 }, () => {
 
   after(() => close());
 
-  it('a disk of the secondary that fails ends protection, and the guest goes on (failures 2, 3 and 6)', async () => {
+  it('a disk of the secondary that fails ends protection, and the guest goes on (failures 2, 3 and 6)', async (t) => {
     // A blkdebug node in front of the active and of the hidden disk.
     rig.edit = (word) =>
       word
@@ -111,7 +111,10 @@ describe('the rules', { skip: skipWithoutGuest, timeout: 600_000 }, () => {
       if (layer === 'act') await qmp.execute('x-colo-checkpoint').catch(() => undefined); // it may have ended by itself
       const [exit, theirs] = await Promise.all(exits);
       assert.deepEqual([exit?.data['reason'], theirs?.data['reason']], ['error', 'error']);
-      assert.equal(exit?.data['x-detail'], layer === 'hid' ? 'forward-failed' : 'peer-failed');
+      // A secondary that is asked for a checkpoint at that very moment says it first.
+      const details = layer === 'hid' ? ['forward-failed', 'peer-failed'] : ['peer-failed'];
+      assert.ok(details.includes(String(exit?.data['x-detail'])), JSON.stringify(exit?.data));
+      t.diagnostic(`${layer}: ${JSON.stringify(exit?.data)}`);
       // Its clients ask on, and get no answer until it is told to go on alone.
       let [asked, said] = [0, 0];
       rig.primary.onFrame = ({ direction }) => (direction === 'in' ? asked++ : said++);
