@@ -50,7 +50,6 @@ export class Operator {
   /** With daemons that know each other, and no VM. `arbiter`: of node.yaml; default: a directory of its own. */
   static async start(t: TestContext, arbiter?: string): Promise<Operator> {
     const folder = await mkdtemp(path.join(os.tmpdir(), 'colo-ops-'));
-    t.after(() => rm(folder, { recursive: true, force: true }));
     const ports = await freePorts(2 + NAMES.length, ['127.0.0.1']);
     const forwards = [`${ports[0]!}-10.0.2.15:7001`, `${ports[1]!}-10.0.2.15:7000`];
     const edge = new ColoProcess(
@@ -80,6 +79,8 @@ export class Operator {
     t.after(async () => {
       for (const host of hosts) await host.end('SIGKILL');
       for (const host of hosts) await host.killGuests();
+      // Last: whom to kill is written in it.
+      await rm(folder, { recursive: true, force: true });
     });
     await Promise.all(hosts.map((host) => host.start()));
     for (const { name } of hosts) await operator.untilAllAlive(name);
