@@ -14,6 +14,7 @@ interface Group {
 const GROUPS: readonly Group[] = [
   { names: ['up', 'check'], load: async () => (await import('./cluster/up.ts')).registerUp },
   { names: ['status', 'hosts'], load: async () => (await import('./cluster/status.ts')).registerStatus },
+  { names: ['top'], load: async () => (await import('./cluster/top.ts')).registerTop },
   { names: ['events', 'logs'], load: async () => (await import('./cluster/streams.ts')).registerStreams },
   {
     names: ['down', 'checkpoint', 'failover', 'migrate', 'pause', 'resume', 'drain', 'undrain'],
@@ -21,6 +22,7 @@ const GROUPS: readonly Group[] = [
   },
   { names: ['node', 'arbiter'], load: async () => (await import('./node.ts')).registerNode },
   { names: ['console'], load: async () => (await import('./cluster/console.ts')).registerConsole },
+  { names: ['qmp'], load: async () => (await import('./qmp.ts')).registerQmp },
   { names: ['demo'], load: async () => (await import('./demo.ts')).registerDemo },
   { names: ['guest'], load: async () => (await import('./guest.ts')).registerGuest },
   { names: ['img'], load: async () => (await import('./img.ts')).registerImg },

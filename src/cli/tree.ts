@@ -80,6 +80,8 @@ const EXAMPLES: Readonly<Record<string, readonly string[]>> = {
   drain: ['colo drain beta'],
   undrain: ['colo undrain beta'],
   console: ['colo console web1'],
+  qmp: ['colo qmp web1', 'colo qmp /run/vm.qmp query-status', 'colo qmp --hmp /run/vm.qmp'],
+  top: ['colo top'],
   node: ['colo node --config /etc/colo/node.yaml'],
   completion: ['colo completion bash'],
   man: ['colo man', 'colo man --roff'],

@@ -5,6 +5,7 @@ import type { NodeClient } from '../../api/http-client.ts';
 import { ColoError, messageOf } from '../../base/errors.ts';
 import type { CopyView, HostView, VmView } from '../../ha/views.ts';
 import { askNode, nodeCommand, printJson, printLine, type NodeOptions } from './connection.ts';
+import { frame } from './screen.ts';
 import { age, printable, size, table } from './text.ts';
 
 /** Between two looks. */
@@ -57,8 +58,9 @@ async function run(
           return { json: { error: messageOf(error) }, text: messageOf(error), names: [] };
         throw error;
       });
-      if (process.stdout.isTTY && !options.json) process.stdout.write('\x1b[H\x1b[2J');
-      print(shown);
+      if (process.stdout.isTTY && !options.json && !options.names)
+        process.stdout.write(frame(shown.text.split('\n')));
+      else print(shown);
       await delay((watch === true ? WATCH_SEC : watch) * 1000);
     }
   });
@@ -135,18 +137,18 @@ export function hostTable(hosts: readonly HostView[]): string {
   return table(heads, rows, new Set([3, 4, 5]));
 }
 
-function stateOf(vm: VmView): string {
+export function stateOf(vm: VmView): string {
   return vm.state + (vm.isPaused ? ' (paused)' : '');
 }
 
-function resyncOf({ resync }: CopyView): string {
+export function resyncOf({ resync }: CopyView): string {
   if (!resync) return '-';
   const { doneBytes, totalBytes } = resync;
   const percent = totalBytes === 0 ? 100 : Math.floor((doneBytes / totalBytes) * 100);
   return `${percent}% of ${size(totalBytes)}`;
 }
 
-function seconds(text: string): number {
+export function seconds(text: string): number {
   const value = Number(text);
   if (Number.isFinite(value) && value >= 0.1 && value <= 3600) return value;
   throw new InvalidArgumentError('expected a number from 0.1 to 3600');

@@ -38,7 +38,7 @@ test('docs/cli.md has every command of a cluster with its options, and no other'
     })
     .map(({ path: name, arguments: args, options }) => {
       const words = args.map((argument) =>
-        argument.isRequired ? `<${argument.name}>` : `[${argument.name}]`,
+        argument.isRequired ? `<${argument.name}>` : `[${argument.name}${argument.isVariadic ? '...' : ''}]`,
       );
       const own = options
         .map(({ long }) => long ?? '')
