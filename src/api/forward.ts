@@ -43,7 +43,8 @@ export function forwarding({ local, locate, locateHost, connect }: Forwarding): 
     vms: () => local.vms(),
     check: (spec) => local.check(spec),
     events: (query: EventQuery) => local.events(query),
-    up: (spec) => vm(spec.name, (node) => node.up(spec)),
+    // Asked of the registry alone; whoever spoke for the VM last may be dead.
+    up: (spec) => local.up(spec),
     vm: (name) => vm(name, (node) => node.vm(name)),
     spec: (name) => vm(name, (node) => node.spec(name)),
     down: (name, options, call) => vm(name, (node) => node.down(name, options, call)),

@@ -50,10 +50,11 @@ test('a call goes where the VM is, with its answer, errors, streams and console'
   console.destroy();
   assert.deepEqual(
     there.asked.map(([call]) => call),
-    ['vm', 'failover', 'migrate', 'up', 'setMaintenance'],
+    ['vm', 'failover', 'migrate', 'setMaintenance'],
   );
   assert.deepEqual(here.asked, [
     ['vm', 'other'],
+    ['up', SPEC],
     ['setMaintenance', 'alpha', true, { drain: true }],
   ]);
 });

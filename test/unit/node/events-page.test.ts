@@ -14,7 +14,9 @@ test('docs/events.md has every event that the daemon tells, and no other', async
       told.add(type ?? '');
   }
   const page = await readFile(PAGE, 'utf8');
-  const written = [...page.matchAll(/^\| `([a-z-]+)` +\|/gm)].map(([, type]) => type ?? '').filter((type) => type !== 'type');
+  const written = [...page.matchAll(/^\| `([a-z-]+)` +\|/gm)]
+    .map(([, type]) => type ?? '')
+    .filter((type) => type !== 'type');
   assert.ok(told.size > 10);
   assert.deepEqual(written.sort(), [...told].sort());
 });
