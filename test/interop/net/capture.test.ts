@@ -30,6 +30,7 @@ for (const vnetHeaderBytes of [0, 12]) {
     const file = path.join(await testFolder(t), 'x.pcap');
     const netdev = new Netdev({ id: 'hn0', vnetHeaderBytes });
     netdev.guest = netdev.wire = () => undefined;
+    netdev.hasVnetWire = vnetHeaderBytes > 0;
     const dump = new DumpFilter('d', { queue: 'all', enabled: true, file, maxBytes: 100 });
     netdev.insert(dump);
     const behind = (frame: Uint8Array): Uint8Array => Buffer.concat([Buffer.alloc(vnetHeaderBytes), frame]);

@@ -222,6 +222,7 @@ test('a full table gives up what has ended before what is idle', () => {
 test('behind a vnet header: a partial checksum and the bytes of a long segment stay as they are', () => {
   for (const needsSum of [0, 1]) {
     const netdev = new Netdev({ id: 'hn0', vnetHeaderBytes: 12 });
+    netdev.hasVnetWire = true;
     const wire: Uint8Array[] = [];
     const guest: Uint8Array[] = [];
     netdev.wire = (frame) => wire.push(new Uint8Array(frame));

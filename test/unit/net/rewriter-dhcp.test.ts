@@ -131,6 +131,7 @@ test('after a failover what is mapped stays so until the guest asks itself', () 
 test('a partial checksum behind a vnet header is left to the NIC', () => {
   for (const needsChecksum of [1, 0]) {
     const netdev = new Netdev({ id: 'hn0', vnetHeaderBytes: 12 });
+    netdev.hasVnetWire = true;
     const guest: Uint8Array[] = [];
     netdev.guest = (frame) => guest.push(new Uint8Array(frame));
     netdev.wire = () => undefined;
