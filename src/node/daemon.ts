@@ -69,6 +69,8 @@ export class Daemon {
   readonly #tls: TlsMaterial | undefined;
   readonly #looked = new Map<string, Looked>();
   readonly #opening = new Map<string, Promise<Controller>>();
+  /** Of every host that was ever heard of: one whose registration has run out may still have a running copy. */
+  readonly #addresses = new Map<string, string>();
   readonly #clients = new Map<string, NodeClient>();
   readonly #servers: { close(): Promise<void> }[] = [];
   readonly #began = performance.now();
@@ -185,7 +187,7 @@ export class Daemon {
   }
 
   peer(host: string): NodeClient {
-    const address = this.#hosts.find(({ name }) => name === host)?.api;
+    const address = this.#addresses.get(host);
     if (address === undefined) throw new ParameterError(`host '${host}' is not known: is its node running?`);
     let client = this.#clients.get(address);
     if (!client) {
@@ -382,6 +384,7 @@ export class Daemon {
         ...spec.hosts,
       ]);
       this.#hosts = await this.registry.someHosts(CANDIDATES, [this.config.name, ...named]);
+      for (const { name, api } of this.#hosts) this.#addresses.set(name, api);
       const entries = new Map<string, Versioned<VmEntry>>();
       for (const entry of await this.registry.entriesOf(this.config.name))
         entries.set(entry.value.spec.name, entry);
