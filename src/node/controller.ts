@@ -20,12 +20,14 @@ import { RECONNECTED } from '../qmp/lasting-client.ts';
 import type { QmpEvent } from '../qmp/types.ts';
 import { CheckpointCount } from './checkpoint-count.ts';
 import { Joining } from './joining.ts';
-import type { ControllerParts, DisksNote } from './parts.ts';
+import type { ControllerParts } from './parts.ts';
 import { ROLES, viewOf } from './copy-view.ts';
+import { NextSecondary } from './next-secondary.ts';
 import { PeerWatch } from './peer-watch.ts';
 import { Protecting } from './protecting.ts';
 import { SideDriver } from './side-driver.ts';
-import { isFollower, merged, pause, quit, takeCheckpoint } from './vm-talk.ts';
+import { TakeOver } from './take-over.ts';
+import { isFollower, pause, quit, takeCheckpoint } from './vm-talk.ts';
 import { mayStart } from './wishes.ts';
 
 const log = loggerFor('vm');
@@ -34,8 +36,6 @@ const log = loggerFor('vm');
 const PROTECT_AGAIN = { firstMs: 1_000, longestMs: 30_000 };
 /** Between two looks at whether it may be started. */
 const START_AGAIN = { firstMs: 500, longestMs: 5_000 };
-/** Between two tries to note a take-over. */
-const NOTE_AGAIN = { firstMs: 100, longestMs: 2_000 };
 
 export class Controller {
   readonly name: string;
@@ -53,31 +53,24 @@ export class Controller {
   #protecting: Protecting | null = null;
   #joining: Joining | null = null;
   #notBefore = 0;
-  /** Hosts that a try at protection has failed on since the last that has not. */
-  #refused: string[] = [];
-  /** Of the pair at whose end the bitmap of this process began; null: it tells nothing that could be relied on. */
-  #bitmapSince: RecordId | null = null;
-  /** A secondary that has lost its peer flushes what it would have to flush. */
-  #prepared: Promise<void> = Promise.resolve();
   /** Of the record that this host spoke under last: what it tells when it speaks no more. */
   #lastEpoch = 0;
-  /** Whose disks that bitmap is about. */
-  #lastPeer: string | null = null;
   #ticking: Promise<void> | null = null;
   #isDiscarding = false;
   #isEnded = false;
-  /** A person wants the next secondary there. */
-  #target: string | null = null;
+  readonly #takingOver: TakeOver;
+  readonly #next: NextSecondary;
   #lastFailover: VmView['lastFailover'];
   readonly #checkpoints: CheckpointCount;
   #arbiterTrouble: string | null = null;
-  #diskTrouble: string | null = null;
 
   constructor(spec: VmSpec, parts: ControllerParts) {
     this.name = spec.name;
     this.#spec = spec;
     this.#parts = parts;
     this.#checkpoints = new CheckpointCount(() => parts.now());
+    this.#takingOver = new TakeOver(parts, (vm) => this.#vm === vm && !this.#isEnded);
+    this.#next = new NextSecondary(parts);
     const saved = parts.loadSide();
     this.#driver = new SideDriver(
       spec.name,
@@ -154,6 +147,7 @@ export class Controller {
         return;
       case 'alone':
         this.#life = { state: 'unprotected', reason: 'taken up again by a new daemon', sinceMs: Date.now() };
+        await this.#finishTakeOver(vm);
         await this.#undoProtection('the daemon was started again');
         return;
       case 'idle':
@@ -283,7 +277,7 @@ export class Controller {
 
   /** The next secondary is to be there; the present one, if it is another, goes. Resolves when the pair is whole. */
   async protectBy(host: string): Promise<void> {
-    this.#target = host;
+    this.#next.wanted = host;
     this.#notBefore = 0;
     try {
       if (this.side.phase === 'primary' && this.side.peer !== host)
@@ -293,7 +287,7 @@ export class Controller {
           (this.#life.state === 'protected' && this.side.peer === host) || this.#life.state === 'stopping',
       );
     } finally {
-      this.#target = null;
+      this.#next.wanted = null;
     }
     if (this.#life.state === 'stopping') throw new ColoError(`'${this.name}' ended while it was being moved`);
   }
@@ -329,7 +323,7 @@ export class Controller {
       lastEpoch: this.#lastEpoch,
       pid: this.#vm?.pid ?? null,
       entry: this.#entry,
-      troubles: [this.#arbiterTrouble, this.#diskTrouble].filter((trouble) => trouble !== null),
+      troubles: [this.#arbiterTrouble, this.#takingOver.trouble].filter((trouble) => trouble !== null),
       protecting: this.#protecting,
       checkpoints: this.#checkpoints.view,
       lastFailover: this.#lastFailover,
@@ -360,11 +354,11 @@ export class Controller {
   }
 
   async #startGuest(): Promise<void> {
-    const { parts } = { parts: this.#parts };
+    const parts = this.#parts;
     const known = this.side.known;
     try {
       if (!known) throw new ColoError('the arbiter has not let it start');
-      this.#bitmapSince = null;
+      this.#next.forgetBitmap();
       const disks = await parts.disks.forStart(this.#spec, known);
       const vm = await parts.room.startPrimary(this.#spec, disks);
       if (this.side.phase !== 'alone') {
@@ -403,10 +397,7 @@ export class Controller {
     const { peer } = this.side;
     if (peer === null) return;
     this.#watch.stop();
-    await this.#parts
-      .peer(peer)
-      .leave(this.name, reason)
-      .catch((error: unknown) => log.warn({ vm: this.name, peer, err: error }, 'leave'));
+    await this.#askToLeave(peer, reason);
     this.#onPeerLost(reason, {});
     await this.#until(() => this.#life.state !== 'dissolving');
   }
@@ -450,18 +441,14 @@ export class Controller {
   #considerProtection(): void {
     const vm = this.#vm;
     if (!vm) return;
-    const target = this.#target ?? this.#chooseTarget();
-    if (target === null) {
-      // All have refused: they are asked again, from the best on.
-      this.#refused = [];
-      return;
-    }
+    const target = this.#next.choose(this.#spec);
+    if (target === null) return;
     this.#step('sync', `to ${target}`);
     const protecting = (this.#protecting = new Protecting(
       vm,
       this.#spec,
       target,
-      this.#bitmapSince,
+      this.#next.bitmapSince,
       this.#parts,
       {
         synced: (peer) => {
@@ -476,11 +463,6 @@ export class Controller {
     void protecting.start();
   }
 
-  #chooseTarget(): string | null {
-    const oldDiskHost = this.#bitmapSince === null ? null : this.#lastPeer;
-    return this.#parts.chooseSecondary(this.#spec, { refused: this.#refused, oldDiskHost });
-  }
-
   async #onProtectionFailed(protecting: Protecting, error: unknown): Promise<void> {
     if (this.#protecting !== protecting) return;
     log.warn({ vm: this.name, err: error }, 'protection');
@@ -491,14 +473,13 @@ export class Controller {
 
   /** Back to what an unprotected VM is; the next try after a while. */
   async #undoProtection(reason: string): Promise<void> {
-    const { peer: to } = { peer: this.#protecting?.target ?? null };
+    const to = this.#protecting?.target ?? null;
     this.#protecting?.abandon(new ColoError(reason));
     this.#watch.stop();
     const vm = this.#vm;
     if (!vm) return;
     this.#notBefore = this.#parts.now() + this.#protectAgain.next();
-    // Half a copy, or a pair that was not to be: the bitmap has been begun anew, or used up.
-    this.#bitmapSince = null;
+    this.#next.forgetBitmap();
     try {
       await this.#parts.steps.primaryAlone(vm, this.#spec);
     } catch (error) {
@@ -508,21 +489,29 @@ export class Controller {
     } finally {
       this.#protecting = null;
     }
-    if (to !== null)
-      void this.#parts
-        .peer(to)
-        .leave(this.name, reason)
-        .catch(() => undefined);
+    if (to !== null) {
+      this.#next.failedOn(to);
+      void this.#askToLeave(to, reason);
+    }
     this.#step('sync-failed', reason);
+  }
+
+  /** Never rejects: a host that does not hear it finds out by itself. */
+  async #askToLeave(host: string, reason: string): Promise<void> {
+    try {
+      await this.#parts.peer(host).leave(this.name, reason);
+    } catch (error) {
+      log.warn({ vm: this.name, host, err: error }, 'leave');
+    }
   }
 
   /** A secondary whose host is being emptied goes elsewhere, if there is an elsewhere. */
   async #considerMoving(): Promise<void> {
     const { peer } = this.side;
-    if (peer === null || this.#target !== null) return;
+    if (peer === null || this.#next.wanted !== null) return;
     const host = this.#parts.hosts().find(({ name }) => name === peer);
     if (host?.isInMaintenance !== true) return;
-    if (this.#chooseTarget() === null) return;
+    if (this.#next.choose(this.#spec) === null) return;
     await this.#sendPeerAway(`${peer} is in maintenance`);
   }
 
@@ -537,23 +526,12 @@ export class Controller {
     }
     this.#parts.tell({ type: 'peer-lost', reason, data: { peer, role: ROLES[phase], ...data } });
     this.#step('lost', reason);
-    // What a take-over would have to flush is flushed while the arbiter is asked.
-    this.#prepared = phase === 'secondary' && this.#vm ? this.#prepare(this.#vm) : Promise.resolve();
+    if (phase === 'secondary' && this.#vm) this.#takingOver.prepare(this.#vm);
     this.#driver.feed({ type: 'peer-lost' });
   }
 
-  /** What a take-over begins with and does no harm if it is not to be. Never rejects. */
-  async #prepare(vm: RunningVm): Promise<void> {
-    try {
-      await this.#parts.steps.cutExports(vm);
-      await this.#parts.disks.settle(vm.qmp);
-    } catch (error) {
-      log.warn({ vm: this.name, err: error }, 'before a take-over');
-    }
-  }
-
   async #takeOver(): Promise<void> {
-    const { parts } = { parts: this.#parts };
+    const parts = this.#parts;
     const vm = this.#vm;
     const known = this.side.known;
     const reason = this.#life.reason;
@@ -565,15 +543,8 @@ export class Controller {
     const wasSecondary = this.#watch.role === 'secondary';
     this.#watch.stop();
     try {
-      if (wasSecondary) {
-        await this.#prepared;
-        // Before it is heard: a host that loses power from here on starts from what its guest has written.
-        await this.#noteTakeOver(vm, known);
-        await parts.steps.secondaryAlone(vm, this.#spec);
-      } else {
-        await parts.steps.primaryAlone(vm, this.#spec);
-        await parts.disks.note({ type: 'holds', of: known });
-      }
+      if (wasSecondary) await this.#takingOver.ofSecondary(vm, this.#spec, known);
+      else await this.#takingOver.ofPrimary(vm, this.#spec, known);
     } catch (error) {
       log.error({ vm: this.name, err: error }, 'take-over');
       this.#end('died', messageOf(error));
@@ -586,53 +557,16 @@ export class Controller {
       parts.tell({ type: 'failover', reason, data: { from, to: parts.host, epoch: known.epoch } });
     }
     this.#step('won', reason);
-    if (wasSecondary) void this.#awaitMerge(vm);
   }
 
-  /**
-   * A disk that is full is no reason to throw the only guest away that there is: nothing of it is heard before there is
-   * room again. Throws when its process has ended meanwhile.
-   */
-  async #noteTakeOver(vm: RunningVm, of: RecordId): Promise<void> {
-    const again = new BackOff(NOTE_AGAIN);
+  /** The daemon before this one had won, and may have ended before the guest was heard, or all was tidied up. */
+  async #finishTakeOver(vm: RunningVm): Promise<void> {
+    const { known } = this.side;
     try {
-      for (;;) {
-        try {
-          await this.#parts.disks.note({ type: 'takes-over', of });
-          return;
-        } catch (error) {
-          if (this.#vm !== vm || this.#isEnded) throw error;
-          this.#onDiskTrouble(messageOf(error));
-          await pause(again.next());
-        }
-      }
-    } finally {
-      this.#diskTrouble = null;
-    }
-  }
-
-  #onDiskTrouble(trouble: string): void {
-    if (trouble === this.#diskTrouble) return;
-    this.#diskTrouble = trouble;
-    this.#parts.tell({ type: 'disk-trouble', reason: `the guest cannot be heard yet: ${trouble}` });
-    this.#parts.publish();
-  }
-
-  /** The overlays become part of the disks in the background; from then on these are whole again. */
-  async #awaitMerge(vm: RunningVm): Promise<void> {
-    try {
-      await merged(vm);
-      if (this.#vm === vm) await this.#note({ type: 'merged' });
+      if (known && (await isFollower(vm))) await this.#takingOver.ofSecondary(vm, this.#spec, known);
     } catch (error) {
-      log.warn({ vm: this.name, err: error }, 'the merge of a take-over');
-    }
-  }
-
-  async #note(event: DisksNote): Promise<void> {
-    try {
-      await this.#parts.disks.note(event);
-    } catch (error) {
-      log.warn({ vm: this.name, event: event.type, err: error }, 'what the disks are could not be noted');
+      log.error({ vm: this.name, err: error }, 'take-over');
+      this.#end('died', messageOf(error));
     }
   }
 
@@ -643,7 +577,7 @@ export class Controller {
     if (after.known) this.#lastEpoch = after.known.epoch;
     if (phase === 'primary' && before.phase === 'pairing') {
       this.#protectAgain.reset();
-      this.#refused = [];
+      this.#next.succeeded();
       this.#protecting = null;
       this.#step('whole', `${after.peer ?? ''} holds a whole checkpoint`);
       this.#watch.start('primary', after.peer ?? '');
@@ -652,11 +586,10 @@ export class Controller {
       this.#watch.start('secondary', after.peer ?? '');
     }
     if (phase === 'alone' && before.phase === 'asking' && before.swap?.isFromDisk === false) {
-      this.#bitmapSince = before.swap.expected;
-      this.#lastPeer = before.peer;
+      this.#next.parted(before.swap.expected, before.peer);
     }
     if (phase === 'primary' && after.known) {
-      void this.#note({ type: 'holds', of: after.known });
+      void this.#takingOver.note({ type: 'holds', of: after.known });
     }
     if (phase === 'stopping' && before.phase !== 'stopping' && this.#life.state !== 'stopping') {
       this.#step('beaten', 'the other side goes on alone');

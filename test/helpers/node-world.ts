@@ -144,6 +144,10 @@ export class FalseHost {
   isInMaintenance = false;
   upMs = 60_000;
   hasFullDisk = false;
+  /** Its disks cannot be made. */
+  joinFails = false;
+  /** Set: a take-over waits for it. */
+  heldTakeOver: Deferred<void> | null = null;
   /** For each time that it joined: whether what had changed was enough. */
   readonly joinedWith: boolean[] = [];
   readonly events: Omit<HaEvent, 'version' | 'sequence' | 'time' | 'host'>[] = [];
@@ -217,8 +221,14 @@ export class FalseHost {
           await Promise.resolve();
         },
         cutExports: () => Promise.resolve(),
-        primaryAlone: () => this.#alone(),
-        secondaryAlone: () => this.#alone(),
+        primaryAlone: () =>
+          this.vm?.mode === 'secondary'
+            ? Promise.reject(new ColoError('a secondary has nothing to go on with'))
+            : this.#alone(),
+        secondaryAlone: async () => {
+          await this.heldTakeOver?.promise;
+          await this.#alone();
+        },
       },
       peer: (host) => world.peer(this.name, host),
       witness: this.#witness(),
@@ -317,6 +327,7 @@ export class FalseHost {
         return Promise.resolve(made());
       },
       forJoin: (_sizes, pairing) => {
+        if (this.joinFails) throw new ColoError('no room for its disks');
         const isBitmapEnough = this.diskState === 'replica' && pairing !== null;
         this.diskState = 'syncing';
         this.joinedWith.push(isBitmapEnough);

@@ -180,6 +180,33 @@ describe('a VM over several hosts', { timeout: 60_000 }, () => {
     assert.equal(world.host('a').vm?.pid, pid);
   });
 
+  it('ends a take-over that the daemon before had only won', async () => {
+    const b = world.host('b');
+    const held = (b.heldTakeOver = new Deferred());
+    await world.host('a').vm?.kill();
+    await world.until('won, unheard', () => b.controller.side.phase === 'alone');
+    const { pid } = b.vm ?? {};
+    b.controller.close();
+    b.heldTakeOver = null;
+    await b.startDaemon();
+    held.reject(new Error('the daemon is gone'));
+    await world.untilProtected('b');
+    assert.equal(b.vm?.pid, pid);
+  });
+
+  it('asks another host when one has failed', async () => {
+    await world.host('b').losePower();
+    await world.untilProtected('a');
+    assert.equal(secondaryOf('a'), 'c');
+    await world.host('b').comeBack();
+    world.host('b').joinFails = true;
+    await world.host('c').losePower();
+    await world.until('b has failed', () => world.host('a').controller.life.state === 'backing-off');
+    await world.host('c').comeBack();
+    await world.untilProtected('a');
+    assert.equal(secondaryOf('a'), 'c');
+  });
+
   it('gives a resync up when it is stopped or the target dies, and tries again', async () => {
     await world.host('b').losePower();
     await world.host('c').losePower();
