@@ -2,7 +2,7 @@
  * One VM on one host: what is done about it. `tick` looks at what is wanted and begins what is missing; the table of the
  * side (ha/side.ts) says who may go on alone; the life (ha/life) is what is told. The guest is spoken to by QMP only.
  *
- * Two long dialogues have files of their own: protecting.ts (a new secondary, from the primary's end) and joining.ts (the
+ * Two long dialogues have files of their own: protecting.ts (a new secondary, from the primary's end) and standby.ts (the
  * same from the other end). peer-watch.ts says when the other copy counts as lost.
  */
 import { randomBytes } from 'node:crypto';
@@ -10,7 +10,7 @@ import { ColoError, messageOf } from '../base/errors.ts';
 import { BusyError } from '../ha/errors.ts';
 import { loggerFor } from '../base/logger.ts';
 import type { CopyReport, JoinAnswer, JoinRequest } from '../api/service.ts';
-import type { RunningVm, VmEntry, VmView } from '../ha/index.ts';
+import type { RunningVm, VmEntry, VmExit, VmView } from '../ha/index.ts';
 import type { RecordId } from '../ha/arbiter/index.ts';
 import { BackOff } from '../ha/life/back-off.ts';
 import { live, NEW_LIFE, type Life, type LifeEvent } from '../ha/life/life.ts';
@@ -19,15 +19,16 @@ import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import { RECONNECTED } from '../qmp/lasting-client.ts';
 import type { QmpEvent } from '../qmp/types.ts';
 import { CheckpointCount } from './checkpoint-count.ts';
-import { Joining } from './joining.ts';
 import type { ControllerParts } from './parts.ts';
 import { ROLES, viewOf } from './copy-view.ts';
 import { NextSecondary } from './next-secondary.ts';
 import { PeerWatch } from './peer-watch.ts';
 import { Protecting } from './protecting.ts';
 import { SideDriver } from './side-driver.ts';
+import { Standby } from './standby.ts';
 import { TakeOver } from './take-over.ts';
 import { isFollower, pause, quit, takeCheckpoint } from './vm-talk.ts';
+import { isGuestShutdown, VmLink } from './vm-link.ts';
 import { mayStart } from './wishes.ts';
 
 const log = loggerFor('vm');
@@ -47,11 +48,9 @@ export class Controller {
   #entry: VmEntry | null = null;
   #spec: VmSpec;
   #life: Life = NEW_LIFE;
-  #vm: RunningVm | null = null;
-  /** Ends what listens to #vm. */
-  #detach: (() => void) | null = null;
+  readonly #link: VmLink;
   #protecting: Protecting | null = null;
-  #joining: Joining | null = null;
+  readonly #standby: Standby;
   #notBefore = 0;
   /** Of the record that this host spoke under last: what it tells when it speaks no more. */
   #lastEpoch = 0;
@@ -69,8 +68,23 @@ export class Controller {
     this.#spec = spec;
     this.#parts = parts;
     this.#checkpoints = new CheckpointCount(() => parts.now());
-    this.#takingOver = new TakeOver(parts, (vm) => this.#vm === vm && !this.#isEnded);
+    this.#takingOver = new TakeOver(parts, (vm) => this.#link.vm === vm && !this.#isEnded);
     this.#next = new NextSecondary(parts);
+    this.#link = new VmLink({
+      event: (event) => this.#onVmEvent(event),
+      exited: (vm, exit) => this.#onExit(vm, exit),
+    });
+    this.#standby = new Standby(spec.name, parts, {
+      phase: () => this.side.phase,
+      feed: (event) => this.#driver.feed(event),
+      step: (event, reason) => this.#step(event, reason),
+      attach: (vm) => this.#link.attach(vm),
+      forget: async () => {
+        const { vm } = this.#link;
+        this.#forget();
+        await vm?.kill();
+      },
+    });
     const saved = parts.loadSide();
     this.#driver = new SideDriver(
       spec.name,
@@ -81,7 +95,7 @@ export class Controller {
         takeOver: () => void this.#takeOver(),
         receive: () => undefined,
         checkpoint: (pairing) => void this.#protecting?.handOver(pairing),
-        confirm: () => this.#joining?.confirmed(),
+        confirm: () => this.#standby.confirmed(),
         discard: () => void this.#discard(),
         tellStale: () =>
           this.#refuse('the disk here is not of the newest: another host has gone on without it'),
@@ -106,7 +120,7 @@ export class Controller {
   }
 
   get vm(): RunningVm | null {
-    return this.#vm;
+    return this.#link.vm;
   }
 
   get spec(): VmSpec {
@@ -115,7 +129,7 @@ export class Controller {
 
   /** Nothing of it is here, and nothing is under way. */
   get isIdle(): boolean {
-    return this.side.phase === 'idle' && this.#vm === null && this.#joining === null;
+    return this.side.phase === 'idle' && this.#link.vm === null && !this.#standby.isJoining;
   }
 
   /** A daemon that was started again: finds the process of the one before. */
@@ -128,7 +142,7 @@ export class Controller {
       this.#driver.reset(this.#freshSide());
       return;
     }
-    this.#attach(vm);
+    this.#link.attach(vm);
     const secondary = phase === 'secondary' || (phase === 'asking' && (await isFollower(vm)));
     switch (phase) {
       case 'primary':
@@ -182,13 +196,13 @@ export class Controller {
       return;
     }
     await this.#countCheckpoints();
-    if (phase === 'idle' && this.#vm === null && this.#joining === null) {
+    if (phase === 'idle' && this.#link.vm === null && !this.#standby.isJoining) {
       this.#spec = entry.spec;
       if (entry.isPaused || this.#parts.now() < this.#notBefore) return;
       await this.#considerStart(entry);
       return;
     }
-    if (phase === 'alone' && this.#vm !== null && this.#protecting === null) {
+    if (phase === 'alone' && this.#link.vm !== null && this.#protecting === null) {
       if (this.#parts.now() < this.#notBefore) return;
       if (this.#life.state === 'backing-off') this.#step('again', 'the next try at protection is due');
       if (entry.isPaused || this.#life.state !== 'unprotected') return;
@@ -210,35 +224,12 @@ export class Controller {
       );
     }
     this.#spec = request.spec;
-    this.#driver.feed({ type: 'invited', peer: request.from });
-    this.#step('sync', `invited by ${request.from}`);
-    const joining = (this.#joining = new Joining(request, this.#parts));
-    try {
-      const { vm, answer } = await joining.start((reason) => void this.#dropJoining(joining, reason));
-      this.#attach(vm);
-      return answer;
-    } catch (error) {
-      await this.#dropJoining(joining, messageOf(error));
-      throw error;
-    }
+    return this.#standby.join(request);
   }
 
   /** The primary is about to hand its guest over. Resolves when it is here and this side could take it over. */
-  async awaitCheckpoint(pairing: RecordId): Promise<void> {
-    const joining = this.#joining;
-    if (!joining) throw new ColoError(`'${this.name}' is not joining on ${this.#parts.host}`);
-    this.#step('synced', 'the disks are equal');
-    try {
-      await joining.awaitState();
-      await this.#parts.disks.note({ type: 'loaded', of: pairing });
-      this.#driver.feed({ type: 'checkpoint-loaded', pairing });
-      await joining.confirmation;
-    } catch (error) {
-      await this.#dropJoining(joining, messageOf(error));
-      throw error;
-    }
-    this.#joining = null;
-    this.#step('whole', `follows ${joining.from}`);
+  awaitCheckpoint(pairing: RecordId): Promise<void> {
+    return this.#standby.awaitCheckpoint(pairing);
   }
 
   /** Planned: the primary steps aside. Resolves when this side is heard. */
@@ -253,7 +244,7 @@ export class Controller {
   }
 
   async leave(reason: string): Promise<void> {
-    if (this.#joining) await this.#dropJoining(this.#joining, reason);
+    if (this.#standby.isJoining) await this.#standby.drop(reason);
     else if (this.side.phase === 'secondary') this.#end('beaten', reason);
     await this.#until(() => this.isIdle);
   }
@@ -270,7 +261,7 @@ export class Controller {
       host: this.#parts.host,
       phase: this.side.phase,
       known: this.side.known,
-      isProcessAlive: this.#vm !== null,
+      isProcessAlive: this.#link.vm !== null,
       disks: this.#parts.disks.kind,
     };
   }
@@ -303,7 +294,7 @@ export class Controller {
   }
 
   async checkpoint(): Promise<void> {
-    const vm = this.#vm;
+    const vm = this.#link.vm;
     const isProtected = (): boolean => this.side.phase === 'primary';
     if (!vm || !isProtected()) {
       throw new ColoError(`'${this.name}' is not protected: nothing to send a checkpoint to`);
@@ -321,7 +312,7 @@ export class Controller {
       side: this.side,
       life: this.#life,
       lastEpoch: this.#lastEpoch,
-      pid: this.#vm?.pid ?? null,
+      pid: this.#link.vm?.pid ?? null,
       entry: this.#entry,
       troubles: [this.#arbiterTrouble, this.#takingOver.trouble].filter((trouble) => trouble !== null),
       protecting: this.#protecting,
@@ -336,8 +327,8 @@ export class Controller {
     this.#driver.close();
     this.#watch.stop();
     this.#protecting?.abandon(new ColoError('the daemon is ending'));
-    this.#joining?.close();
-    this.#detach?.();
+    this.#standby.close();
+    this.#link.detach();
   }
 
   // Starting and stopping.
@@ -365,7 +356,7 @@ export class Controller {
         await vm.kill();
         return;
       }
-      this.#attach(vm);
+      this.#link.attach(vm);
       await vm.qmp.execute('cont');
       this.#startAgain.reset();
       this.#step('started', `runs on ${parts.host}`);
@@ -379,7 +370,7 @@ export class Controller {
   /** Not wanted any more, or not known any more. */
   async #wantStopped(): Promise<void> {
     const { phase, peer } = this.side;
-    if (phase === 'idle' && this.#vm === null) {
+    if (phase === 'idle' && this.#link.vm === null) {
       if (this.#life.state === 'blocked') this.#end('stop', 'not wanted');
       return;
     }
@@ -408,7 +399,7 @@ export class Controller {
     try {
       this.#watch.stop();
       this.#protecting?.abandon(new ColoError('this side is being discarded'));
-      const vm = this.#vm;
+      const vm = this.#link.vm;
       if (vm) {
         if (this.#life.state === 'stopping' && this.#entry?.isWanted === false) await quit(vm);
         await vm.kill();
@@ -439,7 +430,7 @@ export class Controller {
   // Protection.
 
   #considerProtection(): void {
-    const vm = this.#vm;
+    const vm = this.#link.vm;
     if (!vm) return;
     const target = this.#next.choose(this.#spec);
     if (target === null) return;
@@ -476,7 +467,7 @@ export class Controller {
     const to = this.#protecting?.target ?? null;
     this.#protecting?.abandon(new ColoError(reason));
     this.#watch.stop();
-    const vm = this.#vm;
+    const vm = this.#link.vm;
     if (!vm) return;
     this.#notBefore = this.#parts.now() + this.#protectAgain.next();
     this.#next.forgetBitmap();
@@ -526,13 +517,13 @@ export class Controller {
     }
     this.#parts.tell({ type: 'peer-lost', reason, data: { peer, role: ROLES[phase], ...data } });
     this.#step('lost', reason);
-    if (phase === 'secondary' && this.#vm) this.#takingOver.prepare(this.#vm);
+    if (phase === 'secondary' && this.#link.vm) this.#takingOver.prepare(this.#link.vm);
     this.#driver.feed({ type: 'peer-lost' });
   }
 
   async #takeOver(): Promise<void> {
     const parts = this.#parts;
-    const vm = this.#vm;
+    const vm = this.#link.vm;
     const known = this.side.known;
     const reason = this.#life.reason;
     if (!vm || !known) {
@@ -620,18 +611,8 @@ export class Controller {
     this.#parts.publish();
   }
 
-  #attach(vm: RunningVm): void {
-    this.#vm = vm;
-    const onEvent = (event: QmpEvent): void => this.#onVmEvent(event);
-    const off = vm.qmp.onEvent(onEvent);
-    this.#detach = off;
-    void vm.exited.then(() => {
-      if (this.#vm === vm) this.#onExit(vm);
-    });
-  }
-
   #onVmEvent(event: QmpEvent): void {
-    if (event.event === 'SHUTDOWN' && (event.data as { guest?: boolean } | undefined)?.guest === true) {
+    if (isGuestShutdown(event)) {
       this.#parts.tell({ type: 'guest-shutdown', reason: 'the guest has powered itself off' });
       this.#parts.guestEnded();
     }
@@ -641,7 +622,7 @@ export class Controller {
 
   /** What was missed while the connection to its monitor was gone, or the daemon was. */
   async #askVm(): Promise<void> {
-    const vm = this.#vm;
+    const vm = this.#link.vm;
     if (!vm) return;
     try {
       await this.#watch.ask(vm.qmp);
@@ -650,45 +631,26 @@ export class Controller {
     }
   }
 
-  #onExit(vm: RunningVm): void {
-    this.#forget();
+  #onExit({ pid }: RunningVm, { code, signal, lastWords }: VmExit): void {
+    this.#watch.stop();
     if (this.#isDiscarding || this.#isEnded) return;
-    void vm.exited.then(({ code, signal, lastWords }) => {
-      const how = signal ?? (code === null ? 'gone' : `exit code ${code}`);
-      this.#parts.tell({
-        type: 'process-died',
-        reason: `the process of this copy has ended (${how})${lastWords === '' ? '' : `: ${lastWords}`}`,
-        data: { pid: vm.pid, code, signal },
-      });
-      if (this.#joining) void this.#dropJoining(this.#joining, `its process has ended: ${lastWords}`);
-      else this.#end('died', `its process has ended (${how})`);
+    const how = signal ?? (code === null ? 'gone' : `exit code ${code}`);
+    this.#parts.tell({
+      type: 'process-died',
+      reason: `the process of this copy has ended (${how})${lastWords === '' ? '' : `: ${lastWords}`}`,
+      data: { pid, code, signal },
     });
+    if (this.#standby.isJoining) void this.#standby.drop(`its process has ended: ${lastWords}`);
+    else this.#end('died', `its process has ended (${how})`);
   }
 
   #forget(): void {
-    this.#detach?.();
-    this.#detach = null;
-    this.#vm = null;
+    this.#link.detach();
     this.#watch.stop();
   }
 
-  async #dropJoining(joining: Joining, reason: string): Promise<void> {
-    if (this.#joining !== joining) return;
-    this.#joining = null;
-    this.#step('sync-failed', reason);
-    this.#step('stop', reason);
-    await joining.abandon(reason);
-    const vm = this.#vm;
-    this.#forget();
-    await vm?.kill();
-    if (this.side.phase === 'joining') this.#driver.feed({ type: 'peer-lost' });
-    else this.#driver.feed({ type: 'stop' });
-    this.#step('stopped', reason);
-    this.#parts.publish();
-  }
-
   async #countCheckpoints(): Promise<void> {
-    if (this.#vm && this.side.phase === 'primary') await this.#checkpoints.look(this.#vm.qmp);
+    if (this.#link.vm && this.side.phase === 'primary') await this.#checkpoints.look(this.#link.vm.qmp);
   }
 
   #freshSide(): Side {
