@@ -3,8 +3,7 @@
  * datagrams, so the three system calls are made through koffi. Nothing here ever fails or waits: a daemon works without
  * whoever started it. Numbers: Linux, x86-64 and arm64 (asm-generic/socket.h, linux/net.h).
  */
-import { createRequire } from 'node:module';
-import type * as Koffi from 'koffi';
+import { loadLibrary } from '../base/c-library.ts';
 import { messageOf } from '../base/errors.ts';
 import { loggerFor } from '../base/logger.ts';
 
@@ -99,8 +98,7 @@ function addressOf(name: string): Buffer | null {
 
 function loadCalls(): Calls | null {
   try {
-    const koffi = createRequire(import.meta.url)('koffi') as typeof Koffi;
-    const libc = koffi.load('libc.so.6');
+    const { library: libc } = loadLibrary('libc.so.6');
     return {
       socket: libc.func('int socket(int domain, int type, int protocol)') as Calls['socket'],
       sendto: libc.func(

@@ -4,8 +4,6 @@
  * Numbers: Linux uapi/asm-generic/fcntl.h, uapi/linux/falloc.h, uapi/linux/fs.h (x86-64, arm64),
  * man 2 readv.
  */
-import { createRequire } from 'node:module';
-import type * as Koffi from 'koffi';
 
 const F_OFD_GETLK = 36;
 const F_OFD_SETLK = 37;
@@ -36,8 +34,7 @@ function libc(): Libc | null {
   loaded = null;
   if (process.platform !== 'linux' || (process.arch !== 'x64' && process.arch !== 'arm64')) return loaded;
   try {
-    const koffi = createRequire(import.meta.url)('koffi') as typeof Koffi;
-    const library = koffi.load('libc.so.6');
+    const { koffi, library } = loadLibrary('libc.so.6');
     loaded = {
       fcntl: library.func('int fcntl(int fd, int cmd, ...)') as Libc['fcntl'],
       fallocate: library.func(
@@ -113,3 +110,4 @@ export function readCached(fd: number, offset: number, target: Uint8Array): bool
 export function canSeekHoles(): boolean {
   return libc() !== null;
 }
+import { loadLibrary } from '../../base/c-library.ts';

@@ -5,9 +5,8 @@
  * arm64). koffi hands addresses over as bigint.
  */
 import { closeSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { getSystemErrorName } from 'node:util';
-import type * as Koffi from 'koffi';
+import { loadLibrary } from '../../base/c-library.ts';
 import { ColoError, messageOf } from '../../base/errors.ts';
 
 const MFD_CLOEXEC = 1;
@@ -57,8 +56,7 @@ let loaded: Calls | null = null;
 function calls(): Calls {
   if (loaded) return loaded;
   try {
-    const koffi = createRequire(import.meta.url)('koffi') as typeof Koffi;
-    const library = koffi.load('libc.so.6');
+    const { koffi, library } = loadLibrary('libc.so.6');
     loaded = {
       memfdCreate: library.func('int memfd_create(const char *name, unsigned int flags)'),
       ftruncate: library.func('int ftruncate(int fd, int64_t length)'),

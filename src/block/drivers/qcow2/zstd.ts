@@ -3,8 +3,6 @@
  * One frame at a time, on a thread, and never more output than there is room for, whatever the input claims.
  * Source: zstd.h, the stable part (sizes that are errors are huge, so koffi gives them as bigint).
  */
-import { createRequire } from 'node:module';
-import type * as Koffi from 'koffi';
 
 type Size = number | bigint;
 
@@ -26,8 +24,7 @@ let loaded: Zstd | null | undefined;
 function zstd(): Zstd | null {
   if (loaded !== undefined) return loaded;
   try {
-    const koffi = createRequire(import.meta.url)('koffi') as typeof Koffi;
-    const library = koffi.load('libzstd.so.1');
+    const { library } = loadLibrary('libzstd.so.1');
     loaded = {
       findFrameCompressedSize: library.func(
         'size_t ZSTD_findFrameCompressedSize(const void *src, size_t srcSize)',
@@ -60,3 +57,4 @@ export async function unpackZstd(packed: Uint8Array, target: Uint8Array): Promis
   });
   return size === target.byteLength;
 }
+import { loadLibrary } from '../../../base/c-library.ts';

@@ -4,9 +4,8 @@
  * with errno's name. Facts: unix(7), cmsg(3), recvmsg(2), eventfd(2); numbers and layouts are those of 64-bit Linux.
  */
 import { closeSync, readSync, writeSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { getSystemErrorName } from 'node:util';
-import type * as Koffi from 'koffi';
+import { loadLibrary } from '../../../base/c-library.ts';
 import { ColoError, messageOf } from '../../../base/errors.ts';
 
 const AF_UNIX = 1;
@@ -56,8 +55,7 @@ let loaded: Calls | null = null;
 function calls(): Calls {
   if (loaded) return loaded;
   try {
-    const koffi = createRequire(import.meta.url)('koffi') as typeof Koffi;
-    const library = koffi.load('libc.so.6');
+    const { koffi, library } = loadLibrary('libc.so.6');
     loaded = {
       socket: library.func('int socket(int domain, int type, int protocol)'),
       bind: library.func('int bind(int fd, void *address, uint32_t length)'),
