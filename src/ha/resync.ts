@@ -3,6 +3,7 @@
  * when it has ended (auto-dismiss off), so that how it ended can be asked for, also by a daemon that has just started.
  */
 import { ColoError, TimeoutError } from '../base/errors.ts';
+import { QmpCommandError } from '../qmp/client.ts';
 import { bracketed } from './command-line.ts';
 import { diskNames } from './names.ts';
 import type { PairLinks } from './pair-links.ts';
@@ -115,6 +116,7 @@ export async function cutMirrors(qmp: Qmp, spec: Disks): Promise<void> {
 /** Breaks off what runs, and forgets all of it. */
 export async function forgetResync(qmp: Qmp, spec: Disks): Promise<void> {
   const deadline = performance.now() + CUT_MS;
+  let refusal: QmpCommandError | undefined;
   for (let isFirst = true; ; isFirst = false) {
     const jobs = await blockJobs(qmp);
     const running = [...spec.disks.keys()].flatMap((at) => {
@@ -126,9 +128,17 @@ export async function forgetResync(qmp: Qmp, spec: Disks): Promise<void> {
       return;
     }
     if (isFirst) {
-      for (const { id } of running) await qmp.execute('block-job-cancel', { device: id, force: true });
+      for (const { id } of running) {
+        await qmp.execute('block-job-cancel', { device: id, force: true }).catch((error: unknown) => {
+          // One that was ending already may have ended since it was looked at: the next look tells.
+          if (!(error instanceof QmpCommandError)) throw error;
+          refusal = error;
+        });
+      }
     }
-    if (performance.now() > deadline) throw new TimeoutError('The copies to the other host do not end');
+    if (performance.now() > deadline) {
+      throw new TimeoutError('The copies to the other host do not end', { cause: refusal });
+    }
     await pause(CUT_LOOK_MS);
   }
 }

@@ -7,10 +7,12 @@ import {
   exportSecondaryDisks,
   failoverPrimary,
   failoverSecondary,
+  forgetResync,
   resumeReplication,
   startResync,
 } from '../../../src/ha/procedure.ts';
 import type { Qmp } from '../../../src/ha/procedure.ts';
+import { QmpCommandError } from '../../../src/qmp/client.ts';
 import { links, spec } from './pair-fixtures.ts';
 
 /** A monitor with canned answers to queries that writes down everything else. */
@@ -158,6 +160,23 @@ describe('the procedure’s lines', () => {
     qmp.jobs = [job('resync', false)];
     await failoverPrimary(qmp, spec());
     assert.deepEqual(qmp.lines.slice(1), ['block-job-cancel resync true', 'job-dismiss resync', 'cont']);
+  });
+
+  it('do not mind a copy that ends by itself before it is broken off', async () => {
+    const qmp = new Monitor();
+    qmp.jobs = [job('resync')];
+    const execute = qmp.execute.bind(qmp);
+    qmp.execute = async (command, args) => {
+      const answer = await execute(command, args);
+      if (command !== 'block-job-cancel') return answer;
+      throw new QmpCommandError(
+        command,
+        'GenericError',
+        "Job 'resync' in state 'concluded' cannot be cancelled",
+      );
+    };
+    await forgetResync(qmp, spec());
+    assert.deepEqual(qmp.jobs, []);
   });
 
   it('let a secondary be heard before anything is tidied up', async () => {
