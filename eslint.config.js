@@ -12,6 +12,7 @@ const LAYERS = [
   ['monitor'],
   ['switch', 'guest', 'ha'],
   ['api'],
+  ['dashboard'],
   ['node'],
   ['demo'],
   ['cli'],
