@@ -5,11 +5,11 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync }
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 
-const GROUPS = ['unit', 'conformance', 'interop', 'browser', 'e2e'];
+const GROUPS = ['unit', 'conformance', 'interop', 'docs', 'browser', 'e2e'];
 /** Long runs, only when asked for: `COLO_CHAOS=50 ./colo test chaos`. */
 const ON_REQUEST = ['chaos'];
 /** Files of these groups start machines or other programs: one at a time, so that none starves another. */
-const SERIAL = new Set(['browser', 'e2e', 'chaos']);
+const SERIAL = new Set(['docs', 'browser', 'e2e', 'chaos']);
 const args = process.argv.slice(2);
 const files = args.filter((arg) => arg.endsWith('.ts'));
 const wanted = args.filter((arg) => !arg.endsWith('.ts'));
@@ -103,7 +103,7 @@ if (all || wanted.includes('check')) {
     '*.md',
   ]);
 }
-const needsGuest = (name) => /(^|\/)(interop|e2e|chaos)(\/|$)/.test(name);
+const needsGuest = (name) => /(^|\/)(interop|docs|e2e|chaos)(\/|$)/.test(name);
 const env = all || args.some(needsGuest) ? guestImages() : {};
 // A test that hangs fails, and a handle that one forgot does not keep its process.
 const nodeTest = [
