@@ -19,7 +19,7 @@ const FILLING_MS = Number(process.env['COLO_PICTURES_MS'] ?? 75_000);
 const LARGEST_BYTES = 150_000;
 
 /** What a guest would have said; both copies say the same. */
-const CONSOLE = `[    1.204511] EXT4-fs (vda1): mounted filesystem with ordered data mode
+const CONSOLE = `[    1.204511] EXT4-fs (vda1): mounted filesystem
 [    1.377264] Run /sbin/init as init process
 web: network is up: 10.0.2.15/24
 
@@ -42,12 +42,14 @@ source.console = () => {
   return Promise.resolve(port);
 };
 for (const [type, reason, host] of [
-  ['host-heard', 'host beta is heard', 'alpha'],
-  ['failover', 'beta did not answer any more: alpha has taken over', 'alpha'],
   ['peer-lost', 'the checkpoint channel was silent for 400 ms', 'alpha'],
+  ['failover', 'beta did not answer any more: alpha has taken over', 'alpha'],
+  ['host-heard', 'host beta is heard', 'alpha'],
 ] as const) {
   source.event({ type, reason, host });
 }
+
+source.event({ type: 'state', from: 'protecting', to: 'protected', reason: 'the first checkpoint is there' });
 
 /** A guest with bursts of work, and checkpoints as the timer and the differences ask for them. */
 let tick = 0;

@@ -103,7 +103,7 @@ export function lifeTests(skip: string | false): void {
     source.killSecondary();
     source.resync(0.25);
     await page.waitForSelector('[data-copy="secondary"][data-mood="joining"]');
-    assert.equal(await page.locator('progress').getAttribute('value'), '0.25');
+    assert.equal(await page.locator('.heading progress').getAttribute('value'), '0.25');
     assert.match((await page.textContent('#picture-words')) ?? '', /joining \(disks 25 %\)/);
     source.protect();
     await page.waitForSelector('[data-copy="secondary"][data-mood="following"]');

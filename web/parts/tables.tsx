@@ -68,7 +68,8 @@ export function VmTable({ state }: { readonly state: PageState }) {
   );
 }
 
-function Resync({ vm }: { readonly vm: VmPicture }) {
+/** How far the disks of a copy that joins are. */
+export function Resync({ vm }: { readonly vm: VmPicture }) {
   const copy = vm.copies.find(({ resync }) => resync !== undefined);
   const share = resyncShare(copy);
   if (copy?.resync === undefined || share === null) return null;

@@ -5,6 +5,7 @@ import type { PageState } from '../model/state.ts';
 import type { VmPicture } from '../../src/dashboard/protocol.ts';
 import { Actions } from './actions.tsx';
 import { useNow } from './store.ts';
+import { Resync } from './tables.tsx';
 
 export function VmHeading({ vm, state }: { readonly vm: VmPicture; readonly state: PageState }) {
   const now = useNow(1000) + state.skewMs;
@@ -30,6 +31,7 @@ export function VmHeading({ vm, state }: { readonly vm: VmPicture; readonly stat
           {vm.isPaused && <span class="pill idle">automation suspended</span>}
         </p>
         <p class="reason">{vm.reason}</p>
+        <Resync vm={vm} />
       </div>
       <dl class="facts">
         <div>
