@@ -35,7 +35,7 @@ export function millis(ms: number): string {
   return ms > 0 && ms < 1 ? `${Math.round(ms * 1000)} µs` : `${short(ms)} ms`;
 }
 
-export const micros = (us: number): string => millis(us / 1000);
+export const micros = (us: number): string => (us < 1000 ? `${Math.round(us)} µs` : millis(us / 1000));
 
 /** The two largest units: `4 s`, `2 min 5 s`, `3 h 10 min`, `2 d 4 h`. */
 export function duration(ms: number): string {

@@ -54,12 +54,13 @@ const MOODS: Readonly<Record<Mood, { readonly word: string; readonly tone: Tone 
   absent: { word: 'none', tone: 'idle' },
 };
 
-export function pairHealth(vm: VmPicture, loss: Loss | null): PairHealth {
+/** `isAnswering`: the primary can be asked for its numbers. */
+export function pairHealth(vm: VmPicture, loss: Loss | null, isAnswering = true): PairHealth {
   const first = vm.copies.find((copy) => copy.host === vm.primary);
   const second =
     vm.copies.find((copy) => copy.host === vm.secondary) ??
     vm.copies.find((copy) => copy.host !== vm.primary && copy.role === 'joining');
-  const [primaryMood, secondaryMood] = moods(vm, first, second);
+  const [primaryMood, secondaryMood] = moods(vm, first, second, isAnswering);
   const primary = copyHealth('primary', vm.primary, primaryMood, first, vm);
   const gone = secondaryMood === 'absent' && loss !== null && loss.host !== vm.primary;
   const secondary = gone
@@ -73,17 +74,25 @@ function between(state: VmState): PairHealth['between'] {
   return state === 'syncing' || state === 'protecting' ? 'disks' : 'none';
 }
 
-const isThere = (copy: CopyView | undefined): boolean => copy !== undefined && copy.role !== 'idle';
+/** One that is told of without a process, beside another that has one, has lost it. */
+const isThere = (copy: CopyView | undefined, other: CopyView | undefined): boolean =>
+  copy !== undefined && copy.role !== 'idle' && (copy.pid !== null || (other?.pid ?? null) === null);
 
-function moods(vm: VmPicture, first: CopyView | undefined, second: CopyView | undefined): [Mood, Mood] {
+function moods(
+  vm: VmPicture,
+  first: CopyView | undefined,
+  second: CopyView | undefined,
+  isAnswering: boolean,
+): [Mood, Mood] {
   switch (vm.state) {
     case 'protected':
       return ['running', 'following'];
     case 'suspect':
-      return isThere(first) ? ['running', 'silent'] : ['silent', 'following'];
+      return isThere(first, second) && isAnswering ? ['running', 'silent'] : ['silent', 'following'];
     case 'dissolving':
-      if (!isThere(first)) return ['lost', 'following'];
-      return ['running', isThere(second) ? 'silent' : 'lost'];
+      if (!isThere(first, second)) return ['lost', 'following'];
+      if (!isThere(second, first)) return ['running', 'lost'];
+      return isAnswering ? ['running', 'silent'] : ['silent', 'following'];
     case 'syncing':
     case 'protecting':
       return ['running', 'joining'];
@@ -93,7 +102,7 @@ function moods(vm: VmPicture, first: CopyView | undefined, second: CopyView | un
     case 'starting':
       return ['starting', 'absent'];
     case 'stopping':
-      return [isThere(first) ? 'running' : 'absent', isThere(second) ? 'following' : 'absent'];
+      return [isThere(first, second) ? 'running' : 'absent', isThere(second, first) ? 'following' : 'absent'];
     case 'blocked':
     case 'down':
       return ['absent', 'absent'];

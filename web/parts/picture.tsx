@@ -16,7 +16,7 @@ import { useMedia } from './store.ts';
 
 export function Picture({ vm, state }: { readonly vm: VmPicture; readonly state: PageState }) {
   const layout = useMedia('(max-width: 719px)') ? NARROW : WIDE;
-  const health = pairHealth(vm, state.losses.get(vm.name) ?? null);
+  const health = pairHealth(vm, state.losses.get(vm.name) ?? null, state.pair?.channel !== null);
   const arrows = arrowsOf(health, state.pair);
   return (
     <section class="card picture" aria-labelledby="picture-title">

@@ -39,6 +39,7 @@ test('numbers have three digits at most, and their units', () => {
     [millis(1500), '1.5 s'],
     [millis(65_000), '1 min 5 s'],
     [micros(12_400), '12 ms'],
+    [micros(0), '0 µs'],
     [duration(-5), '0 s'],
     [duration(59_400), '59 s'],
     [duration(120_000), '2 min'],

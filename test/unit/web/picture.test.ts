@@ -43,6 +43,14 @@ test('what is silent, lost or joining is told apart', () => {
   assert.equal(moods({ state: 'dissolving', copies: onlyBeta }), 'lost following');
   const onlyAlpha = [{ host: 'alpha', role: 'primary', pid: 1 }] as const;
   assert.equal(moods({ state: 'dissolving', copies: onlyAlpha }), 'running lost');
+  const killed = [
+    { host: 'alpha', role: 'primary', pid: null },
+    { host: 'beta', role: 'secondary', pid: 2 },
+  ] as const;
+  assert.equal(moods({ state: 'dissolving', copies: killed }), 'lost following');
+  // Both have a process, but the primary's answers nothing: frozen.
+  const frozen = pairHealth(vmPicture({ state: 'suspect' }), null, false);
+  assert.deepEqual([frozen.primary.mood, frozen.secondary.mood], ['silent', 'following']);
   const resync = { doneBytes: 1, totalBytes: 4 };
   const copies = [...onlyAlpha, { host: 'beta', role: 'joining', pid: null, resync }] as const;
   const syncing = pairHealth(vmPicture({ state: 'syncing', secondary: null, copies }), null);
