@@ -6,7 +6,7 @@
 import type { HaEvent } from '../ha/views.ts';
 import { EventsFeed } from './events-feed.ts';
 import { PairWatch } from './pair-watch.ts';
-import { Bell, isOver, pause, Questions, toldOf } from './questions.ts';
+import { ANSWER_MS, Bell, isOver, pause, Questions, toldOf } from './questions.ts';
 import type { DashboardSource } from './source.ts';
 import { encode } from './wire.ts';
 import type { Watcher } from './watcher.ts';
@@ -30,15 +30,16 @@ export class Feed {
   /** By VM. */
   readonly #pairs = new Map<string, PairWatch>();
   readonly #watchers = new Map<Watcher, PairWatch | null>();
-  readonly #questions = new Questions('the cluster');
+  readonly #questions: Questions;
   readonly #bell = new Bell();
   #session: Session | null = null;
   #clusterTrouble: string | null = null;
   #eventsTrouble: string | null = null;
   #told: string | null = null;
 
-  constructor(source: DashboardSource) {
+  constructor(source: DashboardSource, answerMs = ANSWER_MS) {
     this.#source = source;
+    this.#questions = new Questions('the cluster', answerMs);
   }
 
   add(watcher: Watcher): void {
