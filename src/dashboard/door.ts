@@ -35,6 +35,8 @@ export interface DoorOptions {
   readonly host: string;
   readonly names: readonly string[];
   readonly token: string | null;
+  /** Without one: what others than the own user show; default: a new one. */
+  readonly spareToken?: string;
   /** Monotonic milliseconds. */
   readonly now?: () => number;
   readonly uidOf?: typeof uidOfPeer;
@@ -58,20 +60,20 @@ export class Door {
 
   /** Throws ParameterError: no token where one has to be, or one that is easily guessed. */
   constructor(options: DoorOptions) {
-    const { host, token } = options;
+    const { host, token, spareToken } = options;
     if (token === null && !isLoopback(host)) {
       throw new ParameterError(
         `the dashboard on ${host} can be reached from other machines: give it a token, or have it listen on 127.0.0.1`,
       );
     }
-    if (token !== null && !TOKEN.test(token)) {
+    if (!TOKEN.test(token ?? spareToken ?? 'made-by-ourselves')) {
       throw new ParameterError(
         "the dashboard's token: 16 to 256 letters, digits, '.', '_', '~' and '-' (openssl rand -hex 24 makes one)",
       );
     }
     this.#options = options;
     this.isTokenRequired = token !== null;
-    this.token = token ?? randomBytes(24).toString('base64url');
+    this.token = token ?? spareToken ?? randomBytes(24).toString('base64url');
     this.#digest = digestOf(this.token);
     this.#now = options.now ?? (() => performance.now());
   }

@@ -56,6 +56,8 @@ export interface DashboardListen {
   readonly port: number;
   /** What everybody has to show. Null: who runs this process needs none, and nobody from other machines gets in. */
   readonly token?: string | null;
+  /** Without one: what others than that user show, to be kept over restarts; default: a new one. */
+  readonly spareToken?: string;
   /** Under which browsers may ask, besides addresses and localhost. */
   readonly names?: readonly string[];
   readonly tls?: TlsMaterial;
@@ -107,8 +109,8 @@ export class DashboardServer {
 
   /** Throws ParameterError: the address cannot be had, or a token is missing or none. */
   static async listen(options: DashboardListen, source: DashboardSource): Promise<DashboardServer> {
-    const { host, port, tls, token = null, names = [], files = BUNDLE, mayAct = true } = options;
-    const door = new Door({ host, names, token });
+    const { host, port, tls, token = null, spareToken, names = [], files = BUNDLE, mayAct = true } = options;
+    const door = new Door({ host, names, token, ...(spareToken === undefined ? {} : { spareToken }) });
     const bundle = await StaticFiles.read(files);
     const limits = { headersTimeout: REQUEST_ARRIVAL_MS, requestTimeout: REQUEST_ARRIVAL_MS };
     const server = tls
