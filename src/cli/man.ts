@@ -3,7 +3,7 @@
  * command means is said in its description and in docs/; here it is put in the order that a manual page has.
  */
 import type { Command } from 'commander';
-import { EXIT_CODES } from './cluster/connection.ts';
+import { EXIT_CODES } from './exit-codes.ts';
 import { everyCommand, treeOf, type CommandNode, type OptionNode } from './tree.ts';
 
 export function registerMan(program: Command): void {
@@ -11,10 +11,12 @@ export function registerMan(program: Command): void {
     .command('man')
     .description('the manual page: every command and option, with examples')
     .option('--roff', 'as source for man(1): colo man --roff > /usr/local/share/man/man1/colo.1')
-    .action(async ({ roff }: { roff?: boolean }) => {
+    .option('--json', 'the tree of commands as JSON, for programs')
+    .action(async ({ roff, json }: { roff?: boolean; json?: boolean }) => {
       const { createProgram, VERSION } = await import('./program.ts');
       const tree = treeOf(await createProgram());
-      process.stdout.write(roff ? roffPage(tree, VERSION) : plainPage(tree));
+      if (json) process.stdout.write(`${JSON.stringify({ version: VERSION, ...tree }, null, 2)}\n`);
+      else process.stdout.write(roff ? roffPage(tree, VERSION) : plainPage(tree));
     });
 }
 
