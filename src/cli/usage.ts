@@ -14,7 +14,7 @@ export const NO_COLOR = [
 ] as const;
 
 /** Given to every command, and told once where they would be told often. */
-export const GLOBAL_OPTIONS = [VERBOSE[0], NO_COLOR[0]];
+export const GLOBAL_OPTIONS = [VERBOSE, NO_COLOR];
 
 /** Call it when all commands are there. */
 export function commonToAll(program: Command): void {
