@@ -52,10 +52,8 @@ async function watch(
     socket.on('close', (code, reason) => code !== 1005 && console.log(`closed: ${code} ${String(reason)}`));
     return socket;
   });
-  for (const socket of sockets) {
-    await once(socket, 'open');
-    socket.send(JSON.stringify({ type: 'watch', vm }));
-  }
+  await Promise.all(sockets.map((socket) => once(socket, 'open')));
+  for (const socket of sockets) socket.send(JSON.stringify({ type: 'watch', vm }));
   told.close = () => sockets.forEach((socket) => socket.close());
   return told;
 }
