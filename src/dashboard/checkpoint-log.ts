@@ -72,6 +72,11 @@ function samplesOf(reply: unknown): CheckpointSample[] {
   return records.map((record, at) => sampleOf(record, first + at));
 }
 
+/** No chart shows more. */
+function hundredths(ms: number): number {
+  return Math.round(ms * 100) / 100;
+}
+
 function sampleOf(record: Members, sequence: number): CheckpointSample {
   const { cause } = record;
   return {
@@ -79,8 +84,8 @@ function sampleOf(record: Members, sequence: number): CheckpointSample {
     // When an older peer took it is not known: of those that come while somebody looks it is about now.
     atMs: numberIn(record, 'atMs') ?? Date.now(),
     cause: typeof cause === 'string' ? cause.slice(0, 64) : '',
-    pauseMs: numberIn(record, 'pauseMs') ?? 0,
-    heldMs: numberIn(record, 'heldMs') ?? 0,
+    pauseMs: hundredths(numberIn(record, 'pauseMs') ?? 0),
+    heldMs: hundredths(numberIn(record, 'heldMs') ?? 0),
     pages: numberIn(record, 'pages') ?? 0,
     bytes: numberIn(record, 'bytes') ?? 0,
   };
