@@ -1,0 +1,14 @@
+/** docs/demo.md says what the program says. */
+import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import { test } from 'node:test';
+import { createProgram } from '../../../src/cli/program.ts';
+
+test('docs/demo.md has every option of colo demo, and no other', async () => {
+  const program = await createProgram('demo');
+  const demo = program.commands.find((command) => command.name() === 'demo');
+  const has = demo?.options.map(({ long }) => long ?? '').sort();
+  const page = await readFile(new URL('../../../docs/demo.md', import.meta.url), 'utf8');
+  const told = [...page.matchAll(/^\| `(--[\w-]+)/gm)].map(([, name]) => name ?? '').sort();
+  assert.deepEqual(told, has);
+});
