@@ -1,9 +1,15 @@
 /**
  * The client that must not notice: a session connection whose counter shows a drop, and a ledger connection that
  * appends lines and remembers which were acknowledged. Both stay open through every failover; a lost one is counted
- * and opened again, so that a run that goes wrong still ends.
+ * and opened again, so that a run that goes wrong still ends. Lines are read back at the end; when there are many, the
+ * oldest earlier, one for each that is added.
  */
 import { LineConnection } from './line-connection.ts';
+
+/** Lines that have not been read back. */
+export const MAX_UNREAD_LINES = 4096;
+/** Questions on their way at the end. */
+const READ_AT_ONCE = 32;
 
 export interface WorkloadOptions {
   readonly host: string;
@@ -14,6 +20,8 @@ export interface WorkloadOptions {
   /** A reply later than this is a lost connection. */
   readonly patienceMs: number;
   readonly onTrouble?: (what: string) => void;
+  /** Default: MAX_UNREAD_LINES. */
+  readonly maxUnreadLines?: number;
 }
 
 /** How it goes. */
@@ -38,6 +46,8 @@ export class Workload {
   #requests = 0;
   #connectionsLost = 0;
   #longestWaitMs = 0;
+  #linesRead = 0;
+  #linesMissing = 0;
   #stopping = false;
   #loops: Promise<void>[] = [];
 
@@ -55,7 +65,7 @@ export class Workload {
     return { requests: this.#requests, connectionsLost: this.#connectionsLost, longestWaitMs };
   }
 
-  /** Line number → text of every line that the guest has acknowledged. */
+  /** Line number → text of every line that the guest has acknowledged and that has not been read back. */
   get acknowledged(): ReadonlyMap<number, string> {
     return this.#acknowledged;
   }
@@ -76,27 +86,37 @@ export class Workload {
   async stop(): Promise<WorkloadReport> {
     this.#stopping = true;
     await Promise.all(this.#loops);
+    const ledgerLines = this.#linesRead + this.#acknowledged.size;
+    await this.#readLedger();
     return {
       requests: this.#requests,
       connectionsLost: this.#connectionsLost,
-      ledgerLines: this.#acknowledged.size,
-      ledgerLinesLost: await this.#missingLines(),
+      ledgerLines,
+      ledgerLinesLost: this.#linesMissing,
     };
   }
 
-  async #missingLines(): Promise<number> {
+  async #readLedger(): Promise<void> {
     const { host, ledgerPort, patienceMs } = this.#options;
     const reader = await LineConnection.open(host, ledgerPort, patienceMs);
-    let missing = 0;
-    for (const [number, text] of this.#acknowledged) {
-      const reply = await reader.request(`read ${number}`, patienceMs);
-      if (reply !== `line ${text}`) {
-        missing++;
-        this.#options.onTrouble?.(`ledger line ${number}: '${reply}' instead of '${text}'`);
-      }
+    const numbers = [...this.#acknowledged.keys()];
+    while (numbers.length > 0) {
+      await Promise.all(
+        numbers
+          .splice(0, READ_AT_ONCE)
+          .map(async (number) => this.#compare(number, await reader.request(`read ${number}`, patienceMs))),
+      );
     }
     reader.close();
-    return missing;
+  }
+
+  #compare(number: number, reply: string): void {
+    const text = this.#acknowledged.get(number) ?? '';
+    this.#acknowledged.delete(number);
+    this.#linesRead++;
+    if (reply === `line ${text}`) return;
+    this.#linesMissing++;
+    this.#options.onTrouble?.(`ledger line ${number}: '${reply}' instead of '${text}'`);
   }
 
   async #sessionLoop(): Promise<void> {
@@ -122,16 +142,26 @@ export class Workload {
   }
 
   async #ledgerLoop(): Promise<void> {
+    const { ledgerPort, maxUnreadLines = MAX_UNREAD_LINES } = this.#options;
     let sent = 0;
+    /** The line that is being read back. */
+    let reading: number | null = null;
     const text = (): string => `entry ${process.pid}-${sent}`;
     await this.#loop(
-      this.#options.ledgerPort,
+      ledgerPort,
       () => undefined,
       () => {
+        const [oldest] = this.#acknowledged.keys();
+        reading = this.#acknowledged.size >= maxUnreadLines ? (oldest ?? null) : null;
+        if (reading !== null) return `read ${reading}`;
         sent++;
         return `append ${text()}`;
       },
       (reply) => {
+        if (reading !== null) {
+          this.#compare(reading, reply);
+          return null;
+        }
         const number = Number(/^ok (\d+)$/.exec(reply)?.[1] ?? NaN);
         if (Number.isNaN(number)) return `unexpected reply '${reply}'`;
         if (this.#acknowledged.has(number)) return `line ${number} was acknowledged twice`;
