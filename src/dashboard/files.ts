@@ -29,13 +29,13 @@ const TYPES: Readonly<Record<string, string>> = {
 };
 
 /**
- * Nothing but what this server serves, and nobody may show the page within another. Style attributes are set through the
- * DOM, which this allows.
+ * Nothing but what this server serves, and nobody may show the page within another. Styles may be written within the page,
+ * as xterm.js does (elements and attributes); scripts may not.
  */
 const POLICY = [
   "default-src 'none'",
   "script-src 'self'",
-  "style-src 'self'",
+  "style-src 'self' 'unsafe-inline'",
   "img-src 'self' data:",
   "font-src 'self'",
   "connect-src 'self'",

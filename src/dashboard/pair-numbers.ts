@@ -106,11 +106,11 @@ function lookAt(
 ): Look {
   const frames = comparers.map((comparer) => within(comparer, 'frames'));
   const bytes = comparers.map((comparer) => within(comparer, 'bytes'));
-  const mirrors = listOf(traffic['filters']).filter(({ type }) => type === 'filter-mirror');
+  const mirrors = listOf(traffic['filters']).filter((filter) => filter['qom-type'] === 'filter-mirror');
   const replication = listOf(traffic['replication']);
   return {
     atMs,
-    mirror: { frames: sumOf(mirrors, 'frames'), bytes: sumOf(mirrors, 'bytes') },
+    mirror: { frames: sumOf(mirrors, 'frames-out'), bytes: sumOf(mirrors, 'bytes-out') },
     primaryOut: { frames: sumOf(frames, 'primary-in'), bytes: sumOf(bytes, 'primary-in') },
     secondaryOut: { frames: sumOf(frames, 'secondary-in'), bytes: sumOf(bytes, 'secondary-in') },
     released: {

@@ -336,9 +336,7 @@ export class FalseSource implements DashboardSource {
         return isPair ? [comparer(frames)] : [];
       case 'query-colo-traffic':
         return {
-          filters: isPair
-            ? [{ id: 'm0', type: 'filter-mirror', netdev: 'nic0', frames, bytes: frames * 1000, lost: 0 }]
-            : [],
+          filters: isPair ? [mirror(frames)] : [],
           replication: isPair
             ? [{ 'node-name': 'replication0', writes, bytes: writes * 4096, 'in-flight': 1, waiting: 0 }]
             : [],
@@ -393,6 +391,19 @@ function lone(name: string, state: VmState, primary: string | null): VmPicture {
     copies: primary === null ? [] : [{ host: primary, role: 'alone', pid: 815 }],
     actions: primary === null ? [] : ['pause', 'migrate'],
     screens: { primary: { serial: primary !== null, vnc: false }, secondary: none },
+  };
+}
+
+function mirror(frames: number): unknown {
+  return {
+    ...{
+      id: 'm0',
+      'qom-type': 'filter-mirror',
+      netdev: 'nic0',
+      'frames-out': frames,
+      'bytes-out': frames * 1000,
+    },
+    ...{ 'frames-lost': 0, 'frames-in': 0, 'bytes-in': 0 },
   };
 }
 
