@@ -21,8 +21,9 @@ const material = (dir: string, end: string): Promise<TlsMaterial> =>
   });
 
 test('renewed certificates count for the next connection, and the old ones no more', async (t) => {
-  const { dir: before, foreign: after, remove } = await makeCertificates();
-  t.after(remove);
+  const certificates = await makeCertificates();
+  t.after(() => certificates.remove());
+  const { dir: before, foreign: after } = certificates;
   const tls = await material(before, 'server');
   const server = await ApiServer.listen({ host: '127.0.0.1', port: 0, tls }, { node: falseNode() });
   t.after(() => server.close());
