@@ -313,7 +313,7 @@ export class Daemon {
     const services = new NodeServices(this);
     const node = forwarding({
       local: services,
-      locate: (vm) => services.locate(vm),
+      locate: (vm, copy) => services.locate(vm, copy),
       locateHost: (host) => services.locateHost(host),
       connect: (address) =>
         new NodeClient(address, { ...(this.#tls ? { tls: this.#tls } : {}), isForwarded: true }),
