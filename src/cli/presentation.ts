@@ -43,7 +43,6 @@ export function presentWrongLine(command: Command, args: readonly string[]): voi
 /** `img create`: without the program's own name. */
 export function pathOf(command: Command): string {
   const names: string[] = [];
-  for (let at: Command | null = command; at !== null && at.parent !== null; at = at.parent)
-    names.unshift(at.name());
+  for (let at = command; at.parent; at = at.parent) names.unshift(at.name());
   return names.join(' ');
 }
