@@ -16,6 +16,8 @@ interface Begun {
   readonly atMs: number;
   readonly doneBytes: number;
   readonly totalBytes: number;
+  /** At the look before. */
+  lastBytes: number;
 }
 
 export class ResyncMeter {
@@ -32,10 +34,11 @@ export class ResyncMeter {
       copies.reduce((total, { resync }) => total + (resync?.[member] ?? 0), 0);
     const [doneBytes, totalBytes] = [sum('doneBytes'), sum('totalBytes')];
     let begun = this.#begun.get(vm.name);
-    if (!begun || doneBytes < begun.doneBytes || totalBytes !== begun.totalBytes) {
-      begun = { atMs: nowMs, doneBytes, totalBytes };
+    if (!begun || doneBytes < begun.lastBytes || totalBytes !== begun.totalBytes) {
+      begun = { atMs: nowMs, doneBytes, totalBytes, lastBytes: doneBytes };
       this.#begun.set(vm.name, begun);
     }
+    begun.lastBytes = doneBytes;
     const seconds = (nowMs - begun.atMs) / 1000;
     const rate = seconds > 0 ? (doneBytes - begun.doneBytes) / seconds : 0;
     const hosts = copies.map(({ host }) => host).join(', ');

@@ -108,7 +108,7 @@ test(
   async (t) => {
     const node = await nodeAt(t, 'live.sock');
     for (const end of ['q', 'SIGTERM', '\x03'] as const) {
-      const top = new Pty(['top', '--node', node, '-d', '60']);
+      const top = new Pty(['top', '--node', node, '-d', '60', '--no-color']);
       t.after(() => top.kill());
       const pid = await top.pid();
       await top.see(/\x1b\[\?1049h/);
