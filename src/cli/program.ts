@@ -21,6 +21,10 @@ const GROUPS: readonly Group[] = [
     load: async () => (await import('./cluster/act.ts')).registerActions,
   },
   { names: ['node', 'arbiter'], load: async () => (await import('./node.ts')).registerNode },
+  {
+    names: ['dashboard'],
+    load: async () => (await import('./cluster/dashboard.ts')).registerDashboard,
+  },
   { names: ['console'], load: async () => (await import('./cluster/console.ts')).registerConsole },
   { names: ['qmp'], load: async () => (await import('./qmp.ts')).registerQmp },
   { names: ['demo'], load: async () => (await import('./demo.ts')).registerDemo },

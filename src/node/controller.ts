@@ -9,12 +9,12 @@ import { randomBytes } from 'node:crypto';
 import { ColoError, messageOf } from '../base/errors.ts';
 import { BusyError } from '../ha/errors.ts';
 import { loggerFor } from '../base/logger.ts';
-import type { CopyReport, JoinAnswer, JoinRequest } from '../api/service.ts';
+import type { Copy, CopyReport, JoinAnswer, JoinRequest } from '../api/service.ts';
 import type { RunningVm, VmEntry, VmExit, VmView } from '../ha/index.ts';
 import type { RecordId } from '../ha/arbiter/index.ts';
 import { BackOff } from '../ha/life/back-off.ts';
 import { live, NEW_LIFE, type Life, type LifeEvent } from '../ha/life/life.ts';
-import { newSide, type Side } from '../ha/side.ts';
+import { newSide, type Phase, type Side } from '../ha/side.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import { RECONNECTED } from '../qmp/lasting-client.ts';
 import type { QmpEvent } from '../qmp/types.ts';
@@ -40,6 +40,9 @@ const PROTECT_AGAIN = { firstMs: 1_000, longestMs: 30_000 };
 const START_AGAIN = { firstMs: 500, longestMs: 5_000 };
 /** For a copy to end that has lost to whoever invites it, milliseconds. */
 const LEAVE_MS = 10_000;
+
+/** Not heard, and not to be typed at. */
+const FOLLOWING: ReadonlySet<Phase> = new Set(['joining', 'secondary']);
 
 export class Controller {
   readonly name: string;
@@ -129,6 +132,11 @@ export class Controller {
 
   get spec(): VmSpec {
     return this.#spec;
+  }
+
+  /** Which of the two this host has, if it has one. */
+  get copy(): Copy {
+    return FOLLOWING.has(this.side.phase) ? 'secondary' : 'primary';
   }
 
   /** Nothing of it is here, and nothing is under way. */

@@ -38,7 +38,8 @@ export class FalseVm implements RunningVm {
   readonly name = SPEC.name;
   readonly pid = nextPid++;
   readonly startedAs = 'primary';
-  readonly consolePath = '';
+  consolePath = '';
+  vncPath = '';
   readonly logPath = '';
   readonly host: string;
   mode: 'none' | 'primary' | 'secondary' = 'none';

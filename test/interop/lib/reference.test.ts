@@ -54,6 +54,7 @@ test('what has no text, and what is named and not exported, ends it', async () =
     file,
     '/** Here. {@link nowhere} */\nexport const a: Hidden = { x: 1 };\ninterface Hidden { x: number }\nexport const b = 2;\n',
   );
+  await writeFile(path.join(folder, 'package.json'), JSON.stringify({ name: 'wrong', version: '1.0.0' }));
   const tsconfig = path.join(folder, 'tsconfig.json');
   await writeFile(
     tsconfig,

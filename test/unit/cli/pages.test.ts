@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url';
 import { WIRE_ERROR_CLASSES } from '../../../src/api/errors.ts';
 import { METRICS_ROUTES } from '../../../src/api/metrics-server.ts';
 import { NodeMetrics } from '../../../src/api/metrics.ts';
-import { CONSOLE_ROUTE, NODE_ROUTES, PEER_ROUTES } from '../../../src/api/routes.ts';
+import { NODE_ROUTES, PEER_ROUTES, UPGRADE_ROUTES } from '../../../src/api/routes.ts';
 import { EXIT_CODES } from '../../../src/cli/cluster/connection.ts';
 import { completionFor, SHELLS } from '../../../src/cli/completion.ts';
 import { plainPage, roffPage } from '../../../src/cli/man.ts';
@@ -68,7 +68,7 @@ test('docs/api.md has every route and every class of error, and no other', () =>
   const told = [...text.matchAll(/^\| `(GET|POST|PUT) (\S+)` /gm)].map(
     ([, method, route]) => `${method} ${route}`,
   );
-  const there = [...NODE_ROUTES, CONSOLE_ROUTE, ...PEER_ROUTES].map(
+  const there = [...NODE_ROUTES, ...UPGRADE_ROUTES, ...PEER_ROUTES].map(
     ({ method, path: at }) => `${method} ${at}`,
   );
   assert.deepEqual(told.toSorted(), there.toSorted());

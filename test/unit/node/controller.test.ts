@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { Deferred } from '../../../src/base/async.ts';
-import { World } from '../../helpers/node-world.ts';
+import { World, type FalseHost } from '../../helpers/node-world.ts';
 
 describe('a VM over several hosts', { timeout: 60_000 }, () => {
   let world: World;
@@ -17,6 +17,11 @@ describe('a VM over several hosts', { timeout: 60_000 }, () => {
     assert.deepEqual(world.splits, []);
   });
 
+  /** Neither hears of the other's end. */
+  const losePowerAtOnce = async (...hosts: readonly FalseHost[]): Promise<void> => {
+    for (const { vm } of hosts) if (vm) vm.twin = null;
+    await Promise.all(hosts.map((host) => host.losePower()));
+  };
   const secondaryOf = (name: string): string => world.host(name).controller.side.peer ?? '';
 
   it('is protected without a word from anyone', () => {
@@ -65,6 +70,47 @@ describe('a VM over several hosts', { timeout: 60_000 }, () => {
     await world.host('b').comeBack();
     world.host('b').upMs = 60_000;
     await world.untilProtected('b');
+  });
+
+  it('starts on the newest side alone after power cuts one after the other: the primary, then who went on', async () => {
+    const [a, b, c] = ['a', 'b', 'c'].map((name) => world.host(name)) as [FalseHost, FalseHost, FalseHost];
+    c.isInMaintenance = true;
+    await a.losePower();
+    await world.until('alone on b', () => b.controller.life.state === 'unprotected');
+    await b.losePower();
+    await a.comeBack();
+    a.upMs = 60_000;
+    await world.until('refused on a', () => a.controller.life.state === 'blocked');
+    assert.match(a.controller.life.reason, /stale: b went on without it/);
+    assert.deepEqual([a.vm, c.vm], [null, null]);
+    await b.comeBack();
+    await world.untilProtected('b');
+    assert.equal(secondaryOf('b'), 'a');
+  });
+
+  it('starts once when both sides have lost their power at once and come back at once', async () => {
+    const both = [world.host('a'), world.host('b')];
+    await losePowerAtOnce(...both);
+    await Promise.all(both.map((host) => host.comeBack()));
+    await world.untilProtected();
+    assert.equal(both.filter(({ vm }) => vm?.mode === 'primary').length, 1);
+  });
+
+  it('starts on either side of a pair that lost its power at once, when the other stays away', async () => {
+    const [a, b] = [world.host('a'), world.host('b')];
+    await losePowerAtOnce(a, b);
+    await b.comeBack();
+    // For as long as the other may only be slow to come back.
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    assert.equal(b.vm, null);
+    assert.match(b.controller.life.reason, /waits for a/);
+    b.upMs = 60_000;
+    await world.untilProtected('b');
+    await a.comeBack();
+    a.upMs = 60_000;
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    assert.equal(a.vm, null);
+    assert.match(a.controller.life.reason, /stale/);
   });
 
   it('comes back where it was alone, when it was alone', async () => {
