@@ -3,6 +3,7 @@
  * Help, completion, the manual page and the tests ask for all of it. `vm` takes QEMU's options and parses its own.
  */
 import { Command } from 'commander';
+import { commonToAll } from './usage.ts';
 
 export const VERSION = '0.1.0';
 
@@ -48,5 +49,6 @@ export async function createProgram(only?: string): Promise<Command> {
     .helpOption(false)
     .allowUnknownOption();
   for (const { load } of wanted.length > 0 ? wanted : GROUPS) (await load())(program);
+  commonToAll(program);
   return program;
 }

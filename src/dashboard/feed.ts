@@ -6,13 +6,15 @@
 import type { HaEvent } from '../ha/views.ts';
 import { EventsFeed } from './events-feed.ts';
 import { PairWatch } from './pair-watch.ts';
-import { isOver, pause, Questions, toldOf } from './questions.ts';
+import { ANSWER_MS, Bell, isOver, pause, Questions, toldOf } from './questions.ts';
 import type { DashboardSource } from './source.ts';
 import { encode } from './wire.ts';
 import type { Watcher } from './watcher.ts';
 
 /** Between two looks at the cluster. */
 export const CLUSTER_MS = 1_000;
+/** When something has happened it is looked at once, but not more often than this. */
+export const SOON_MS = 100;
 /** VMs that are watched at a time. */
 export const MAX_WATCHED_VMS = 16;
 
@@ -28,14 +30,16 @@ export class Feed {
   /** By VM. */
   readonly #pairs = new Map<string, PairWatch>();
   readonly #watchers = new Map<Watcher, PairWatch | null>();
-  readonly #questions = new Questions('the cluster');
+  readonly #questions: Questions;
+  readonly #bell = new Bell();
   #session: Session | null = null;
   #clusterTrouble: string | null = null;
   #eventsTrouble: string | null = null;
   #told: string | null = null;
 
-  constructor(source: DashboardSource) {
+  constructor(source: DashboardSource, answerMs = ANSWER_MS) {
     this.#source = source;
+    this.#questions = new Questions('the cluster', answerMs);
   }
 
   add(watcher: Watcher): void {
@@ -97,6 +101,8 @@ export class Feed {
         this.#tellTrouble();
         const message = encode({ type: 'events', events });
         for (const watcher of this.#watchers.keys()) watcher.tell(message);
+        // Whatever it was, the lists will show it.
+        this.#bell.ring();
       },
       onTrouble: (error: unknown) => {
         this.#eventsTrouble = error === null ? null : `events: ${toldOf(error)}`;
@@ -129,7 +135,8 @@ export class Feed {
         this.#clusterTrouble = toldOf(error);
         this.#tellTrouble();
       }
-      await pause(Math.max(0, CLUSTER_MS - (performance.now() - began)), signal);
+      await pause(SOON_MS, signal);
+      await this.#bell.pause(Math.max(0, CLUSTER_MS - (performance.now() - began)), signal);
     }
   }
 

@@ -29,8 +29,8 @@ const TYPES: Readonly<Record<string, string>> = {
 };
 
 /**
- * Nothing but what this server serves, and nobody may show the page within another. Styles may be written within the page,
- * as xterm.js does (elements and attributes); scripts may not.
+ * Nothing but what this server serves, and nobody may show the page within another. Styles may stand in the page: the
+ * terminal (xterm.js) writes its own. Scripts may not.
  */
 const POLICY = [
   "default-src 'none'",

@@ -48,17 +48,33 @@ export function isOver(signal: AbortSignal): boolean {
 
 /** Until the time has passed or `signal` aborts. */
 export function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) {
-      resolve();
-      return;
+  return new Bell().pause(ms, signal);
+}
+
+/** A pause that somebody may end early; who rings when there is none ends the next one. */
+export class Bell {
+  #isRung = false;
+  #end: (() => void) | null = null;
+
+  ring(): void {
+    this.#isRung = true;
+    this.#end?.();
+  }
+
+  async pause(ms: number, signal: AbortSignal): Promise<void> {
+    if (!this.#isRung && !signal.aborted) {
+      await new Promise<void>((resolve) => {
+        const end = (): void => {
+          clearTimeout(timer);
+          signal.removeEventListener('abort', end);
+          resolve();
+        };
+        const timer = setTimeout(end, ms);
+        signal.addEventListener('abort', end, { once: true });
+        this.#end = end;
+      });
     }
-    const end = (): void => {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', end);
-      resolve();
-    };
-    const timer = setTimeout(end, ms);
-    signal.addEventListener('abort', end, { once: true });
-  });
+    this.#end = null;
+    this.#isRung = false;
+  }
 }

@@ -32,7 +32,7 @@ interface AxeResult {
 /** Through the debugger, as the page itself takes no script that is not its own. */
 async function violations(page: Page): Promise<string[]> {
   await page.evaluate(axe);
-  const result = (await page.evaluate('axe.run(document)')) as AxeResult;
+  const result = await page.evaluate<AxeResult>('axe.run(document)');
   return result.violations
     .filter(({ impact }) => impact === 'serious' || impact === 'critical')
     .flatMap(({ id, nodes }) =>

@@ -38,9 +38,9 @@ export async function open(t: TestContext, options: OpenOptions = {}): Promise<O
     await server.close();
   });
   const address = options.address?.(server) ?? server.url;
-  const { page, complaints, close } = await visit(await oneBrowser(), address, options.context);
-  t.after(close);
-  return { source, server, page, complaints };
+  const visited = await visit(await oneBrowser(), address, options.context);
+  t.after(() => visited.close());
+  return { source, server, page: visited.page, complaints: visited.complaints };
 }
 
 export const isProtected = (page: Page) => page.waitForSelector('.heading[data-state="protected"]');

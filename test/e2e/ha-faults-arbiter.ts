@@ -96,6 +96,14 @@ export const ETCD_FAULTS: readonly Fault[] = [
     },
   },
   {
+    name: 'every cable of the primary’s host is cut: it can ask nobody, and is not heard when it is back',
+    isLoss: true,
+    make: async ({ lab }, primary) => {
+      await Promise.all((['lan', 'pair', 'beat'] as const).map((network) => lab.cut(primary.name, network)));
+      return () => lab.heal();
+    },
+  },
+  {
     name: 'every answer of the arbiter is two seconds late, and the primary’s process is killed',
     isLoss: true,
     make: async ({ lab }, primary) => {

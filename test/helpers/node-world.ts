@@ -152,6 +152,8 @@ export class FalseHost {
   /** Its daemon answers others, and is heard by them. */
   isReachable = true;
   isInMaintenance = false;
+  /** What it says of its process in its heartbeats has reached nobody yet. */
+  isBehind = false;
   upMs = 60_000;
   hasFullDisk = false;
   /** Its disks cannot be made. */
@@ -305,7 +307,7 @@ export class FalseHost {
       lastHeardMs: 10,
       instance: null,
       isOrderly: false,
-      vms: new Map(isHeard ? [[SPEC.name, vm]] : []),
+      vms: new Map(isHeard && !peer.isBehind ? [[SPEC.name, vm]] : []),
     };
   }
 

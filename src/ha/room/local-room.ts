@@ -168,7 +168,14 @@ async function killStrays(paths: VmPaths, known: ProcessIdentity | null): Promis
 
 /** Sockets and the record: the folder has files of others. A failure is told and no more: a start makes them anew. */
 async function cleanUp(paths: VmPaths): Promise<void> {
-  for (const file of [paths.qmp, paths.serial, paths.console, paths.vnc, paths.record, `${paths.record}.next`]) {
+  for (const file of [
+    paths.qmp,
+    paths.serial,
+    paths.console,
+    paths.vnc,
+    paths.record,
+    `${paths.record}.next`,
+  ]) {
     try {
       await rm(file, { force: true });
     } catch (error) {

@@ -159,6 +159,20 @@ describe('a VM over several hosts', { timeout: 60_000 }, () => {
     await world.untilProtected(winner);
   });
 
+  it('leaves it to a primary that has given the pair up to go on, and goes on when it does not', async () => {
+    const [a, b] = [world.host('a'), world.host('b')];
+    a.isBehind = true;
+    const givenUp = { reason: 'error', mode: 'secondary', 'x-detail': 'peer-failed' };
+    b.vm?.say('COLO_EXIT', givenUp);
+    assert.equal(b.controller.life.state, 'protected');
+    a.vm?.say('COLO_EXIT', { reason: 'error', mode: 'primary', 'x-detail': 'forward-failed' });
+    await world.until('alone on a', () => world.heard.includes('a'));
+    await world.untilProtected('a');
+    const other = world.host(secondaryOf('a'));
+    other.vm?.say('COLO_EXIT', givenUp);
+    await world.untilProtected(other.name);
+  });
+
   it('rides out a silence that ends', () => {
     world.host('a').vm?.say('COLO_PEER_SILENT', { 'silent-ms': 410 });
     assert.equal(world.host('a').controller.life.state, 'suspect');
