@@ -91,12 +91,16 @@ test('the package holds the programs, declarations, documents and examples, and 
     'docs/errors.md',
     'examples/nbd-file.js',
     'packaging/systemd/colo-node.service',
+    // The page of the dashboard, whole: without it `colo demo` and `colo node` would serve nothing.
+    'dist/web/index.html',
+    'dist/web/app.js',
+    'dist/web/app.css',
     'LICENSE',
   ]) {
     assert.ok(files.includes(needed), needed);
   }
   const foreign = files.filter((name) =>
-    /^(?:src|test|bench|scripts)\/|\.map$|\.test\.|(?<!\.d)\.ts$|\/\./.test(name),
+    /^(?:src|web|test|bench|scripts|docs-api)\/|\.map$|\.test\.|(?<!\.d)\.tsx?$|\/\./.test(name),
   );
   assert.deepEqual(foreign, []);
 });
