@@ -90,8 +90,10 @@ export class PeerWatch {
 
   #closed(detail: string): void {
     const seen = this.#look('closed', 0);
+    // A primary that has said that it gives up lives, and is asking: its secondary's disk lacks a write, say.
+    const isAsking = this.#role === 'secondary' && detail === 'peer-failed';
     // Its host says that it lives: a cut, or its word is still on its way.
-    if (seen.kind !== 'link-cut') this.#lost(seen, 'closed', 0, detail);
+    if (seen.kind !== 'link-cut' && !isAsking) this.#lost(seen, 'closed', 0, detail);
     else {
       const waitMs = this.#role === 'secondary' ? SECONDARY_WAITS_MS : WORD_MS;
       this.#after(waitMs, () => this.#lost(this.#look('closed', 0), 'closed', 0, detail));

@@ -5,6 +5,9 @@
 import { nothing, signal, type Fault } from './ha-faults.ts';
 import type { Cluster, ClusterHost } from './ha-lab.ts';
 
+/** Hosts are leases there, of ten seconds. */
+const leasesGone = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 12_000));
+
 /** The primary's process is killed while the other host cannot ask: nobody speaks until `back`. */
 async function killInVain(
   cluster: Cluster,
@@ -44,8 +47,7 @@ export const ETCD_FAULTS: readonly Fault[] = [
           host.untilEvent('no registry', newest[at]!, ({ type }) => type === 'registry-unreachable'),
         ),
       );
-      // Hosts are leases there, of ten seconds.
-      await new Promise((resolve) => setTimeout(resolve, 12_000));
+      await leasesGone();
       return async () => {
         await cluster.lab.heal();
         await Promise.all(
@@ -57,6 +59,18 @@ export const ETCD_FAULTS: readonly Fault[] = [
     },
   },
   AWAY_AND_BACK,
+  {
+    name: 'the primary’s process is killed while the arbiter is away, until no host is registered any more',
+    isLoss: true,
+    make: async (cluster, primary, secondary) => {
+      await cluster.lab.cut('arbiter', 'pair');
+      await killInVain(cluster, primary, secondary, async () => {
+        await cluster.whileMute(leasesGone);
+        await cluster.lab.heal();
+      });
+      return nothing;
+    },
+  },
   {
     name: 'the primary’s host does not reach the arbiter, and its process is killed',
     isLoss: true,
@@ -79,6 +93,14 @@ export const ETCD_FAULTS: readonly Fault[] = [
       );
       await cluster.lab.heal();
       return nothing;
+    },
+  },
+  {
+    name: 'every cable of the primary’s host is cut: it can ask nobody, and is not heard when it is back',
+    isLoss: true,
+    make: async ({ lab }, primary) => {
+      await Promise.all((['lan', 'pair', 'beat'] as const).map((network) => lab.cut(primary.name, network)));
+      return () => lab.heal();
     },
   },
   {

@@ -99,6 +99,17 @@ export const FAULTS: readonly Fault[] = [
       return () => lab.heal();
     },
   },
+  {
+    name: 'what the other hosts send to the primary is lost, what it sends is not',
+    isLoss: true,
+    make: async ({ lab }, primary) => {
+      await Promise.all([
+        lab.cutOneWay(primary.name, 'pair', 'in'),
+        lab.cutOneWay(primary.name, 'beat', 'in'),
+      ]);
+      return () => lab.heal();
+    },
+  },
   LINK_CUT,
   {
     name: 'the power of the primary’s host is cut, and comes back',
@@ -119,6 +130,31 @@ export const FAULTS: readonly Fault[] = [
     make: (_cluster, primary) => {
       signal(primary.daemonPid, 'SIGKILL');
       return Promise.resolve(() => primary.start());
+    },
+  },
+  {
+    name: 'the daemon of the primary is stopped, and goes on',
+    isLoss: false,
+    make: async (_cluster, primary, secondary) => {
+      const newest = await secondary.newest();
+      signal(primary.daemonPid, 'SIGSTOP');
+      await secondary.untilEvent('the silence', newest, ({ type, data }) => {
+        return type === 'host-silent' && data?.['host'] === primary.name;
+      });
+      return () => {
+        signal(primary.daemonPid, 'SIGCONT');
+        return nothing();
+      };
+    },
+  },
+  {
+    name: 'the cable of the primary’s host to the guests’ network is cut for a while',
+    isLoss: false,
+    make: async ({ lab }, primary) => {
+      await lab.cut(primary.name, 'lan');
+      await new Promise((resolve) => setTimeout(resolve, 3_000));
+      await lab.heal();
+      return nothing;
     },
   },
   {

@@ -29,6 +29,8 @@ const GUEST = '10.0.2.15';
 const BOOT_MS = 300_000;
 /** Any single step; generous, as the machine may be loaded. */
 export const STEP_MS = 180_000;
+/** A daemon may have to ask an arbiter that is slow; one that is frozen says nothing. */
+const VIEW_MS = 10_000;
 const CLIENT = new URL('ha-client.ts', import.meta.url).pathname;
 /** Of Debian's package `faketime`. */
 export const FAKETIME = '/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1';
@@ -300,7 +302,7 @@ export class Cluster {
   /** What the host that speaks for the VM says, or null while nobody does. */
   async view(): Promise<VmView | null> {
     const views = await Promise.all(
-      this.hosts.map((host) => host.ask((client) => client.vm(VM), 2_000).catch(() => null)),
+      this.hosts.map((host) => host.ask((client) => client.vm(VM), VIEW_MS).catch(() => null)),
     );
     const own = views.filter(
       (view, index): view is VmView =>

@@ -12,10 +12,12 @@ import { abortAfter } from '../../base/async.ts';
 import { ParameterError, messageOf } from '../../base/errors.ts';
 import { ArbiterUnreachableError } from './arbiter.ts';
 
-/** One endpoint's time, before the next is asked. */
+/** One endpoint's time, before the next is asked; longer where none has answered in it. */
 const ATTEMPT_MS = 700;
 /** All of them together. */
 const CALL_DEADLINE_MS = 4_000;
+/** The longest that an endpoint gets: a connection that has to be opened, and answers that are two seconds late each. */
+const MAX_ATTEMPT_MS = 6_000;
 /** Pause when all have been asked in vain. */
 const ROUND_MS = 100;
 const MAX_ANSWER_BYTES = 256 * 1024;
@@ -69,6 +71,8 @@ export class EtcdClient {
   #token: string | null = null;
   /** The endpoint that answered last; at first any, so that many clients do not all ask the same one. */
   #first: number;
+  /** An etcd that is slow would be asked anew again and again, and never be heard, if each try ended before its answer. */
+  #patienceMs: number;
 
   constructor(options: EtcdOptions) {
     setMaxListeners(MAX_CALLS + 1, this.#closing.signal);
@@ -87,6 +91,7 @@ export class EtcdClient {
       throw new ParameterError('etcd: a certificate and its key go together');
     }
     this.#options = options;
+    this.#patienceMs = this.#attemptMs;
     // One listener a call that is under way.
     setMaxListeners(0, this.#closing.signal);
     this.#first = Math.floor(Math.random() * this.#urls.length);
@@ -122,29 +127,44 @@ export class EtcdClient {
   }
 
   async #postUntil<T>(path: string, body: unknown, schema: z.ZodType<T>): Promise<T> {
-    const until = performance.now() + this.deadlineMs;
+    const began = performance.now();
+    const until = began + Math.max(this.deadlineMs, this.#patienceMs);
     let mayHaveHappened = false;
     let last = 'no time left';
+    const first = this.#first;
+    /** The longest of this round that has ended without an answer. */
+    let lateMs = 0;
     for (let attempt = 0; ; attempt++) {
-      const left = until - performance.now();
+      const asked = performance.now();
+      const left = until - asked;
       if (this.#closing.signal.aborted) throw new ArbiterUnreachableError('etcd: closed', mayHaveHappened);
       if (left <= 0) break;
-      const at = (this.#first + attempt) % this.#urls.length;
+      const at = (first + attempt) % this.#urls.length;
       const url = this.#urls[at]!;
+      const ms = Math.min(left, this.#patienceMs);
       try {
-        const answer = await this.#attempt(url, path, body, schema, Math.min(left, this.#attemptMs));
+        const answer = await this.#attempt(url, path, body, schema, ms);
         this.#first = at;
+        if (performance.now() - asked < this.#attemptMs) this.#patienceMs = this.#attemptMs;
         return answer;
       } catch (error) {
         if (error instanceof EtcdRefusedError) this.#mayGoOn(error, mayHaveHappened);
         mayHaveHappened ||= !(error instanceof ArbiterUnreachableError) || error.mayHaveHappened;
         last = messageOf(error);
+        // Timers may be early by a millisecond.
+        if (performance.now() - asked > ms - 2) lateMs = Math.max(lateMs, ms);
+        // There may be no time left in this call for the others.
+        if (this.#first === at) this.#first = (at + 1) % this.#urls.length;
       }
-      if ((attempt + 1) % this.#urls.length === 0) await this.#pause(until);
+      if ((attempt + 1) % this.#urls.length !== 0) continue;
+      this.#waitedInVain(lateMs);
+      lateMs = 0;
+      await this.#pause(until);
     }
+    this.#waitedInVain(lateMs);
     const all = this.#urls.map(({ host }) => host).join(', ');
     throw new ArbiterUnreachableError(
-      `etcd at ${all}: no answer within ${this.deadlineMs} ms (${last}); has it lost its majority?`,
+      `etcd at ${all}: no answer within ${Math.round(until - began)} ms (${last}); has it lost its majority?`,
       mayHaveHappened,
     );
   }
@@ -160,7 +180,7 @@ export class EtcdClient {
     signal: AbortSignal,
   ): Promise<void> {
     const url = this.#urls[this.#first % this.#urls.length]!;
-    const login = abortAfter(this.#attemptMs, [this.#closing.signal, signal]);
+    const login = abortAfter(this.#patienceMs, [this.#closing.signal, signal]);
     const ends = abortAfter(Infinity, [this.#closing.signal, signal]);
     try {
       await this.#login(url, login.signal);
@@ -183,6 +203,15 @@ export class EtcdClient {
 
   get #attemptMs(): number {
     return this.#options.attemptMs ?? ATTEMPT_MS;
+  }
+
+  get #maxAttemptMs(): number {
+    const { deadlineMs } = this.#options;
+    return Math.max(this.#attemptMs, Math.min(MAX_ATTEMPT_MS, deadlineMs ?? Infinity));
+  }
+
+  #waitedInVain(ms: number): void {
+    this.#patienceMs = Math.max(this.#patienceMs, Math.min(ms * 2, this.#maxAttemptMs));
   }
 
   /** What another endpoint, or another try, would not answer otherwise is thrown. */

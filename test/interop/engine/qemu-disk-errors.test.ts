@@ -12,6 +12,7 @@ import type { EngineDisk } from '../../../src/engine/engine.ts';
 import { QemuEngine, probeQemu } from '../../../src/engine/qemu/index.ts';
 import { testFolder } from '../../helpers/bare-process.ts';
 import { countingSector, lineOf, offsetOf } from '../../helpers/counting-guest.ts';
+import { readAt, readingDisk, readLine, wordOf } from '../../helpers/reading-guest.ts';
 import { qemuVm } from '../../helpers/qemu-vm.ts';
 import { Console } from '../../unit/engine/mini-machine.ts';
 import { QEMU, skipReason as skip, specOf } from './qemu-machines.ts';
@@ -87,8 +88,7 @@ for (const [werror, operation, errno, action] of CASES) {
     await engine.resume();
     await first.promise;
     if (action === 'stop') {
-      const status = (await engine.monitor.execute('query-status', {})) as Record<string, unknown>;
-      assert.deepEqual([status['running'], status['status']], [false, 'io-error']);
+      assert.deepEqual(await standing(engine), [false, 'io-error']);
       await engine.monitor.execute('cont', {});
     }
     const [said] = await console.waitFor(/[^]*00000005/);
@@ -129,6 +129,102 @@ for (const [werror, operation, errno, action] of CASES) {
     );
     if (isEarly) assert.ok(ofThree.includes('flush'));
   });
+}
+
+/** A disk that fails one read: that of the guest's third round. */
+class UnreadableDisk implements EngineDisk {
+  readonly id: string;
+  readonly lengthBytes: number;
+  readonly readOnly = false;
+  /** Of the failing sector. */
+  readonly reads: ('fails' | 'done')[] = [];
+  readonly #content: Uint8Array;
+
+  constructor(id: string, number: number) {
+    this.id = id;
+    this.#content = readingDisk(number);
+    this.lengthBytes = this.#content.length;
+  }
+
+  read(offset: number, target: Uint8Array): Promise<void> {
+    if (offset === readAt(3)) {
+      this.reads.push(this.reads.length === 0 ? 'fails' : 'done');
+      if (this.reads.length === 1) return Promise.reject(new IoError('EIO', 'made for a test'));
+    }
+    target.set(this.#content.subarray(offset, offset + target.length));
+    return Promise.resolve();
+  }
+
+  write(): Promise<void> {
+    return Promise.reject(new IoError('EIO', 'nobody writes here'));
+  }
+
+  flush(): Promise<void> {
+    return Promise.resolve();
+  }
+}
+
+/** How a failed read is told, by IDE disks (ABRT) and by SeaBIOS, and what is in the buffer when it is not. */
+const DEVICES = [
+  // What it has read before.
+  { device: 'ide-hd', failed: 0x04, ignored: readLine(0, 2) },
+  { device: 'virtio-blk-pci', failed: 0x0c, ignored: wordOf(0xffffffff) },
+  { device: 'scsi-hd', failed: 0x0c, ignored: wordOf(0xffffffff) },
+] as const;
+
+for (const rerror of ['report', 'ignore', 'stop'] as const) {
+  test(`rerror=${rerror}: a read that ends with EIO, on every bus`, { skip }, async (t) => {
+    const unreadable = DEVICES.map(({ device }, number) => new UnreadableDisk(`of-${device}`, number));
+    const disks = unreadable.map((disk) => {
+      return { disk, how: 'drive' as const, options: ['if=none', `rerror=${rerror}`] };
+    });
+    const devices = DEVICES.flatMap(({ device }, at) => [
+      '-device',
+      // The BIOS numbers them so; the first channel has the CD-ROM drive otherwise.
+      `${device},drive=of-${device},bootindex=${at}${device === 'ide-hd' ? ',bus=ide.0' : ''}`,
+    ]);
+    const args = ['-vga', 'none', '-device', 'virtio-scsi-pci', ...devices];
+    const engine = new QemuEngine(await specOf(unreadable[0] as never, { nics: [], args, disks }));
+    t.after(() => engine.stop());
+    const console = new Console(engine);
+    await engine.start();
+    const told: Readonly<Record<string, unknown>>[] = [];
+    let next = new Deferred<void>();
+    engine.monitor.onEvent = (name, data) => {
+      if (name !== 'BLOCK_IO_ERROR') return;
+      told.push(data);
+      next.resolve();
+    };
+    await engine.resume();
+    for (let stops = 0; rerror === 'stop' && stops < DEVICES.length; stops++) {
+      await next.promise;
+      next = new Deferred();
+      assert.deepEqual(await standing(engine), [false, 'io-error']);
+      await engine.monitor.execute('cont', {});
+    }
+    const [said] = await console.waitFor(new RegExp(`[^]*${readLine(2, 4)}`));
+    await engine.monitor.execute('stop', {});
+
+    const inRound = (round: number): string => DEVICES.map((_, number) => readLine(number, round)).join('');
+    const third = {
+      report: DEVICES.map(({ failed }) => `E${wordOf(failed)}`).join(''),
+      ignore: DEVICES.map(({ ignored }) => ignored).join(''),
+      stop: inRound(3),
+    }[rerror];
+    assert.equal(said, inRound(1) + inRound(2) + third + inRound(4));
+    assert.deepEqual(
+      told.map(({ device, operation, action, reason }) => [device, operation, action, reason]),
+      unreadable.map(({ id }) => [id, 'read', rerror, 'Input/output error']),
+    );
+    for (const { reads } of unreadable) {
+      assert.deepEqual(reads, rerror === 'stop' ? ['fails', 'done'] : ['fails']);
+    }
+  });
+}
+
+async function standing(engine: QemuEngine): Promise<unknown[]> {
+  const status = (await engine.monitor.execute('query-status', {})) as Record<string, unknown>;
+  return [status['running'], status['status']];
 }
 
 test(

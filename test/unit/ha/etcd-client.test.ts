@@ -68,6 +68,44 @@ describe('a call to somebody who', () => {
   }
 });
 
+const NOTHING_THERE = '{"kvs":[]}';
+const answerNothing = (socket: net.Socket): void => {
+  socket.end(`${HEAD}content-length: ${NOTHING_THERE.length}\r\n\r\n${NOTHING_THERE}`);
+};
+
+test('an etcd whose every answer comes later than an attempt lasts is heard in the end', async () => {
+  const { endpoint, close } = await stranger((socket) => setTimeout(() => answerNothing(socket), 300));
+  const arbiter = new EtcdArbiter({ endpoints: [endpoint], attemptMs: 50, deadlineMs: 20_000 });
+  assert.equal(await arbiter.read('vm'), null);
+  await arbiter.close();
+  close();
+});
+
+test('whoever has become patient asks all endpoints nevertheless', async (t) => {
+  // The first of them first.
+  t.mock.method(Math, 'random', () => 0);
+  let isBack = false;
+  const mute = await stranger(() => undefined);
+  const other = await stranger((socket) => {
+    if (isBack) answerNothing(socket);
+  });
+  const endpoints = [mute.endpoint, other.endpoint];
+  const arbiter = new EtcdArbiter({ endpoints, attemptMs: 20, deadlineMs: 300 });
+  // By now one attempt may take as long as a call.
+  for (let calls = 0; calls < 2; calls++) await assert.rejects(arbiter.read('vm'), ArbiterUnreachableError);
+  isBack = true;
+  // One call has time for one of them; the test's own time-out ends this.
+  const ask = (): Promise<boolean> =>
+    arbiter.read('vm').then(
+      () => true,
+      () => false,
+    );
+  while (!(await ask()));
+  await arbiter.close();
+  mute.close();
+  other.close();
+});
+
 test('close ends what is under way, and nothing is asked after it', async () => {
   const { endpoint, close } = await stranger(() => undefined);
   const arbiter = new EtcdArbiter({ endpoints: [endpoint] });

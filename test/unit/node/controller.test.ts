@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { Deferred } from '../../../src/base/async.ts';
-import { World } from '../../helpers/node-world.ts';
+import { World, type FalseHost } from '../../helpers/node-world.ts';
 
 describe('a VM over several hosts', { timeout: 60_000 }, () => {
   let world: World;
@@ -17,6 +17,11 @@ describe('a VM over several hosts', { timeout: 60_000 }, () => {
     assert.deepEqual(world.splits, []);
   });
 
+  /** Neither hears of the other's end. */
+  const losePowerAtOnce = async (...hosts: readonly FalseHost[]): Promise<void> => {
+    for (const { vm } of hosts) if (vm) vm.twin = null;
+    await Promise.all(hosts.map((host) => host.losePower()));
+  };
   const secondaryOf = (name: string): string => world.host(name).controller.side.peer ?? '';
 
   it('is protected without a word from anyone', () => {
@@ -67,6 +72,47 @@ describe('a VM over several hosts', { timeout: 60_000 }, () => {
     await world.untilProtected('b');
   });
 
+  it('starts on the newest side alone after power cuts one after the other: the primary, then who went on', async () => {
+    const [a, b, c] = ['a', 'b', 'c'].map((name) => world.host(name)) as [FalseHost, FalseHost, FalseHost];
+    c.isInMaintenance = true;
+    await a.losePower();
+    await world.until('alone on b', () => b.controller.life.state === 'unprotected');
+    await b.losePower();
+    await a.comeBack();
+    a.upMs = 60_000;
+    await world.until('refused on a', () => a.controller.life.state === 'blocked');
+    assert.match(a.controller.life.reason, /stale: b went on without it/);
+    assert.deepEqual([a.vm, c.vm], [null, null]);
+    await b.comeBack();
+    await world.untilProtected('b');
+    assert.equal(secondaryOf('b'), 'a');
+  });
+
+  it('starts once when both sides have lost their power at once and come back at once', async () => {
+    const both = [world.host('a'), world.host('b')];
+    await losePowerAtOnce(...both);
+    await Promise.all(both.map((host) => host.comeBack()));
+    await world.untilProtected();
+    assert.equal(both.filter(({ vm }) => vm?.mode === 'primary').length, 1);
+  });
+
+  it('starts on either side of a pair that lost its power at once, when the other stays away', async () => {
+    const [a, b] = [world.host('a'), world.host('b')];
+    await losePowerAtOnce(a, b);
+    await b.comeBack();
+    // For as long as the other may only be slow to come back.
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    assert.equal(b.vm, null);
+    assert.match(b.controller.life.reason, /waits for a/);
+    b.upMs = 60_000;
+    await world.untilProtected('b');
+    await a.comeBack();
+    a.upMs = 60_000;
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    assert.equal(a.vm, null);
+    assert.match(a.controller.life.reason, /stale/);
+  });
+
   it('comes back where it was alone, when it was alone', async () => {
     await world.host('b').losePower();
     await world.host('c').losePower();
@@ -113,6 +159,20 @@ describe('a VM over several hosts', { timeout: 60_000 }, () => {
     await world.untilProtected(winner);
   });
 
+  it('leaves it to a primary that has given the pair up to go on, and goes on when it does not', async () => {
+    const [a, b] = [world.host('a'), world.host('b')];
+    a.isBehind = true;
+    const givenUp = { reason: 'error', mode: 'secondary', 'x-detail': 'peer-failed' };
+    b.vm?.say('COLO_EXIT', givenUp);
+    assert.equal(b.controller.life.state, 'protected');
+    a.vm?.say('COLO_EXIT', { reason: 'error', mode: 'primary', 'x-detail': 'forward-failed' });
+    await world.until('alone on a', () => world.heard.includes('a'));
+    await world.untilProtected('a');
+    const other = world.host(secondaryOf('a'));
+    other.vm?.say('COLO_EXIT', givenUp);
+    await world.untilProtected(other.name);
+  });
+
   it('rides out a silence that ends', () => {
     world.host('a').vm?.say('COLO_PEER_SILENT', { 'silent-ms': 410 });
     assert.equal(world.host('a').controller.life.state, 'suspect');
@@ -135,6 +195,31 @@ describe('a VM over several hosts', { timeout: 60_000 }, () => {
     await world.host('a').controller.stepAside();
     assert.ok(!world.heard.includes('a'));
     await world.untilProtected('b');
+    assert.equal(secondaryOf('b'), 'a');
+    assert.deepEqual(world.host('a').joinedWith, [true], 'what had changed was enough');
+  });
+
+  it('copies all to a primary that ran while it gave way', async () => {
+    const a = world.host('a');
+    const b = world.host('b');
+    const held = (b.heldTakeOver = new Deferred());
+    const over = a.controller.stepAside();
+    await world.until('won, unheard', () => b.controller.side.phase === 'alone');
+    a.vm?.say('RESUME');
+    held.resolve();
+    await over;
+    await world.untilProtected('b');
+    assert.equal(secondaryOf('b'), 'a');
+    assert.deepEqual(a.joinedWith, [false]);
+  });
+
+  it('goes on when the other does not take over', async () => {
+    const a = world.host('a');
+    world.host('b').isReachable = false;
+    await assert.rejects(a.controller.stepAside(), /does not answer/);
+    assert.equal(a.vm?.isRunning, true);
+    world.host('b').isReachable = true;
+    assert.equal(a.controller.side.phase, 'primary');
   });
 
   it('moves to the host that a person names', async () => {
