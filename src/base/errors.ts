@@ -11,6 +11,7 @@ export type QmpErrorClass =
 
 /** Base of every expected failure. A plain `Error` that reaches a border is a bug of ours. */
 export class ColoError extends Error {
+  /** What it is called in a QMP error. */
   readonly qmpClass: QmpErrorClass = 'GenericError';
 
   constructor(message: string, options?: { cause?: unknown }) {
@@ -21,16 +22,19 @@ export class ColoError extends Error {
 
 /** A named device, chardev, object or node is not there. */
 export class DeviceNotFoundError extends ColoError {
+  /** What it is called in a QMP error. */
   override readonly qmpClass = 'DeviceNotFound';
 }
 
 /** The thing exists but is not in a state in which it can be acted on (e.g. a block job that ended). */
 export class DeviceNotActiveError extends ColoError {
+  /** What it is called in a QMP error. */
   override readonly qmpClass = 'DeviceNotActive';
 }
 
 /** An unknown QMP command, or one sent before the capabilities were negotiated. */
 export class CommandNotFoundError extends ColoError {
+  /** What it is called in a QMP error. */
   override readonly qmpClass = 'CommandNotFound';
 }
 
@@ -61,6 +65,7 @@ export type Errno =
 
 /** A block request failed. `errno` is what a guest, an NBD client or an event is told. */
 export class IoError extends ColoError {
+  /** Linux's name of what went wrong. */
   readonly errno: Errno;
 
   constructor(errno: Errno, message: string, options?: { cause?: unknown }) {

@@ -27,6 +27,7 @@ export * from './errors.ts';
 
 /** Why a checkpoint is needed. */
 export interface CheckpointNeed {
+  /** What led to it. */
   readonly cause: CheckpointCause;
   /** `protocol/source:port>destination:port`, or a word in parentheses when it is about no single flow. */
   readonly flow: string;
@@ -34,8 +35,12 @@ export interface CheckpointNeed {
   readonly difference: FirstDifference | null;
 }
 
+/** Two callbacks, and bounds. Times are milliseconds, memory is bytes. */
 export interface PacketComparerOptions {
-  /** Lets a frame of the primary out. `frame` is valid during the call only. */
+  /**
+   * Lets a frame of the primary out. `frame` (with the `vnetHdrLen` bytes in front that it came with) is valid during the
+   * call only.
+   */
   readonly onRelease: (frame: Uint8Array, vnetHdrLen: number) => void;
   /** Called once, and again only after a checkpoint, or when a scan finds that none has come. */
   readonly onCheckpointNeeded: (need: CheckpointNeed) => void;
@@ -49,8 +54,11 @@ export interface PacketComparerOptions {
   readonly maxHeldBytes?: number;
 }
 
+/** Counters from the beginning on, of frames unless they say otherwise. */
 export interface PacketComparerStats {
+  /** Handed in by `fromPrimary`. */
   readonly primaryIn: number;
+  /** Handed in by `fromSecondary`. */
   readonly secondaryIn: number;
   /** Let out because the secondary said the same. */
   readonly released: number;
@@ -58,10 +66,13 @@ export interface PacketComparerStats {
   readonly releasedByCheckpoint: number;
   /** Dropped because a bound was reached; a checkpoint is asked for then. */
   readonly droppedPrimary: number;
+  /** The same of the secondary's. */
   readonly droppedSecondary: number;
   /** Secondary frames that came while a checkpoint was taken. */
   readonly stale: number;
+  /** Differences that were found. */
   readonly mismatches: number;
+  /** Times that a scan has found something that waited too long. */
   readonly timeouts: number;
   /** Checkpoints asked for. */
   readonly requests: number;
@@ -134,7 +145,10 @@ export class PacketComparer {
     this.#rethrow();
   }
 
-  /** The same of the secondary. What comes while a checkpoint is taken is void: it is counted and dropped. */
+  /**
+   * The same of the secondary. What comes while a checkpoint is taken is void: it is counted and dropped. Throws
+   * ParameterError as above.
+   */
   fromSecondary(frame: Uint8Array, vnetHdrLen = 0): void {
     this.#enter();
     try {

@@ -6,6 +6,7 @@ import { ParameterError } from '../base/errors.ts';
 import type { ProtocolError } from '../base/errors.ts';
 import { FrameDecoder, MAX_FRAME_BYTES, encodeHeader, headerBytes } from '../net/framing.ts';
 
+/** An Ethernet frame without FCS, as it stood on the stream. */
 export interface Frame {
   /** A copy, the reader's own. */
   readonly bytes: Uint8Array;
@@ -13,6 +14,7 @@ export interface Frame {
   readonly vnetHdrLen: number;
 }
 
+/** All optional. */
 export interface ReadFramesOptions {
   /** Each frame has the vnet word after its length, as with `vnet_hdr_support=on`. Default false. */
   readonly vnetHdrSupport?: boolean;
@@ -44,7 +46,10 @@ export async function* readFrames(
   }
 }
 
-/** A frame as it stands on a stream. `vnetHdrLen`: null where the peer has no vnet support. Throws ParameterError. */
+/**
+ * A frame as it stands on a stream: its length, and `vnetHdrLen` where it is not null, as 32 bits each, big-endian, then its
+ * bytes (1 to 69,632). `vnetHdrLen` is null where the peer has no vnet support. Throws ParameterError.
+ */
 export function encodeFrame(frame: Uint8Array, vnetHdrLen: number | null = null): Uint8Array {
   if (frame.length === 0 || frame.length > MAX_FRAME_BYTES)
     throw new ParameterError(`a frame of ${frame.length} bytes: there may be 1 to ${MAX_FRAME_BYTES}`);

@@ -8,7 +8,7 @@ import { BlockNode } from '../block/node.ts';
 import type { NbdExportSource } from '../nbd/export.ts';
 
 export { createTlsCredentials } from '../base/tls/objects.ts';
-export type { TlsCredentials } from '../base/tls/credentials.ts';
+export type { TlsCredentials, TlsCredentialsType, TlsEndpoint } from '../base/tls/credentials.ts';
 export { NBD_DEFAULT_PORT } from '../nbd/address.ts';
 export type { InetAddress, NbdAddress, UnixAddress } from '../nbd/address.ts';
 export { NbdClient } from '../nbd/client.ts';
@@ -26,8 +26,9 @@ export interface ClosableSource extends NbdExportSource {
   close(): Promise<void>;
 }
 
+/** All optional. */
 export interface FileOptions {
-  /** Default false. */
+  /** Refuses writes, and needs no permission for them; default false. */
   readonly readOnly?: boolean;
 }
 

@@ -19,17 +19,24 @@ import { BlockNode } from '../block/node.ts';
 
 export * from './errors.ts';
 
+/** Of a new image. Sizes are bytes. */
 export interface Qcow2CreateOptions {
-  /** What the guest sees, rounded up to a multiple of 512. */
+  /** What the guest sees: a whole number from 0 to 2^53 - 1, rounded up to a multiple of 512. */
   readonly sizeBytes: number;
   /** A power of two from 512 to 2 MiB; default 65,536. */
   readonly clusterBytes?: number;
-  /** Default 3. */
+  /** Of the format; default 3. */
   readonly version?: 2 | 3;
   /** What the image is laid over. A relative path is one from the image's folder. It is not looked at. */
-  readonly backing?: { readonly file: string; readonly format: 'raw' | 'qcow2' };
+  readonly backing?: {
+    /** A path, as it will stand in the header. */
+    readonly file: string;
+    /** Is not probed: a guest could write what a probe would take for another. */
+    readonly format: 'raw' | 'qcow2';
+  };
 }
 
+/** All optional. */
 export interface Qcow2OpenOptions {
   /** Default false. A writable image that was not closed is repaired first. */
   readonly readOnly?: boolean;
@@ -40,8 +47,11 @@ export interface Qcow2OpenOptions {
   readonly openBacking?: boolean;
 }
 
+/** A range of one kind. */
 export interface Qcow2Extent {
+  /** Of its first byte, as the guest counts. */
   readonly offset: number;
+  /** Bytes, 1 or more. */
   readonly length: number;
   /** Reads as zeros. */
   readonly zero: boolean;
@@ -51,6 +61,7 @@ export interface Qcow2Extent {
   readonly allocated: boolean;
 }
 
+/** What a check has found; after a repair, what is left. */
 export interface Qcow2Check {
   /** Data may be corrupt, or further writes may corrupt it. */
   readonly errors: number;
@@ -60,16 +71,21 @@ export interface Qcow2Check {
   readonly messages: readonly string[];
   /** Guest clusters that have a place in the file, of all. */
   readonly allocatedClusters: number;
+  /** Guest clusters, with a place in the file or without. */
   readonly totalClusters: number;
+  /** By the repair; 0 without one. */
   readonly errorsFixed: number;
+  /** By the repair; 0 without one. */
   readonly leaksFixed: number;
 }
 
+/** All optional. */
 export interface Qcow2CheckOptions {
   /** `leaks` gives back what nothing refers to; `all` mends what can be mended. Default: reads only. */
   readonly repair?: 'leaks' | 'all';
 }
 
+/** An open image: a source for `NbdServer`, and what `Qcow2.open` returns. Offsets and lengths are bytes, as the guest counts. */
 export class Qcow2 {
   readonly #graph: BlockGraph;
   readonly #node: BlockNode;
@@ -133,15 +149,17 @@ export class Qcow2 {
     });
   }
 
-  /** What the guest sees. */
+  /** What the guest sees: a multiple of 512. */
   get lengthBytes(): number {
     return this.#node.lengthBytes;
   }
 
+  /** Whether it was opened so. */
   get readOnly(): boolean {
     return this.#node.readOnly;
   }
 
+  /** A power of two from 512 to 2 MiB. */
   get clusterBytes(): number {
     return this.#driver.clusterBytes;
   }

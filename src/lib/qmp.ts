@@ -10,12 +10,13 @@ import type { QmpVersion } from '../qmp/types.ts';
 export { CommandNotFoundError, DeviceNotActiveError, DeviceNotFoundError } from '../base/errors.ts';
 export type { QmpErrorClass } from '../base/errors.ts';
 export { QmpClient, QmpCommandError } from '../qmp/client.ts';
-export type { ConnectOptions, ExecuteOptions } from '../qmp/client.ts';
+export type { ConnectOptions, EventListener, ExecuteOptions } from '../qmp/client.ts';
 export type { JsonObject, JsonValue } from '../qmp/json-stream.ts';
 export type { QmpAddress } from '../qmp/server.ts';
 export type { QmpEvent, QmpGreeting, QmpTimestamp, QmpVersion } from '../qmp/types.ts';
 export * from './errors.ts';
 
+/** What a server needs to be told. */
 export interface QmpServerOptions {
   /** What the greeting says. Managers choose their spellings by it. */
   readonly version: QmpVersion;
@@ -39,6 +40,7 @@ export class QmpServer {
     });
   }
 
+  /** Clients that are connected, also those that have not negotiated. */
   get clientCount(): number {
     return this.#server.sessionCount;
   }

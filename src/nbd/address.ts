@@ -3,16 +3,22 @@
  * SocketAddress is: `127.0.0.1:10809`, or the path).
  */
 
+/** TCP. */
 export interface InetAddress {
+  /** A name or a numeric address, IPv6 without brackets. */
   readonly host: string;
-  /** 0 asks a listener for any free port. */
+  /** 1 to 65535; 0 asks a listener for any free port. */
   readonly port: number;
 }
+/** A unix socket. */
 export interface UnixAddress {
+  /** At most 107 bytes, as Linux has it. */
   readonly path: string;
 }
+/** Where an NBD peer is. */
 export type NbdAddress = InetAddress | UnixAddress;
 
+/** NBD's port at IANA. */
 export const NBD_DEFAULT_PORT = 10809;
 
 export function textOfAddress(address: NbdAddress): string {

@@ -35,6 +35,7 @@ export interface ConnectionTimes {
 
 /** With whom to talk in TLS. */
 export interface ClientTls {
+  /** Of `createTlsCredentials`, with endpoint `client`. */
   readonly credentials: TlsCredentials;
   /** Whom the server's certificate must name; null is enough for a pre-shared key. */
   readonly hostname: string | null;

@@ -43,6 +43,7 @@ import {
   NBD_REQUEST_TIMEOUT_MS,
 } from './limits.ts';
 
+/** All optional; times are milliseconds. */
 export interface NbdClientOptions {
   /** Default: the empty name, the server's default export. */
   readonly exportName?: string;
@@ -69,22 +70,41 @@ export interface NbdClientOptions {
   readonly maxInFlight?: number;
 }
 
+/**
+ * One export over one connection. Requests of any size, as many at once as the caller likes; they are cut to what the
+ * server takes. Offsets and lengths are bytes, multiples of `minBlockBytes`, within `lengthBytes`; what is outside throws
+ * IoError with EINVAL. A connection that died fails every request with ESHUTDOWN, unless it is looked for again
+ * (`reconnectDelayMs`).
+ */
 export class NbdClient {
   readonly #connection: NbdRequester;
+  /** Of the export. */
   readonly lengthBytes: number;
+  /** Writes throw IoError with EPERM. */
   readonly readOnly: boolean;
+  /** Without it the server promises that every write is stable. */
   readonly canFlush: boolean;
+  /** Without it `fua` becomes a flush. */
   readonly canFua: boolean;
+  /** Without it `trim` does nothing. */
   readonly canTrim: boolean;
+  /** Without it `writeZeroes` throws. */
   readonly canWriteZeroes: boolean;
+  /** Without it `cache` does nothing. */
   readonly canCache: boolean;
   /** A flush on one connection covers writes that ended on another. */
   readonly canMultiConn: boolean;
+  /** Whether base:allocation was agreed; without it everything counts as data. */
   readonly hasBlockStatus: boolean;
+  /** Whether structured replies were agreed. */
   readonly hasStructuredReplies: boolean;
+  /** Offsets and lengths must be multiples of it; a power of two, 1 when the server says nothing. */
   readonly minBlockBytes: number;
+  /** Requests of multiples of it are quick; a power of two. */
   readonly preferredBlockBytes: number;
+  /** The most that one READ or WRITE carries; larger ones are cut. */
   readonly maxBlockBytes: number;
+  /** The server's free text; may be empty. */
   readonly description: string;
 
   /**
@@ -150,7 +170,7 @@ export class NbdClient {
     if (this.#connection instanceof ReconnectingConnection) this.#connection.stopWaiting();
   }
 
-  /** Called once when the connection dies otherwise than by `close`. */
+  /** The listener, in place of one before, is called once when the connection dies otherwise than by `close`. */
   onLost(listener: (error: IoError) => void): void {
     this.#connection.onLost = listener;
   }
@@ -234,7 +254,7 @@ export class NbdClient {
     return this.#connection.close();
   }
 
-  /** Ends the connection at once; requests in flight fail with ESHUTDOWN. */
+  /** Ends the connection at once, without a word to the server; requests in flight fail with ESHUTDOWN. */
   abort(): void {
     this.#connection.abort();
   }

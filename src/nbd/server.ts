@@ -17,15 +17,20 @@ import type { NbdExport, NbdExportOptions } from './export.ts';
 import { NBD_DEFAULT_MAX_CONNECTIONS, NBD_HANDSHAKE_TIMEOUT_MS, NBD_MAX_STRING } from './limits.ts';
 import { NbdServerSession } from './server-session.ts';
 
+/** All optional. */
 export interface NbdServerOptions {
   /** Clients at one time, default 100; 0 = no limit. 1 also means that exports do not offer CAN_MULTI_CONN. */
   readonly maxConnections?: number;
-  /** Default 10 000. */
+  /** For the handshake, TLS included, in ms: who takes longer is disconnected. Default 10 000. */
   readonly handshakeTimeoutMs?: number;
   /** Server credentials: every client has to begin TLS. Default null: none can. */
   readonly tls?: TlsCredentials | null;
 }
 
+/**
+ * Serves exports at one address. Exports may come and go at any time; a client that breaks the protocol is disconnected,
+ * and nobody else is. What its clients hold of memory is bounded.
+ */
 export class NbdServer {
   readonly #maxConnections: number;
   readonly #handshakeTimeoutMs: number;
@@ -50,17 +55,19 @@ export class NbdServer {
     return this.#address;
   }
 
+  /** Clients that are connected, also those that have not chosen an export. */
   get clientCount(): number {
     return this.#sessions.size;
   }
 
+  /** In the order in which they were added. */
   get exportNames(): string[] {
     return [...this.#exports.keys()];
   }
 
   /**
    * Starts to listen; port 0 takes any free one, which the result reports. An abandoned unix socket is replaced.
-   * Throws NbdConnectError when the address cannot be had.
+   * Throws NbdConnectError when the address cannot be had, ColoError when it listens already or is closed.
    */
   async listen(address: NbdAddress): Promise<NbdAddress> {
     if (this.#listener || this.#closing) throw new ColoError('NBD server already running');
@@ -84,7 +91,7 @@ export class NbdServer {
     return this.#address;
   }
 
-  /** Throws ParameterError when the name is in use or too long. */
+  /** Throws ParameterError when the name is in use, or name or description are above 4096 bytes. */
   addExport(options: NbdExportOptions): void {
     const { name, source, writable, description = '', fastZeroes = false } = options;
     if (this.#exports.has(name)) throw new ParameterError(`NBD server already has export named '${name}'`);
@@ -100,6 +107,7 @@ export class NbdServer {
     return [...this.#sessions].filter((session) => session.export === found).length;
   }
 
+  /** Whether there is an export of that name. */
   hasExport(name: string): boolean {
     return this.#exports.has(name);
   }
@@ -118,7 +126,7 @@ export class NbdServer {
     return true;
   }
 
-  /** Stops listening and drops every client. Requests that sources still work on end unheard. */
+  /** Stops listening and drops every client. Requests that sources still work on end unheard. Idempotent. */
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;

@@ -22,7 +22,9 @@ export const EVENT_DEADLINE_MS = 30_000;
 
 /** The server answered a command with an error. */
 export class QmpCommandError extends ColoError {
+  /** The server's error class. */
   override readonly qmpClass: QmpErrorClass;
+  /** That was answered with it. */
   readonly command: string;
   /** The server's text alone. */
   readonly desc: string;
@@ -40,17 +42,21 @@ export class QmpCommandError extends ColoError {
   }
 }
 
+/** All optional. */
 export interface ConnectOptions {
-  /** For connecting, the greeting and the negotiation, in ms. */
+  /** For connecting, the greeting and the negotiation, in ms, each; default 10 000. */
   readonly timeoutMs?: number;
-  /** Ask for out-of-band execution. */
+  /** Ask for out-of-band execution; default false. */
   readonly oob?: boolean;
+  /** Breaks connecting off. */
   readonly signal?: AbortSignal;
 }
 
+/** All optional. */
 export interface ExecuteOptions {
   /** How long the reply may take, in ms (default 30 000). The command may still take effect later. */
   readonly timeoutMs?: number;
+  /** Ends waiting for the reply. */
   readonly signal?: AbortSignal;
   /** Execute out of band; needs `oob` at connect time. */
   readonly oob?: boolean;
@@ -61,8 +67,10 @@ interface Pending {
   readonly reply: Deferred<unknown>;
 }
 
-type EventListener = (event: QmpEvent) => void;
+/** Is called with every event, in the order in which they come. */
+export type EventListener = (event: QmpEvent) => void;
 
+/** A connection to a monitor: several commands may be under way at once, each reply finds its own. */
 export class QmpClient {
   /** What the server said first. */
   greeting!: QmpGreeting;
@@ -112,7 +120,7 @@ export class QmpClient {
     return this.#closed.promise;
   }
 
-  /** Throws QmpCommandError for an error reply, TimeoutError, ClosedError when the connection ends first. */
+  /** The command's reply. Throws QmpCommandError for an error reply, TimeoutError, ClosedError when the connection ends first. */
   async execute(
     command: string,
     args: Readonly<Record<string, unknown>> = {},
@@ -144,7 +152,7 @@ export class QmpClient {
   }
 
   /**
-   * The next event of that name for which `accepts` is true. Call it before the command that causes the event.
+   * Waits `timeoutMs` (ms, default 30 000) for the next event of that name for which `accepts` is true. Call it before the command that causes the event.
    * Throws TimeoutError, ClosedError.
    */
   async waitFor(

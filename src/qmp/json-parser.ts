@@ -7,6 +7,7 @@ import type { Token, TokenKind } from './json-lexer.ts';
 
 /** What JSON text can hold. */
 export type JsonValue = null | boolean | number | bigint | string | JsonValue[] | JsonObject;
+/** A JSON object; of members of one name the last counts. */
 export interface JsonObject {
   [key: string]: JsonValue;
 }

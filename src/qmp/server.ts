@@ -24,7 +24,18 @@ const log = loggerFor('qmp-server');
 const SESSIONS_LIMIT = 64;
 const CONNECT_DEADLINE_MS = 10_000;
 
-export type QmpAddress = { readonly path: string } | { readonly host: string; readonly port: number };
+/** Where a monitor is: a unix socket, or TCP. */
+export type QmpAddress =
+  | {
+      /** Of the unix socket; at most 107 bytes. */
+      readonly path: string;
+    }
+  | {
+      /** A name or a numeric address, IPv6 without brackets. */
+      readonly host: string;
+      /** 1 to 65535; 0 asks a listener for any free port. */
+      readonly port: number;
+    };
 
 export class QmpServer {
   readonly #options: QmpSessionOptions;

@@ -8,13 +8,18 @@
 import type { ConnectionOptions, TlsOptions } from 'node:tls';
 import { ParameterError } from '../errors.ts';
 
+/** Which end of a connection credentials are for. */
 export type TlsEndpoint = 'client' | 'server';
+/** With certificates, or with pre-shared keys. */
 export type TlsCredentialsType = 'tls-creds-x509' | 'tls-creds-psk';
 
+/** Credentials whose files have been read. Made by `createTlsCredentials`. */
 export interface TlsCredentials {
+  /** QEMU's name of the kind. */
   readonly type: TlsCredentialsType;
+  /** The end that they were made for. */
   readonly endpoint: TlsEndpoint;
-  /** What qom-get may show. */
+  /** What qom-get may show: nothing secret. */
   properties(): Record<string, unknown>;
   /** For a server; Node's tls.Server does the checks that these ask for. */
   serverOptions(): TlsOptions;

@@ -18,7 +18,9 @@ export interface FirstDifference {
   readonly packetOffset: number;
   /** From the first byte of it that is compared. */
   readonly payloadOffset: number;
+  /** What the primary says there, 0 to 255. */
   readonly primaryByte: number;
+  /** What the secondary says there, 0 to 255. */
   readonly secondaryByte: number;
 }
 
