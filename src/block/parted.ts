@@ -4,7 +4,7 @@
  * on. A resync to that very disk needs to copy no more (drive-mirror with sync=bitmap).
  *
  * One generation: a new parting replaces the old bitmap, also one that a person made by that name. It dies with the
- * process. It says nothing about a disk that was written to by anybody else after the parting; docs/operations.md
+ * process. It says nothing about a disk that was written to by anybody else after the parting; docs/procedure.md
  * tells when it is valid.
  */
 import { messageOf } from '../base/errors.ts';

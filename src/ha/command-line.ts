@@ -1,7 +1,7 @@
 /**
  * The words of `colo vm` for a VM's two kinds of process, from what a person wrote: a first primary, which boots
  * unprotected and gets its packet path when a secondary is there, and a secondary. In the words of QEMU's
- * docs/COLO-FT.txt; docs/operations.md has the same lines for one disk and one NIC.
+ * docs/COLO-FT.txt; docs/procedure.md has the same lines for one disk and one NIC.
  *
  * Left to the caller: -name, -qmp, -serial, -vnc, -S, and making the disks. A NIC on a bridge needs no more than these words:
  * the process makes the TAP device and puts it into the bridge itself (net/netdevs/tap.ts), and both go with it.

@@ -28,7 +28,7 @@ export interface ResyncProgress {
 }
 
 /**
- * Primary: begins to copy. `bitmap`: only what it holds, to the very disks that it was kept for (docs/operations.md says
+ * Primary: begins to copy. `bitmap`: only what it holds, to the very disks that it was kept for (docs/procedure.md says
  * when `parted` may be used); else whole disks. Jobs that run already are left alone. The spec's rate is for all disks
  * together.
  */

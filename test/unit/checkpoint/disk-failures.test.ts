@@ -1,6 +1,6 @@
 /**
  * Failures of a replicated disk while COLO runs, with the real replication drivers below the checkpoint frame: what the
- * frame does with each (docs/operations.md, the seven failures), and that the side it leaves can go on.
+ * frame does with each (docs/storage.md, the seven failures), and that the side it leaves can go on.
  */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';

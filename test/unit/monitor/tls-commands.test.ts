@@ -64,7 +64,7 @@ test('credentials are made, shown without their keys, used and deleted', async (
   const back = Buffer.alloc(6);
   await bare.vm.graph.require('disk').read(0, back);
   assert.equal(back.toString(), 'secret');
-  // The forwarded disk of a pair, as docs/operations.md has it.
+  // The forwarded disk of a pair, as docs/procedure.md has it.
   const buddy =
     'drive_add -n buddy driver=replication,mode=primary,file.driver=nbd,file.host=127.0.0.1,' +
     `file.port=${address.port},file.export=disk,file.tls-creds=cli,node-name=replication0`;
