@@ -173,6 +173,13 @@ describe('a VM over several hosts', { timeout: 60_000 }, () => {
     await world.untilProtected(other.name);
   });
 
+  it('leaves it to the other side when the disk of this one lacks a write', async () => {
+    world.host('b').isBehind = true;
+    world.host('a').vm?.say('COLO_EXIT', { reason: 'error', mode: 'primary', 'x-detail': 'failed' });
+    world.host('b').vm?.say('COLO_EXIT', { reason: 'error', mode: 'secondary', 'x-detail': 'peer-failed' });
+    await world.untilProtected('b');
+  });
+
   it('rides out a silence that ends', () => {
     world.host('a').vm?.say('COLO_PEER_SILENT', { 'silent-ms': 410 });
     assert.equal(world.host('a').controller.life.state, 'suspect');
