@@ -17,8 +17,8 @@ export interface PeerWatchHooks {
 
 /** When both copies live and the link between them is gone, the primary goes on: the secondary asks so much later. */
 const SECONDARY_WAITS_MS = 300;
-/** A side that something of its own has failed on leaves it to the other for so long. */
-const WORSE_WAITS_MS = 1_000;
+/** A side that something of its own has failed on leaves it to the other for so long: an arbiter may be slow. */
+const WORSE_WAITS_MS = 3_000;
 /** What a peer's daemon needs to say that its process has died, if that is why the connection was closed. */
 const WORD_MS = 100;
 

@@ -150,6 +150,15 @@ describe('a VM over several hosts', { timeout: 60_000 }, () => {
     assert.doesNotMatch(b.controller.view().reason, /No space/);
   });
 
+  it('goes on with a primary whose disk is full, when its secondary has died', async () => {
+    const [a, b] = [world.host('a'), world.host('b')];
+    a.hasFullDisk = true;
+    await b.losePower();
+    await world.untilProtected('a');
+    assert.equal(secondaryOf('a'), 'c');
+    assert.ok(!a.events.some(({ to }) => to === 'stopping'));
+  });
+
   it('lets one win when both lose each other', async () => {
     world.cut('a', 'b');
     world.host('a').vm?.part();
