@@ -88,6 +88,41 @@ export default tseslint.config(
     },
   },
   {
+    // Runs in a browser, so it takes types and plain constants of what it is told, and nothing else of the program.
+    files: ['web/**/*.ts', 'web/**/*.tsx'],
+    rules: {
+      'no-restricted-imports': [
+        'error',
+        {
+          patterns: [
+            {
+              regex: '/src/(?!dashboard/protocol\\.ts$|ha/views\\.ts$)',
+              message: 'web/ may import src/dashboard/protocol.ts and src/ha/views.ts only.',
+            },
+          ],
+        },
+      ],
+    },
+  },
+  {
+    // No part of it knows the document: it is tested without one.
+    files: ['web/model/*.ts'],
+    rules: {
+      'no-restricted-imports': [
+        'error',
+        {
+          patterns: [
+            {
+              regex: '^\\.\\./(?!\\.\\./src/(?:dashboard/protocol|ha/views)\\.ts$)',
+              message: 'web/model/ may import itself, protocol.ts and views.ts only.',
+            },
+          ],
+        },
+      ],
+      'no-restricted-globals': ['error', 'window', 'document', 'location', 'navigator', 'sessionStorage'],
+    },
+  },
+  {
     // Shared by the engines, so it knows none of them.
     files: ['src/engine/ram/*.ts'],
     rules: {

@@ -268,7 +268,7 @@ async function start(
 ): Promise<VmProcess> {
   const dump =
     DUMP === undefined ? [] : ['-object', `filter-dump,id=dump,netdev=hn0,file=${DUMP}/${name}.pcap`];
-  const vm = await VmProcess.start(name, host, folder, [...args, ...dump], onStderr);
+  const vm = await VmProcess.start(name, host, folder, [...args, ...dump], { onStderr });
   vms.push(vm);
   return vm;
 }

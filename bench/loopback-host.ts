@@ -34,6 +34,7 @@ export class LoopbackHost {
       `name: ${name}`,
       `address: ${address}`,
       'port: 0',
+      'dashboard: { port: 0 }',
       `state-folder: ${this.folder}/state`,
       `run-folder: ${this.folder}/run`,
       `arbiter: ${arbiter}`,

@@ -5,11 +5,11 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync }
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 
-const GROUPS = ['unit', 'conformance', 'interop', 'e2e'];
+const GROUPS = ['unit', 'conformance', 'interop', 'docs', 'browser', 'e2e'];
 /** Long runs, only when asked for: `COLO_CHAOS=50 ./colo test chaos`. */
 const ON_REQUEST = ['chaos'];
 /** Files of these groups start machines or other programs: one at a time, so that none starves another. */
-const SERIAL = new Set(['e2e', 'chaos']);
+const SERIAL = new Set(['docs', 'browser', 'e2e', 'chaos']);
 const args = process.argv.slice(2);
 const files = args.filter((arg) => arg.endsWith('.ts'));
 const wanted = args.filter((arg) => !arg.endsWith('.ts'));
@@ -86,13 +86,16 @@ function guestImages() {
 }
 
 if (all || wanted.includes('check')) {
-  run('types', 'npx', ['tsc', '--noEmit', '-p', 'tsconfig.json']);
-  run('lint', 'npx', ['eslint', 'src', 'test', 'bench', 'examples']);
+  for (const project of ['tsconfig.json', 'web/tsconfig.json', 'test/browser/tsconfig.json']) {
+    run(`types (${project})`, 'npx', ['tsc', '--noEmit', '-p', project]);
+  }
+  run('lint', 'npx', ['eslint', 'src', 'web', 'test', 'bench', 'examples']);
   run('format', 'npx', [
     'prettier',
     '--check',
     '--log-level=warn',
     'src',
+    'web',
     'test',
     'bench',
     'examples',
@@ -100,7 +103,7 @@ if (all || wanted.includes('check')) {
     '*.md',
   ]);
 }
-const needsGuest = (name) => /(^|\/)(interop|e2e|chaos)(\/|$)/.test(name);
+const needsGuest = (name) => /(^|\/)(interop|docs|e2e|chaos)(\/|$)/.test(name);
 const env = all || args.some(needsGuest) ? guestImages() : {};
 // A test that hangs fails, and a handle that one forgot does not keep its process.
 const nodeTest = [

@@ -17,7 +17,7 @@ import { nowMs, sleep, type Load, type SimOptions, type ToMain, type ToWorker } 
 /** An etcd whose processor is shared with a thousand hosts is not to lose its leader because of that. */
 const SLOW_MACHINE = ['--heartbeat-interval', '250', '--election-timeout', '2500'];
 const KEEP_FEW_REVISIONS = ['--auto-compaction-mode', 'revision', '--auto-compaction-retention', '20000'];
-const UPS_AT_ONCE = 24;
+const UPS_AT_ONCE = 32;
 const PATIENCE_MS = 600_000;
 
 export interface Percentiles {
@@ -102,6 +102,8 @@ class Simulation {
   readonly #again = new Map<string, { readonly atMs: number; readonly resyncMs: number }>();
   readonly #unprotected = new Set<string>();
   readonly #troubles: string[] = [];
+  /** Persons who wait for their VM's protection. */
+  readonly #awaited = new Map<string, () => void>();
   #loads: Load[] = [];
   #started = 0;
   #lossAtMs = Infinity;
@@ -123,8 +125,9 @@ class Simulation {
     const begin = await this.#startHosts();
     this.#say(`${hosts} hosts are registered`);
     const upAt = nowMs();
-    await this.#up();
+    const ups = this.#up();
     const isAllProtected = await this.#until(() => this.#primaries.size === vms);
+    if (isAllProtected) await ups;
     const up = await this.#snapshot();
     this.#say(`${this.#primaries.size} VMs are protected, ${seconds(nowMs() - upAt)} s after the first up`);
     await sleep(steadySeconds * 1000);
@@ -214,14 +217,18 @@ class Simulation {
   }
 
   #note({ vm, host, what, atMs, resyncMs }: Extract<ToMain, { type: 'told' }>): void {
-    if (what === 'protected') this.#primaries.set(vm, host);
+    if (what === 'protected') {
+      this.#primaries.set(vm, host);
+      this.#awaited.get(vm)?.();
+      this.#awaited.delete(vm);
+    }
     if (atMs < this.#lossAtMs) return;
     if (what === 'unprotected') this.#unprotected.add(vm);
     if (what === 'speaks' && !this.#heard.has(vm)) this.#heard.set(vm, { host, atMs });
     if (what === 'protected' && !this.#again.has(vm)) this.#again.set(vm, { atMs, resyncMs });
   }
 
-  /** As many persons would: a home by chance among those with room, and the entry. */
+  /** As so many persons would: a home by chance among those with room, the entry, the next when this one is protected. */
   async #up(): Promise<void> {
     const { vms, vmMemoryMiB } = this.#options;
     const planned: PlannedCopy[] = [];
@@ -230,6 +237,9 @@ class Simulation {
       for (let at = next++; at < vms; at = next++) {
         const spec = specOf(`vm${String(at).padStart(5, '0')}`, vmMemoryMiB);
         while (!(await this.#upOne(spec, planned))) await sleep(1_000);
+        if (!this.#primaries.has(spec.name)) {
+          await new Promise<void>((resolve) => this.#awaited.set(spec.name, resolve));
+        }
       }
     };
     await Promise.all(Array.from({ length: UPS_AT_ONCE }, person));

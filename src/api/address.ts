@@ -2,6 +2,8 @@
 import { isIP } from 'node:net';
 import { ParameterError } from '../base/errors.ts';
 
+export { isLoopback } from '../base/loopback.ts';
+
 export type NodeAddress = { readonly path: string } | { readonly host: string; readonly port: number };
 
 /** Throws ParameterError. */
@@ -26,11 +28,4 @@ export function textOfNodeAddress(address: NodeAddress): string {
 
 export function hostAndPort(host: string, port: number): string {
   return isIP(host) === 6 ? `[${host}]:${port}` : `${host}:${port}`;
-}
-
-/** Nobody on another machine gets there. */
-export function isLoopback(host: string): boolean {
-  return (
-    host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host) || host === '::ffff:127.0.0.1'
-  );
 }

@@ -18,7 +18,6 @@ import { TLS_MIN_VERSION } from '../base/tls/credentials.ts';
 import { hostAndPort, textOfNodeAddress, type NodeAddress } from './address.ts';
 import { hasSentNothing, translateFailure } from './client-failures.ts';
 import { errorFromWire } from './errors.ts';
-import { CONSOLE_PROTOCOL } from './routes.ts';
 import { read } from './schemas.ts';
 import { API_VERSION, type CallOptions } from './service.ts';
 import { parseLine, readLines, STREAM_SILENCE_MS, wireErrorIn } from './stream.ts';
@@ -194,15 +193,16 @@ export class ClientTransport {
     }
   }
 
-  upgrade(path: string): Promise<Duplex> {
+  /** A stream of bytes, by the protocol's name in `Upgrade`. */
+  upgrade(path: string, protocol: string): Promise<Duplex> {
     const { signal } = this.#options;
-    return this.#trying(() => this.#upgrade(path, signal), signal);
+    return this.#trying(() => this.#upgrade(path, protocol, signal), signal);
   }
 
-  #upgrade(path: string, signal: AbortSignal | undefined): Promise<Duplex> {
+  #upgrade(path: string, protocol: string, signal: AbortSignal | undefined): Promise<Duplex> {
     const address = this.#address;
     const { tls } = this.#options;
-    const headers = { ...this.#headers(), connection: 'Upgrade', upgrade: CONSOLE_PROTOCOL };
+    const headers = { ...this.#headers(), connection: 'Upgrade', upgrade: protocol };
     const options = { path, headers, agent: false as const, ...(signal && { signal }) };
     let asking: http.ClientRequest;
     if ('path' in address) asking = http.request({ ...options, socketPath: address.path });
@@ -270,7 +270,7 @@ async function readRefusal(answer: http.IncomingMessage, where: string): Promise
   } catch {
     // said below
   }
-  return new ProtocolError(`${where}: status ${answer.statusCode ?? 0} instead of a console`);
+  return new ProtocolError(`${where}: status ${answer.statusCode ?? 0} instead of a stream`);
 }
 
 function tlsOptions(tls: TlsMaterial, host: string): TlsClientOptions {

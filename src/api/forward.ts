@@ -4,13 +4,16 @@
  * one that is nowhere, stay here.
  */
 import { NodeUnreachableError } from './errors.ts';
-import type { EventQuery, NodeService } from './service.ts';
+import type { Copy, EventQuery, NodeService } from './service.ts';
 
 export interface Forwarding {
   /** This host's own. */
   readonly local: NodeService;
-  /** Address (`HOST:PORT`) of the host that can do something about the VM; null: this one, or nobody. */
-  readonly locate: (vm: string) => Promise<string | null>;
+  /**
+   * Address (`HOST:PORT`) of the host that can do something about the VM, or that has that copy of it (default: the
+   * primary); null: this one, or nobody.
+   */
+  readonly locate: (vm: string, copy?: Copy) => Promise<string | null>;
   /** The same for a host by its name; default: maintenance of every host is this host's to set. */
   readonly locateHost?: (host: string) => Promise<string | null>;
   /** A client that marks its calls as sent on. */
@@ -53,7 +56,10 @@ export function forwarding({ local, locate, locateHost, connect }: Forwarding): 
     migrate: (name, host, call) => vm(name, (node) => node.migrate(name, host, call)),
     setPaused: (name, isPaused) => vm(name, (node) => node.setPaused(name, isPaused)),
     qmp: (name, command, args) => vm(name, (node) => node.qmp(name, command, args)),
-    console: async (name) => at(await locate(name), `VM '${name}'`, (node) => node.console(name), true),
+    console: async (name, copy) =>
+      at(await locate(name, copy), `VM '${name}'`, (node) => node.console(name, copy), true),
+    screen: async (name, copy) =>
+      at(await locate(name, copy), `VM '${name}'`, (node) => node.screen(name, copy), true),
     setMaintenance: async (host, isOn, options, call) =>
       at((await locateHost?.(host)) ?? null, `host '${host}'`, (node) =>
         node.setMaintenance(host, isOn, options, call),

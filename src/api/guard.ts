@@ -10,7 +10,11 @@ import { ForbiddenError } from './errors.ts';
 /** `names`: those under which this listener may be asked, null for a unix socket. Throws ForbiddenError. */
 export function checkCaller(headers: IncomingHttpHeaders, names: readonly string[] | null): void {
   if (headers.origin !== undefined) throw new ForbiddenError('the API is not for web pages (Origin is set)');
-  if (names === null) return;
+  if (names !== null) checkHost(headers, names);
+}
+
+/** That half of it which also holds for the dashboard's own pages. Throws ForbiddenError. */
+export function checkHost(headers: IncomingHttpHeaders, names: readonly string[]): void {
   const host = hostOf(headers.host ?? '');
   if (isIP(host) !== 0 || host === 'localhost') return;
   if (!names.some((name) => name.toLowerCase() === host)) {

@@ -4,16 +4,17 @@
  */
 import type { Duplex } from 'node:stream';
 import type { z } from 'zod';
-import { ProtocolError } from '../base/errors.ts';
+import { ColoError, ParameterError, ProtocolError } from '../base/errors.ts';
 import { parseHostFacts, type HostFacts } from '../ha/spec/facts.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import type { Finding, HaEvent, HostView, VmView } from '../ha/views.ts';
 import { parseNodeAddress, textOfNodeAddress, type NodeAddress } from './address.ts';
 import { ClientTransport, type NodeClientOptions } from './client-transport.ts';
-import { MAX_LOG_LINE } from './routes.ts';
+import { MAX_LOG_LINE, NOTHING_TO_UPGRADE } from './routes.ts';
 import { answers } from './schemas.ts';
 import type {
   CallOptions,
+  Copy,
   CopyReport,
   EventQuery,
   Health,
@@ -124,8 +125,12 @@ export class NodeClient implements NodeService, PeerService {
     }
   }
 
-  console(name: string): Promise<Duplex> {
-    return this.#wire.upgrade(vmPath(name, '/console'));
+  console(name: string, copy?: Copy): Promise<Duplex> {
+    return this.#upgrade(vmPath(name, '/console'), 'colo-console', copy);
+  }
+
+  screen(name: string, copy?: Copy): Promise<Duplex> {
+    return this.#upgrade(vmPath(name, '/screen'), 'colo-screen', copy);
   }
 
   qmp(name: string, command: string, args?: Readonly<Record<string, unknown>>): Promise<unknown> {
@@ -163,6 +168,21 @@ export class NodeClient implements NodeService, PeerService {
 
   async facts(spec: VmSpec): Promise<HostFacts> {
     return parseHostFacts(await this.#post('/peer/v1/facts', { spec }, answers.facts));
+  }
+
+  async #upgrade(path: string, protocol: string, copy: Copy | undefined): Promise<Duplex> {
+    try {
+      return await this.#wire.upgrade(copy === 'secondary' ? `${path}?copy=${copy}` : path, protocol);
+    } catch (error) {
+      if (!(error instanceof ParameterError) || !error.message.endsWith(NOTHING_TO_UPGRADE)) throw error;
+      const what = protocol === 'colo-screen' ? 'screens' : 'consoles of secondaries';
+      throw new ColoError(
+        `${this.where}: that node is of an earlier version, which has no ${what}: upgrade it`,
+        {
+          cause: error,
+        },
+      );
+    }
   }
 
   #get<T>(path: string, schema: z.ZodType<T>): Promise<T> {

@@ -16,7 +16,7 @@ import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest }
 import { messageOf, ParameterError } from '../base/errors.ts';
 import { loggerFor } from '../base/logger.ts';
 import { hostAndPort, isLoopback } from './address.ts';
-import { ConsoleDoor } from './console-door.ts';
+import { UpgradeDoor } from './upgrade-door.ts';
 import { errorToWire, ForbiddenError } from './errors.ts';
 import { checkCaller } from './guard.ts';
 import { NODE_ROUTES, PEER_ROUTES, type AnswerRoute, type Incoming, type StreamRoute } from './routes.ts';
@@ -169,7 +169,7 @@ function createApp(
     const { peer } = services;
     for (const route of PEER_ROUTES) addAnswer(app, route, () => peer, closing);
   }
-  const door = new ConsoleDoor(
+  const door = new UpgradeDoor(
     services,
     'path' in listen ? null : (listen.names ?? []).concat(listen.host),
     closing,

@@ -2,10 +2,11 @@
  * Every route of the API as a table: what it takes, and which call of the service it is. http-server.ts serves it;
  * docs/api.md lists it (a test compares). `/v1` is for people, `/peer/v1` for other hosts' daemons.
  */
+import type { Duplex } from 'node:stream';
 import type { z } from 'zod';
 import { ParameterError } from '../base/errors.ts';
 import { hostName, queries, read, requests, vmName } from './schemas.ts';
-import type { NodeService, PeerService } from './service.ts';
+import type { Copy, NodeService, PeerService } from './service.ts';
 
 /** What came in, not yet checked. */
 export interface Incoming {
@@ -32,19 +33,35 @@ export interface StreamRoute {
   readonly run: (service: NodeService, incoming: Incoming) => AsyncIterable<unknown>;
 }
 
-/** Becomes a stream of bytes in both directions. */
+/** Becomes a stream of bytes in both directions. `?copy=` says of which copy. */
 export interface UpgradeRoute {
   readonly kind: 'upgrade';
   readonly method: 'GET';
   readonly path: string;
+  /** The value of the header `Upgrade`. */
+  readonly protocol: string;
+  readonly run: (service: NodeService, vm: string, copy: Copy | undefined) => Promise<Duplex>;
 }
 
-export const CONSOLE_PROTOCOL = 'colo-console';
-export const CONSOLE_ROUTE: UpgradeRoute = {
-  kind: 'upgrade',
-  method: 'GET',
-  path: '/v1/vms/:vm/console',
-};
+export const UPGRADE_ROUTES: readonly UpgradeRoute[] = [
+  {
+    kind: 'upgrade',
+    method: 'GET',
+    path: '/v1/vms/:vm/console',
+    protocol: 'colo-console',
+    run: (service, vm, copy) => service.console(vm, copy),
+  },
+  {
+    kind: 'upgrade',
+    method: 'GET',
+    path: '/v1/vms/:vm/screen',
+    protocol: 'colo-screen',
+    run: (service, vm, copy) => service.screen(vm, copy),
+  },
+];
+
+/** Said of any other path. A client knows a node that does not have such a route yet by it. */
+export const NOTHING_TO_UPGRADE = 'there is nothing to upgrade';
 
 const vmOf = ({ params }: Incoming): string => read(vmName, params['vm'], 'the VM in the path');
 const hostOf = ({ params }: Incoming): string => read(hostName, params['host'], 'the host in the path');

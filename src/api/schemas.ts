@@ -9,7 +9,7 @@ import { parseVmSpec } from '../ha/spec/vm-json.ts';
 import { HOST_NAME, MAX_DISKS, MAX_NICS, VM_NAME } from '../ha/spec/vm-limits.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import { VIEW_VERSION, type Finding, type HaEvent, type HostView, type VmView } from '../ha/views.ts';
-import { API_VERSION } from './service.ts';
+import { API_VERSION, COPIES } from './service.ts';
 import type { CopyReport, Health, JoinAnswer, JoinRequest } from './service.ts';
 
 /** Of any text in a request. */
@@ -92,6 +92,7 @@ export const MAX_LOG_LINES = 100_000;
 export const queries = {
   nothing: z.strictObject({}),
   events: z.strictObject({ after: number.optional(), vm: vmName.optional(), follow: flag }),
+  copy: z.strictObject({ copy: z.enum(COPIES).optional() }),
   logs: z.strictObject({ lines: number.default(100).pipe(z.int().max(MAX_LOG_LINES)), follow: flag }),
 };
 
@@ -118,6 +119,7 @@ export const vmView = z.looseObject({
   isPaused: z.boolean(),
   memoryMiB: z.number(),
   engine: z.string(),
+  display: word.exactOptional(),
   checkpoints: z
     .looseObject({
       count: z.number(),
@@ -167,6 +169,13 @@ export const answers = {
     host: z.string(),
     isHealthy: z.boolean(),
     troubles: z.array(z.string()),
+    dashboard: z
+      .looseObject({
+        url: z.string().nullable(),
+        reason: z.string().nullable(),
+        tokenFile: z.string().nullable(),
+      })
+      .exactOptional(),
   }) satisfies z.ZodType<Health>,
   vm: vmView as unknown as z.ZodType<VmView>,
   vms: z.array(vmView) as unknown as z.ZodType<VmView[]>,

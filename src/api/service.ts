@@ -43,8 +43,13 @@ export interface NodeService {
     name: string,
     options: { readonly lines: number; readonly follow: boolean; readonly signal?: AbortSignal },
   ): AsyncIterable<string>;
-  /** The first serial port, both ways. */
-  console(name: string): Promise<Duplex>;
+  /**
+   * The first serial port of that copy (default: the primary's), both ways. What is written to a copy that follows
+   * another is discarded.
+   */
+  console(name: string, copy?: Copy): Promise<Duplex>;
+  /** The VNC server of that copy, for one client: RFB both ways. Throws ColoError when it has none. */
+  screen(name: string, copy?: Copy): Promise<Duplex>;
   /** One QMP command to the VM's process on this host, as a person would type it. */
   qmp(name: string, command: string, args?: Readonly<Record<string, unknown>>): Promise<unknown>;
 }
@@ -53,6 +58,10 @@ export interface NodeService {
 export interface CallOptions {
   readonly signal?: AbortSignal;
 }
+
+/** Which of a VM's two: the one that is heard, or the one that follows it. */
+export const COPIES = ['primary', 'secondary'] as const;
+export type Copy = (typeof COPIES)[number];
 
 export interface EventQuery {
   readonly after?: number;
@@ -68,6 +77,17 @@ export interface Health {
   readonly isHealthy: boolean;
   /** What is wrong, a sentence each; empty when healthy. */
   readonly troubles: readonly string[];
+  /** Absent: none is configured. */
+  readonly dashboard?: DashboardPlace;
+}
+
+/** Where a host's dashboard is. */
+export interface DashboardPlace {
+  /** Null: it is not served, for this reason. */
+  readonly url: string | null;
+  readonly reason: string | null;
+  /** The file on that host that holds the token which it asks for. */
+  readonly tokenFile: string | null;
 }
 
 /** Between the daemons of two hosts, about one VM. */

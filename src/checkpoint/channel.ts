@@ -113,6 +113,11 @@ export class CheckpointChannel {
     return this.#isBeating && !this.#error ? this.#heartbeat.status() : null;
   }
 
+  /** Bytes in both directions. */
+  get traffic(): { readonly sent: number; readonly received: number } {
+    return { sent: this.#socket.bytesWritten, received: this.#socket.bytesRead };
+  }
+
   /** The peer has said what it is. */
   get isIntroduced(): boolean {
     return this.#peerFeatures !== null;

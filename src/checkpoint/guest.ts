@@ -30,6 +30,8 @@ export type CheckpointCause = 'timer' | 'mismatch' | 'parameter' | 'request';
 export interface CheckpointRecord {
   readonly sequence: number;
   readonly cause: CheckpointCause;
+  /** When it was done, since 1970 by this host's clock. */
+  readonly atMs: number;
   /** How long the guest stood still. */
   readonly pauseMs: number;
   /** From the request until the secondary held the state (held packets left then). */

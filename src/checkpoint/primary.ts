@@ -274,6 +274,7 @@ export class ColoPrimary {
     this.#hooks.onCheckpoint?.({
       sequence: ++this.#sequence,
       cause,
+      atMs: Date.now(),
       pauseMs: resumed - paused,
       heldMs: received - asked,
       totalMs: performance.now() - asked,

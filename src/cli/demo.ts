@@ -8,6 +8,8 @@ import type { Command } from 'commander';
 import { ColoError } from '../base/errors.ts';
 import { acceleratorFor } from '../demo/accelerator.ts';
 import { runDemo } from '../demo/demo.ts';
+import type { PageOptions } from '../demo/demo.ts';
+import { USUAL_PORT } from '../demo/page.ts';
 import { EMBEDDED, stockQemu } from '../demo/platform.ts';
 import type { Platform } from '../demo/platform.ts';
 import { closingTable, humanTeller, isClean, quietTeller } from '../demo/report.ts';
@@ -16,11 +18,15 @@ import { probeQemu } from '../engine/qemu/index.ts';
 import { buildGuest } from '../guest/build.ts';
 import { ensureDebianFile } from '../guest/host-tools.ts';
 import { preloadLibraries } from '../switch/libslirp.ts';
+import { VERSION } from './program.ts';
 
 const LIBSLIRP = ['x86_64', 'aarch64'].map((arch) => `/usr/lib/${arch}-linux-gnu/libslirp.so.0`);
 
 /** Less than that its kernel does not boot in. */
 const LEAST_QEMU_MIB = 96;
+
+/** As a shell tells of a program that SIGINT has ended. */
+const INTERRUPTED = 130;
 
 interface DemoFlags {
   json?: boolean;
@@ -31,6 +37,9 @@ interface DemoFlags {
   memory?: number;
   generations: number;
   protected: number;
+  handsOn?: boolean;
+  page: boolean;
+  port?: number;
 }
 
 export function registerDemo(program: Command): void {
@@ -60,6 +69,13 @@ export function registerDemo(program: Command): void {
       3,
     )
     .option('--protected <seconds>', 'how long the pair stays whole between two deaths', integer(1, 3600), 6)
+    .option('--hands-on', 'nothing is killed but by you, at the page; until Ctrl+C')
+    .option(
+      '--port <n>',
+      `of the page, on 127.0.0.1 (default: ${USUAL_PORT} if it is free)`,
+      integer(0, 65535),
+    )
+    .option('--no-page', 'no page to watch it')
     .action(async (flags: DemoFlags) => {
       process.exitCode = await demo(flags);
     });
@@ -67,8 +83,7 @@ export function registerDemo(program: Command): void {
 
 async function demo(flags: DemoFlags): Promise<number> {
   const tell = flags.json ? quietTeller : humanTeller(process.stdout);
-  const interrupted = new AbortController();
-  process.once('SIGINT', () => interrupted.abort()).once('SIGTERM', () => interrupted.abort());
+  const interrupted = interruption(tell, flags.handsOn ?? false);
   const libslirp = await ensureDebianFile('libslirp0', LIBSLIRP);
   preloadLibraries(libslirp.libraryDirs);
   const { image, platform } = await prepare(flags, tell);
@@ -77,10 +92,11 @@ async function demo(flags: DemoFlags): Promise<number> {
       image,
       memoryMiB: flags.memory ?? platform.memoryMiB,
       platform,
-      generations: flags.generations,
+      generations: flags.handsOn ? 'hands-on' : flags.generations,
       protectedSec: flags.protected,
       libslirp: libslirp.path,
-      signal: interrupted.signal,
+      ...(flags.page ? { page: pageOptions(flags, tell) } : {}),
+      signal: interrupted,
     },
     tell,
   );
@@ -92,6 +108,31 @@ async function demo(flags: DemoFlags): Promise<number> {
     process.stdout.write(isClean(report) ? 'Nothing was lost.\n' : 'Something was lost.\n');
   }
   return isClean(report) ? 0 : 1;
+}
+
+function pageOptions({ json, port, handsOn }: DemoFlags, tell: Teller): PageOptions {
+  const what = handsOn ? 'watch it, and kill, at' : 'watch it at';
+  return {
+    port,
+    software: `colo-ft ${VERSION}`,
+    onServed: (url) => {
+      if (json) process.stderr.write(`${url}\n`);
+      else tell.step(`${what} ${url}`);
+    },
+  };
+}
+
+/** The first Ctrl+C, or what else asks to end, ends the demo well; the second one at once. */
+function interruption(tell: Teller, isHandsOn: boolean): AbortSignal {
+  const interrupted = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.on(signal, () => {
+      if (interrupted.signal.aborted) process.exit(INTERRUPTED);
+      if (isHandsOn) tell.step('ending: the ledger is read back; once more to end without that');
+      interrupted.abort();
+    });
+  }
+  return interrupted.signal;
 }
 
 /** The guest's image and what runs it. Throws ColoError for what does not go together. */

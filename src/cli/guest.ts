@@ -1,12 +1,12 @@
 /**
  * `colo guest OUT`: builds the small guest image that the demo and the tests run.
  *
- * Only the command line and the progress bar are here; src/guest/build.ts does the work.
+ * The command line alone is here; src/guest/build.ts does the work.
  */
-import { SingleBar } from 'cli-progress';
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import { ARCHITECTURES } from '../guest/arch.ts';
 import { buildGuest, DEFAULT_SIZE } from '../guest/build.ts';
+import { stepBar } from './bar.ts';
 
 interface GuestOptions {
   readonly arch: string;
@@ -18,6 +18,7 @@ interface GuestOptions {
   readonly cacheDir?: string;
   readonly mirror?: string;
   readonly progress: boolean;
+  readonly json?: boolean;
 }
 
 const UNITS: Readonly<Record<string, number>> = { '': 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30 };
@@ -45,32 +46,23 @@ export function registerGuest(program: Command): void {
     .option('--cache-dir <directory>', 'where packages are kept (default: ~/.cache/colo-ft)')
     .option('--mirror <uri>', "a Debian mirror to use in place of the host's own")
     .option('--no-progress', 'show no progress bar')
+    .option('--json', 'print what was built as JSON')
     .action(async (out: string, options: GuestOptions) => {
-      const { size, progress, ...rest } = options;
-      const bar = progress && process.stderr.isTTY ? newBar() : undefined;
-      bar?.start(100, 0, { step: 'starting' });
+      const { size, progress, json, ...rest } = options;
+      const bar = progress ? stepBar(process.stderr) : null;
       try {
         await buildGuest({
           output: out,
           sizeBytes: size,
           ...rest,
-          onProgress: ({ step, fraction }) => bar?.update(Math.round(fraction * 100), { step }),
+          onProgress: ({ step, fraction }) => bar?.update(fraction, step),
         });
       } finally {
         bar?.stop();
       }
+      const { arch } = options;
+      if (json) process.stdout.write(`${JSON.stringify({ image: out, arch, sizeBytes: size })}\n`);
     });
-}
-
-function newBar(): SingleBar {
-  return new SingleBar({
-    format: '{bar} {percentage}% {step}',
-    stream: process.stderr,
-    barsize: 30,
-    hideCursor: true,
-    // The longest steps are single downloads; a bar that redraws only on news would seem to hang.
-    fps: 5,
-  });
 }
 
 /** `64M`, `1G`, `67108864`. */

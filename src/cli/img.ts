@@ -7,6 +7,7 @@ import type { Command } from 'commander';
 import { ParameterError } from '../base/errors.ts';
 import { checkCommand } from './img/check.ts';
 import { checkShared, outputForm } from './img/common.ts';
+import type { ImageName } from './img/common.ts';
 import { compareCommand } from './img/compare.ts';
 import { convertCommand } from './img/convert.ts';
 import { createCommand } from './img/create.ts';
@@ -16,6 +17,8 @@ import {
   collect,
   format,
   imageOpts,
+  json,
+  jsonOutput,
   lists,
   nameOf,
   object,
@@ -29,6 +32,7 @@ import {
 } from './img/flags.ts';
 import type { Flags } from './img/flags.ts';
 import { infoCommand } from './img/info.ts';
+import { asJsonInfo } from './img/json.ts';
 import { finish, processIo } from './img/io.ts';
 import type { ImgIo } from './img/io.ts';
 import { mapCommand } from './img/map.ts';
@@ -57,12 +61,13 @@ function registerCreate(img: Command, io: ImgIo): void {
     .option('-F <format>', "the backing file's format")
     .option('-o <options>', 'creation options, NAME=VALUE,…; -o help lists them', collect)
     .option('-u', 'do not look at the backing file')
+    .addOption(json('what info tells of the new image'))
     .addOption(quiet())
     .addOption(object())
     .action((file: string | undefined, size: string | undefined, flags: Flags) =>
       finish(io, async () => {
         checkShared({ object: flags.object });
-        return createCommand(io, file, {
+        const request = {
           format: flags.f ?? 'raw',
           size,
           backing: flags.b,
@@ -70,7 +75,9 @@ function registerCreate(img: Command, io: ImgIo): void {
           options: lists(flags.o),
           quiet: flags.q,
           unsafe: flags.u,
-        });
+        };
+        const made = file === undefined ? null : { text: file, format: request.format };
+        return asJsonInfo(io, flags.json, made, (to) => createCommand(to, file, request));
       }),
     );
 }
@@ -81,6 +88,7 @@ function registerInfo(img: Command, io: ImgIo): void {
     .description('tell what an image is')
     .addOption(format())
     .addOption(output())
+    .addOption(jsonOutput())
     .option('--backing-chain', 'its backing files too')
     .addOption(imageOpts())
     .addOption(object())
@@ -88,7 +96,7 @@ function registerInfo(img: Command, io: ImgIo): void {
     .action((file: string, flags: Flags) =>
       finish(io, async () =>
         infoCommand(io, nameOf(file, flags), {
-          output: outputForm(flags.output),
+          output: outputForm(flags.json ? 'json' : flags.output),
           chain: flags.backingChain,
         }),
       ),
@@ -101,6 +109,7 @@ function registerCheck(img: Command, io: ImgIo): void {
     .description('check the consistency of a qcow2 image (exit code 0 clean, 2 errors, 3 leaks)')
     .addOption(format())
     .addOption(output())
+    .addOption(jsonOutput())
     .option('-r, --repair <what>', 'repair refcounts: leaks or all')
     .addOption(quiet())
     .addOption(sourceCache())
@@ -113,7 +122,7 @@ function registerCheck(img: Command, io: ImgIo): void {
         if (repair !== undefined && repair !== 'leaks' && repair !== 'all')
           throw new ParameterError(`Unknown option value for -r (expecting 'leaks' or 'all'): ${repair}`);
         return checkCommand(io, nameOf(file, flags), {
-          output: outputForm(flags.output),
+          output: outputForm(flags.json ? 'json' : flags.output),
           repair,
           quiet: flags.q,
         });
@@ -128,6 +137,7 @@ function registerCompare(img: Command, io: ImgIo): void {
     .addOption(shortFormat())
     .option('-F <format>', "the second image's format")
     .option('-s', 'strict: sizes and allocation have to agree')
+    .addOption(json('the verdict'))
     .addOption(quiet())
     .addOption(progress())
     .addOption(sourceCache())
@@ -142,6 +152,7 @@ function registerCompare(img: Command, io: ImgIo): void {
             strict: flags.s,
             quiet: flags.q,
             progress: flags.p,
+            json: flags.json,
           }),
         2,
       ),
@@ -166,6 +177,7 @@ function registerConvert(img: Command, io: ImgIo): void {
     .option('-W', 'write to the target out of order')
     .option('-r <bytes>', 'at most this many bytes in a second')
     .option('--salvage', 'what cannot be read becomes zeros, with a warning')
+    .addOption(json('what info tells of the target'))
     .option('-C', 'offload the copying: changes nothing here')
     .option('-l <snapshot>', 'refused: internal snapshots cannot be read')
     .option('--bitmaps', 'refused: bitmaps are not copied')
@@ -183,26 +195,34 @@ function registerConvert(img: Command, io: ImgIo): void {
         checkConvert(flags);
         const sources = files.slice(0, -1).map((file) => nameOf(file, flags));
         const target = files.at(-1);
-        return convertCommand(io, sources, target, {
-          outputFormat: flags.O,
-          options: lists(flags.o),
-          backing: flags.B,
-          backingFormat: flags.F,
-          compress: flags.c,
-          progress: flags.p,
-          quiet: flags.q,
-          existing: flags.n,
-          targetIsZero: flags.targetIsZero,
-          targetIsOptions: flags.targetImageOpts,
-          targetCache: flags.t,
-          sparse: flags.S,
-          coroutines: flags.m,
-          outOfOrder: flags.W,
-          rate: flags.r,
-          salvage: flags.salvage,
-        });
+        const made = target === undefined ? null : targetOf(target, flags);
+        return asJsonInfo(io, flags.json, made, (to) =>
+          convertCommand(to, sources, target, {
+            outputFormat: flags.O,
+            options: lists(flags.o),
+            backing: flags.B,
+            backingFormat: flags.F,
+            compress: flags.c,
+            progress: flags.p,
+            quiet: flags.q,
+            existing: flags.n,
+            targetIsZero: flags.targetIsZero,
+            targetIsOptions: flags.targetImageOpts,
+            targetCache: flags.t,
+            sparse: flags.S,
+            coroutines: flags.m,
+            outOfOrder: flags.W,
+            rate: flags.r,
+            salvage: flags.salvage,
+          }),
+        );
       }),
     );
+}
+
+/** The target, to be looked at afterwards. */
+function targetOf(text: string, flags: Flags): ImageName {
+  return flags.targetImageOpts ? { text, isOptions: true } : { text, format: flags.O ?? 'raw' };
 }
 
 function registerResize(img: Command, io: ImgIo): void {
@@ -212,16 +232,19 @@ function registerResize(img: Command, io: ImgIo): void {
     .addOption(shortFormat())
     .option('--preallocation <mode>', 'place of what a raw image grows by: off, falloc or full')
     .option('--shrink', 'allow making it smaller')
+    .addOption(json('what info tells of it afterwards'))
     .addOption(quiet())
     .addOption(imageOpts())
     .addOption(object())
     .action((file: string, size: string, flags: Flags) =>
       finish(io, async () =>
-        resizeCommand(io, nameOf(file, flags), size, {
-          shrink: flags.shrink,
-          quiet: flags.q,
-          preallocation: flags.preallocation,
-        }),
+        asJsonInfo(io, flags.json, nameOf(file, flags), (to) =>
+          resizeCommand(to, nameOf(file, flags), size, {
+            shrink: flags.shrink,
+            quiet: flags.q,
+            preallocation: flags.preallocation,
+          }),
+        ),
       ),
     );
   lastIsSize(resize);
@@ -233,6 +256,7 @@ function registerMap(img: Command, io: ImgIo): void {
     .description('list the extents of an image and its backing files')
     .addOption(format())
     .addOption(output())
+    .addOption(jsonOutput())
     .option('-s, --start-offset <offset>', 'from this byte on')
     .option('-l, --max-length <length>', 'this many bytes at most')
     .addOption(imageOpts())
@@ -241,7 +265,7 @@ function registerMap(img: Command, io: ImgIo): void {
     .action((file: string, flags: Flags) =>
       finish(io, async () =>
         mapCommand(io, nameOf(file, flags), {
-          output: outputForm(flags.output),
+          output: outputForm(flags.json ? 'json' : flags.output),
           startOffset: flags.startOffset,
           maxLength: flags.maxLength,
         }),

@@ -3,8 +3,6 @@
  * The `colo` program: one file a subcommand, or a few that belong together (program.ts). `vm` takes QEMU's options and
  * therefore parses its own arguments; what the other commands need is not even loaded for it.
  */
-import { messageOf } from '../base/errors.ts';
-
 async function main(args: readonly string[]): Promise<void> {
   if (args[0] === 'vm') {
     const { runVm } = await import('./vm.ts');
@@ -18,6 +16,7 @@ async function main(args: readonly string[]): Promise<void> {
 try {
   await main(process.argv.slice(2));
 } catch (error) {
-  process.stderr.write(`colo: ${messageOf(error)}\n`);
-  process.exitCode = 1;
+  const { tellFailure } = await import('./failure.ts');
+  const { presentation } = await import('./presentation.ts');
+  tellFailure(presentation().command, error);
 }

@@ -3,7 +3,8 @@
  * command means is said in its description and in docs/; here it is put in the order that a manual page has.
  */
 import type { Command } from 'commander';
-import { EXIT_CODES } from './cluster/connection.ts';
+import { EXIT_CODES } from './exit-codes.ts';
+import { GLOBAL_OPTIONS } from './usage.ts';
 import { everyCommand, treeOf, type CommandNode, type OptionNode } from './tree.ts';
 
 export function registerMan(program: Command): void {
@@ -11,10 +12,12 @@ export function registerMan(program: Command): void {
     .command('man')
     .description('the manual page: every command and option, with examples')
     .option('--roff', 'as source for man(1): colo man --roff > /usr/local/share/man/man1/colo.1')
-    .action(async ({ roff }: { roff?: boolean }) => {
+    .option('--json', 'the tree of commands as JSON, for programs')
+    .action(async ({ roff, json }: { roff?: boolean; json?: boolean }) => {
       const { createProgram, VERSION } = await import('./program.ts');
       const tree = treeOf(await createProgram());
-      process.stdout.write(roff ? roffPage(tree, VERSION) : plainPage(tree));
+      if (json) process.stdout.write(`${JSON.stringify({ version: VERSION, ...tree }, null, 2)}\n`);
+      else process.stdout.write(roff ? roffPage(tree, VERSION) : plainPage(tree));
     });
 }
 
@@ -38,7 +41,7 @@ function sectionsOf(tree: CommandNode): Section[] {
           .filter(({ description }) => description !== '')
           .map(({ name, description }) => ({ term: name, text: sentence(description) })),
         ...command.options
-          .filter(({ long }) => long !== '--help' && !(isAsking(command) && COMMON.includes(long ?? '')))
+          .filter((option) => option.long !== '--help' && !isToldOnce(command, option))
           .map((option) => ({ term: flags(option), text: sentence(describe(option)) })),
         ...command.examples.map((example) => ({ term: 'Example', text: example })),
       ],
@@ -46,7 +49,8 @@ function sectionsOf(tree: CommandNode): Section[] {
     {
       title: 'COMMON OPTIONS',
       entries: [
-        { text: 'Of every command that asks a node.' },
+        ...GLOBAL_OPTIONS.map(([term, text]) => ({ term, text: sentence(text) })),
+        { text: 'Of every command that asks a node also:' },
         ...(commands.find(isAsking)?.options ?? [])
           .filter(({ long }) => COMMON.includes(long ?? ''))
           .map((option) => ({ term: flags(option), text: sentence(describe(option)) })),
@@ -57,6 +61,8 @@ function sectionsOf(tree: CommandNode): Section[] {
       entries: [
         { term: 'COLO_NODE', text: 'The node that commands ask without --node: unix:PATH or HOST:PORT.' },
         { term: 'COLO_TLS', text: 'The folder of certificates that they use without --tls-certificates.' },
+        { term: 'NO_COLOR', text: 'No colours, as --no-color.' },
+        { term: 'FORCE_COLOR', text: 'Colours also without a terminal; 0: none.' },
         { term: 'COLO_LOG', text: 'trace, debug, info, warn or error: what is logged to standard error.' },
       ],
     },
@@ -64,7 +70,7 @@ function sectionsOf(tree: CommandNode): Section[] {
       title: 'EXIT STATUS',
       entries: [
         {
-          text: 'Of the commands that ask a node. The others: 0 done, 1 failed; docs/errors.md has what differs.',
+          text: 'Of all commands but vm, img and demo; docs/errors.md has theirs.',
         },
         ...EXIT_CODES.map(([code, meaning]) => ({ term: String(code), text: sentence(meaning) })),
       ],
@@ -74,6 +80,11 @@ function sectionsOf(tree: CommandNode): Section[] {
 
 /** Said once. */
 const COMMON = ['--node', '--tls-certificates', '--json'];
+
+function isToldOnce(command: CommandNode, { long, description }: OptionNode): boolean {
+  const isGlobal = GLOBAL_OPTIONS.some(([name, text]) => name === long && text === description);
+  return isGlobal || (isAsking(command) && COMMON.includes(long ?? ''));
+}
 
 function isAsking({ options }: CommandNode): boolean {
   return options.some(({ long }) => long === '--node');

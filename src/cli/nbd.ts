@@ -8,6 +8,7 @@ import type { TlsCredentials } from '../base/tls/credentials.ts';
 import { PskCredentials } from '../base/tls/psk.ts';
 import { X509Credentials } from '../base/tls/x509.ts';
 import { BlockGraph } from '../block/graph.ts';
+import { tellFailure, tellWarning } from './failure.ts';
 import { NBD_DEFAULT_PORT, NbdServer, textOfAddress, type NbdAddress } from '../nbd/index.ts';
 
 interface ServeOptions {
@@ -20,6 +21,7 @@ interface ServeOptions {
   readonly tlsCertificates?: string;
   readonly tlsPsk?: string;
   readonly tlsVerifyPeer?: 'on' | 'off';
+  readonly json?: boolean;
 }
 
 const DEFAULT_LISTEN: NbdAddress = { host: '127.0.0.1', port: NBD_DEFAULT_PORT };
@@ -54,6 +56,7 @@ export function registerNbd(program: Command): void {
         'with --tls-certificates: let in only clients with a certificate of the CA (default: on)',
       ).choices(['on', 'off']),
     )
+    .option('--json', 'print the ready line as JSON')
     .addHelpText(
       'after',
       '\nA client then uses nbds://HOST/EXPORT?tls-certificates=DIR or ?tls-psk-file=FILE&tls-username=USER.',
@@ -62,8 +65,7 @@ export function registerNbd(program: Command): void {
       try {
         await serve(image, options);
       } catch (error) {
-        process.stderr.write(`colo nbd serve: ${messageOf(error).replaceAll('\n', ' ')}\n`);
-        process.exitCode = 1;
+        tellFailure('nbd serve', error);
       }
     });
 }
@@ -87,9 +89,14 @@ async function serve(image: string, options: ServeOptions): Promise<void> {
     if (!tls && !isLocal(address)) {
       const warning =
         'anybody who can reach it reads and writes the image; use --tls-certificates or --tls-psk';
-      process.stderr.write(`colo nbd serve: warning: ${textOfAddress(address)}: no TLS: ${warning}\n`);
+      tellWarning('nbd serve', `${textOfAddress(address)}: no TLS: ${warning}`);
     }
-    process.stdout.write(`nbd ready: listening at ${textOfAddress(address)}, export '${options.export}'\n`);
+    const { export: name, json } = options;
+    const at = textOfAddress(address);
+    const ready = json
+      ? JSON.stringify({ address: at, export: name, isReadOnly: readOnly, isTls: tls !== null })
+      : `nbd ready: listening at ${at}, export '${name}'`;
+    process.stdout.write(`${ready}\n`);
     await stop.promise;
     // Clients get the replies they are owed; then what was written is made durable.
     await server.removeExport(options.export);

@@ -3,6 +3,7 @@
  * Help, completion, the manual page and the tests ask for all of it. `vm` takes QEMU's options and parses its own.
  */
 import { Command } from 'commander';
+import { commonToAll } from './usage.ts';
 
 export const VERSION = '0.1.0';
 
@@ -21,6 +22,10 @@ const GROUPS: readonly Group[] = [
     load: async () => (await import('./cluster/act.ts')).registerActions,
   },
   { names: ['node', 'arbiter'], load: async () => (await import('./node.ts')).registerNode },
+  {
+    names: ['dashboard'],
+    load: async () => (await import('./cluster/dashboard.ts')).registerDashboard,
+  },
   { names: ['console'], load: async () => (await import('./cluster/console.ts')).registerConsole },
   { names: ['qmp'], load: async () => (await import('./qmp.ts')).registerQmp },
   { names: ['demo'], load: async () => (await import('./demo.ts')).registerDemo },
@@ -44,5 +49,6 @@ export async function createProgram(only?: string): Promise<Command> {
     .helpOption(false)
     .allowUnknownOption();
   for (const { load } of wanted.length > 0 ? wanted : GROUPS) (await load())(program);
+  commonToAll(program);
   return program;
 }

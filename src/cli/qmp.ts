@@ -4,10 +4,10 @@
  */
 import readline from 'node:readline';
 import { NodeUnreachableError } from '../api/errors.ts';
-import { messageOf } from '../base/errors.ts';
 import type { Command } from 'commander';
-import { askNode, exitCodeOf, nodeCommand, type ExitCode, type NodeOptions } from './cluster/connection.ts';
-import { printable } from './cluster/text.ts';
+import { askNode, nodeCommand, type ExitCode, type NodeOptions } from './cluster/connection.ts';
+import { tellFailure } from './failure.ts';
+import { presentation } from './presentation.ts';
 import { parseWords } from './qmp/line.ts';
 import { connectPeer, peerThrough, socketOf, type QmpPeer } from './qmp/peer.ts';
 import { paintFor } from './qmp/print.ts';
@@ -25,7 +25,7 @@ export function registerQmp(program: Command): void {
     "a QMP shell: TARGET is a monitor's socket, PATH or HOST:PORT, or a VM's name; with a command and key=value, that one only",
   )
     .option('-H, --hmp', 'lines of the human monitor')
-    .option('-v, --verbose', 'show what is sent')
+    .option('-v, --verbose', 'show what is sent; with an error: its causes, and where it came from')
     .action(async (target: string, words: string[], options: QmpOptions) => {
       try {
         const address = socketOf(target);
@@ -35,10 +35,12 @@ export function registerQmp(program: Command): void {
         }
         process.exitCode = await shell(await connectPeer(address), words, options);
       } catch (error) {
-        const hint =
-          error instanceof NodeUnreachableError ? '; is the monitor there (-qmp of colo vm and QEMU)?' : '';
-        process.stderr.write(`colo qmp: ${printable(messageOf(error))}${hint}\n`);
-        process.exitCode = exitCodeOf(error);
+        const isNobody = error instanceof NodeUnreachableError;
+        tellFailure(
+          'qmp',
+          error,
+          isNobody ? { hint: '; is the monitor there (-qmp of colo vm and QEMU)?' } : {},
+        );
       }
     });
 }
@@ -47,7 +49,7 @@ async function shell(peer: QmpPeer, words: readonly string[], options: QmpOption
   const common = {
     isHmp: options.hmp === true,
     isJson: options.json === true,
-    isVerbose: options.verbose === true,
+    isVerbose: options.verbose === true || presentation().isVerbose,
     paint: paintFor(process.stdout),
   };
   try {

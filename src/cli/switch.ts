@@ -3,7 +3,8 @@
  * src/switch/ does the work.
  */
 import type { Command } from 'commander';
-import { messageOf, ParameterError } from '../base/errors.ts';
+import { ParameterError } from '../base/errors.ts';
+import { tellFailure } from './failure.ts';
 import { startSwitch, type ActiveForward, type NatOptions, type RunningSwitch } from '../switch/index.ts';
 
 interface SwitchCommandOptions {
@@ -42,8 +43,7 @@ export function registerSwitch(program: Command): void {
       try {
         await run(options);
       } catch (error) {
-        process.stderr.write(`colo switch: ${messageOf(error).replaceAll('\n', ' ')}\n`);
-        process.exitCode = 1;
+        tellFailure('switch', error);
       }
     });
 }

@@ -1,30 +1,20 @@
 /**
  * The demonstration: two hosts' worth of processes on 127.0.0.1 and 127.0.0.2, a real guest, a client that holds
- * connections through everything. Generation after generation the primary is killed with SIGKILL, the secondary goes
- * on, a new secondary is made and the pair is whole again; at the end the secondary dies instead. This file is the
- * story; processes, client and words are next to it.
+ * connections through everything, and a page to watch it. Either it tells its story (story.ts), or a person does the killing
+ * (hands-on.ts). This file puts the parts together.
  */
-import { copyFile, mkdir, mkdtemp, rm } from 'node:fs/promises';
-import os from 'node:os';
-import path from 'node:path';
-import { ColoError } from '../base/errors.ts';
-import { addPrimaryChardevs, failoverPrimary, failoverSecondary } from '../ha/procedure.ts';
-import { startSwitch } from '../switch/index.ts';
-import { freePorts } from './free-ports.ts';
-import {
-  createSecondaryDisks,
-  demoSpec,
-  firstPrimaryArguments,
-  imageSize,
-  secondaryArguments,
-} from './hosts.ts';
-import type { DemoMachine } from './hosts.ts';
-import { HOSTS, pairLinks, protect } from './pair.ts';
-import { waitForGuest } from './guest-ready.ts';
+import { EventLog } from '../api/events.ts';
+import { messageOf } from '../base/errors.ts';
+import type { DashboardServer } from '../dashboard/server.ts';
+import { handOver } from './hands-on.ts';
+import { PairKeeper } from './keeper.ts';
+import { DemoPageSource } from './page-source.ts';
+import { servePage } from './page.ts';
+import { EMBEDDED } from './platform.ts';
 import type { Platform } from './platform.ts';
-import type { DemoReport, Failover, Teller } from './report.ts';
-import { VmProcess } from './vm-process.ts';
-import { Workload } from './workload.ts';
+import type { DemoReport, Teller } from './report.ts';
+import { Stage } from './stage.ts';
+import { tellStory } from './story.ts';
 
 export interface DemoOptions {
   /** A bootable qcow2 image; it is copied, not changed. */
@@ -32,162 +22,87 @@ export interface DemoOptions {
   readonly memoryMiB: number;
   /** What executes the guest: the embedded engine unless told otherwise. */
   readonly platform?: Platform | undefined;
-  /** How often the primary is killed before the secondary is. */
-  readonly generations: number;
+  /** How often the primary is killed before the secondary is; `hands-on`: by nobody but a person, until `signal`. */
+  readonly generations: number | 'hands-on';
   /** How long the pair stays protected before the next death, in seconds. */
   readonly protectedSec: number;
   readonly libslirp?: string | undefined;
-  readonly signal?: AbortSignal;
+  readonly page?: PageOptions | undefined;
+  readonly signal: AbortSignal;
 }
 
-const BOOT_MS = 300_000;
-const CLIENT_PATIENCE_MS = 60_000;
+export interface PageOptions {
+  /** Default: the usual one, or another if that is taken. */
+  readonly port?: number | undefined;
+  /** Of this program. */
+  readonly software: string;
+  readonly onServed: (url: string) => void;
+}
 
-/** Runs the story and tells it. Throws ColoError when it cannot be carried on; everything is torn down either way. */
+/** Runs it and tells it. Throws ColoError when it cannot be carried on; everything is torn down either way. */
 export async function runDemo(options: DemoOptions, tell: Teller): Promise<DemoReport> {
-  const folder = await mkdtemp(path.join(os.tmpdir(), 'colo-demo-'));
-  const cleanUp: (() => Promise<void>)[] = [() => rm(folder, { recursive: true, force: true })];
+  const { platform = EMBEDDED, generations, page } = options;
+  const isHandsOn = generations === 'hands-on';
+  const hasScreen = platform.engine === 'qemu';
+  const views = page === undefined ? 'none' : hasScreen ? 'console-and-screen' : 'console';
+  const stage = await Stage.set({ ...options, platform, views, isHandsOn }, tell);
   try {
-    return await story(options, tell, folder, cleanUp);
-  } finally {
-    for (const undo of cleanUp.reverse()) await undo().catch(() => undefined);
-  }
-}
-
-async function story(
-  options: DemoOptions,
-  tell: Teller,
-  folder: string,
-  cleanUp: (() => Promise<void>)[],
-): Promise<DemoReport> {
-  const { signal } = options;
-  const [httpPort, sessionPort, ledgerPort] = (await freePorts(3, ['127.0.0.1'])) as [number, number, number];
-  const machine: DemoMachine = {
-    memoryMiB: options.memoryMiB,
-    platform: options.platform,
-    switchPath: path.join(folder, 'switch.sock'),
-  };
-  const spec = demoSpec(machine);
-  const network = await startSwitch({
-    listen: [`unix:${machine.switchPath}`],
-    nat: {
-      hostForwards: [
-        `tcp:127.0.0.1:${httpPort}-10.0.2.15:80`,
-        `tcp:127.0.0.1:${sessionPort}-10.0.2.15:7001`,
-        `tcp:127.0.0.1:${ledgerPort}-10.0.2.15:7000`,
-      ],
-      ...(options.libslirp === undefined ? {} : { libslirp: options.libslirp }),
-    },
-  });
-  cleanUp.push(() => network.close());
-  tell.step(`switch with user-mode NAT; the guest's page is at http://127.0.0.1:${httpPort}/`);
-
-  const start = async (name: string, host: string, args: readonly string[]): Promise<VmProcess> => {
-    const vm = await VmProcess.start(name, host, folder, args);
-    cleanUp.push(() => vm.kill());
-    return vm;
-  };
-
-  const image = path.join(folder, 'host0', 'disk.qcow2');
-  await mkdir(path.dirname(image));
-  await copyFile(options.image, image);
-  const sizeBytes = await imageSize(image);
-  let primary = await start('primary-0', HOSTS[0], firstPrimaryArguments(machine, image));
-  tell.step(`primary-0 (pid ${primary.pid}) starts on ${HOSTS[0]}`);
-  await waitForGuest(primary.qmp, sessionPort, BOOT_MS, tell, signal);
-
-  const workload = new Workload({
-    host: '127.0.0.1',
-    sessionPort,
-    ledgerPort,
-    intervalMs: 20,
-    patienceMs: CLIENT_PATIENCE_MS,
-    onTrouble: (what) => tell.trouble(what),
-  });
-  workload.start();
-  tell.step('client connected: one session, one ledger; both stay open from here on');
-
-  const failovers: Failover[] = [];
-  const pauses: number[] = [];
-  let checkpoints = 0;
-  const collect = async (vm: VmProcess): Promise<void> => {
-    const said = (await vm.qmp.execute('query-colo-checkpoints')) as {
-      count: number;
-      records: { pauseMs: number }[];
-    };
-    checkpoints += said.count;
-    pauses.push(...said.records.map((record) => record.pauseMs));
-  };
-
-  for (let generation = 1; generation <= options.generations + 1; generation++) {
-    signal?.throwIfAborted();
-    const links = await pairLinks(primary.host);
-    const disks = await createSecondaryDisks(path.join(folder, `host${generation}`), sizeBytes);
-    // The primary's servers first: the secondary's chardevs connect to them when it starts.
-    await addPrimaryChardevs(primary.qmp, spec, links);
-    const secondary = await start(
-      `secondary-${generation}`,
-      links.secondaryHost,
-      secondaryArguments(machine, disks, links),
-    );
-    await protect(primary, secondary, spec, links, tell);
-    tell.step(
-      `generation ${generation}: protected by ${secondary.name} (pid ${secondary.pid}) on ${secondary.host}`,
-    );
-    await delay(options.protectedSec * 1000, signal);
-    await collect(primary);
-
-    if (generation <= options.generations) {
-      const killed = performance.now();
-      await primary.kill();
-      const answered = workload.firstReplyAfter(killed);
-      await failoverSecondary(secondary.qmp, spec);
-      const ms = (await withinPatience(answered)) - killed;
-      failovers.push({ killed: 'primary', ms });
-      tell.step(
-        `generation ${generation}: killed the primary (SIGKILL); ${secondary.name} answered after ${ms.toFixed(0)} ms`,
-      );
-      primary = secondary;
-    } else {
-      const killed = performance.now();
-      await secondary.kill();
-      const answered = workload.firstReplyAfter(killed);
-      await failoverPrimary(primary.qmp, spec);
-      const ms = (await withinPatience(answered)) - killed;
-      failovers.push({ killed: 'secondary', ms });
-      tell.step(
-        `generation ${generation}: killed the secondary (SIGKILL); the primary answered alone after ${ms.toFixed(0)} ms`,
-      );
+    const events = EventLog.open(stage.folder, 'demo');
+    const keeper = new PairKeeper({
+      ...stage.pairing,
+      vm: stage.spec.name,
+      tell,
+      event: (event) => void events.add(event),
+    });
+    const server = page && (await openPage(stage, keeper, events, page, { tell, isHandsOn }));
+    try {
+      return await play(stage, keeper, options, tell);
+    } finally {
+      keeper.close();
+      events.close();
+      await server?.close();
     }
-  }
-
-  await delay(1000, signal);
-  const client = await workload.stop();
-  return { checkpoints, pausesMs: pauses, failovers, ...client };
-}
-
-async function withinPatience(answered: Promise<number>): Promise<number> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new ColoError('the guest does not answer any more')), CLIENT_PATIENCE_MS);
-  });
-  try {
-    return await Promise.race([answered, late]);
   } finally {
-    clearTimeout(timer);
+    await stage.strike();
   }
 }
 
-function delay(ms: number, signal?: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(resolve, ms);
-    signal?.addEventListener(
-      'abort',
-      () => {
-        clearTimeout(timer);
-        reject(new ColoError('interrupted'));
-      },
-      { once: true },
-    );
-  });
+async function play(
+  stage: Stage,
+  keeper: PairKeeper,
+  { generations, protectedSec, signal }: DemoOptions,
+  tell: Teller,
+): Promise<DemoReport> {
+  const primary = await stage.startPrimary();
+  keeper.begin(primary);
+  tell.step(`primary-0 (pid ${primary.pid}) starts on ${primary.host}`);
+  await stage.boot(primary, signal);
+  keeper.booted();
+  tell.step('client connected: one session, one ledger; both stay open from here on');
+  if (generations === 'hands-on') await handOver(keeper, signal, tell);
+  else await tellStory(keeper, { generations, protectedSec, signal }, tell);
+  await keeper.collect();
+  const client = await stage.workload.stop();
+  const { total, pausesMs } = keeper.checkpoints;
+  return { checkpoints: total, pausesMs, failovers: keeper.failovers, ...client };
+}
+
+/** A page that cannot be had is no reason to have no demo, unless a person asked for its port or is to use it. */
+async function openPage(
+  stage: Stage,
+  keeper: PairKeeper,
+  events: EventLog,
+  { port, software, onServed }: PageOptions,
+  { tell, isHandsOn }: { readonly tell: Teller; readonly isHandsOn: boolean },
+): Promise<DashboardServer | undefined> {
+  const source = new DemoPageSource(keeper, events, { software, spec: stage.spec, isHandsOn });
+  try {
+    const page = await servePage(source, port);
+    onServed(page.isTokenRequired ? page.pageUrl : page.url);
+    return page;
+  } catch (error) {
+    if (port !== undefined || isHandsOn) throw error;
+    tell.trouble(`no page: ${messageOf(error)}`);
+    return undefined;
+  }
 }

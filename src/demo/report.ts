@@ -3,8 +3,10 @@ import cliProgress from 'cli-progress';
 
 export interface Failover {
   readonly killed: 'primary' | 'secondary';
-  /** From the SIGKILL to the first reply on a connection that was open before. */
+  /** From the SIGKILL, or whatever else it was, to the first reply on a connection that was open before. */
   readonly ms: number;
+  /** What came before the SIGKILL; absent: nothing. */
+  readonly how?: 'planned' | 'frozen' | 'link cut';
 }
 
 export interface DemoReport {
@@ -80,7 +82,7 @@ export function closingTable(report: DemoReport): string {
     ['pause of each (ms)', spread(pausesMs)],
     [
       'failover as the client saw it (ms)',
-      failovers.map(({ ms, killed }) => `${ms.toFixed(0)} (${killed})`).join(', '),
+      failovers.map(({ ms, killed, how }) => `${ms.toFixed(0)} (${how ?? killed})`).join(', ') || '-',
     ],
     ['requests made', String(report.requests)],
     ['connections lost', String(report.connectionsLost)],

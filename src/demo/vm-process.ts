@@ -10,6 +10,11 @@ import { ColoError } from '../base/errors.ts';
 import { coloCommand } from '../base/this-program.ts';
 import { QmpClient } from '../qmp/client.ts';
 
+export interface VmProcessOptions {
+  readonly onStderr?: (chunk: string) => void;
+  readonly isOwnGroup?: boolean;
+}
+
 const KEPT_STDERR_CHARS = 16 * 1024;
 const QMP_READY_MS = 60_000;
 
@@ -17,6 +22,8 @@ export class VmProcess {
   readonly name: string;
   readonly host: string;
   readonly qmp: QmpClient;
+  /** Resolves when the process is gone, however it went. */
+  readonly exited: Promise<void>;
   readonly #child: ChildProcess;
   readonly #stderr: () => string;
 
@@ -26,18 +33,22 @@ export class VmProcess {
     this.qmp = qmp;
     this.#child = child;
     this.#stderr = stderr;
+    this.exited = child.exitCode === null && child.signalCode === null ? gone(child) : Promise.resolve();
+    // Not every kind of end closes its connections at once.
+    void this.exited.then(() => this.qmp.close());
   }
 
   /**
    * Starts the process and waits for its monitor. Throws ColoError with its last words when it ends first. `onStderr`
-   * hears the logs; without it they are this process's when it has them on.
+   * hears the logs; without it they are this process's when it has them on. `isOwnGroup`: a Ctrl+C on the terminal does
+   * not reach it.
    */
   static async start(
     name: string,
     host: string,
     folder: string,
     args: readonly string[],
-    onStderr?: (chunk: string) => void,
+    { onStderr, isOwnGroup = false }: VmProcessOptions = {},
   ): Promise<VmProcess> {
     const socket = path.join(folder, `${name}.qmp`);
     const { command, args: all } = coloCommand(
@@ -48,7 +59,7 @@ export class VmProcess {
       `unix:${socket},server=on,wait=off`,
       ...args,
     );
-    const child = spawn(command, all, { stdio: ['ignore', 'ignore', 'pipe'] });
+    const child = spawn(command, all, { stdio: ['ignore', 'ignore', 'pipe'], detached: isOwnGroup });
     let text = '';
     child.stderr.setEncoding('utf8');
     // Whoever asks for logs wants those of the VMs too.
@@ -93,9 +104,11 @@ export class VmProcess {
   /** As a host that loses power: no last word. Resolves when the process is gone. */
   async kill(): Promise<void> {
     if (!this.isAlive) return;
-    const gone = once(this.#child, 'exit');
     this.#child.kill('SIGKILL');
-    await gone;
-    this.qmp.close();
+    await this.exited;
   }
+}
+
+async function gone(child: ChildProcess): Promise<void> {
+  await once(child, 'exit');
 }

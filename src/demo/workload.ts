@@ -16,6 +16,14 @@ export interface WorkloadOptions {
   readonly onTrouble?: (what: string) => void;
 }
 
+/** How it goes. */
+export interface WorkloadNumbers {
+  readonly requests: number;
+  readonly connectionsLost: number;
+  /** The longest wait for a reply since this was asked for last, milliseconds. */
+  readonly longestWaitMs: number;
+}
+
 export interface WorkloadReport {
   readonly requests: number;
   readonly connectionsLost: number;
@@ -29,6 +37,7 @@ export class Workload {
   #waiters: { after: number; resolve: (at: number) => void }[] = [];
   #requests = 0;
   #connectionsLost = 0;
+  #longestWaitMs = 0;
   #stopping = false;
   #loops: Promise<void>[] = [];
 
@@ -38,6 +47,12 @@ export class Workload {
 
   get requests(): number {
     return this.#requests;
+  }
+
+  takeNumbers(): WorkloadNumbers {
+    const longestWaitMs = this.#longestWaitMs;
+    this.#longestWaitMs = 0;
+    return { requests: this.#requests, connectionsLost: this.#connectionsLost, longestWaitMs };
   }
 
   /** Line number → text of every line that the guest has acknowledged. */
@@ -161,6 +176,7 @@ export class Workload {
 
   #answered(asked: number): void {
     const now = performance.now();
+    this.#longestWaitMs = Math.max(this.#longestWaitMs, now - asked);
     const done = this.#waiters.filter((waiter) => waiter.after <= asked);
     this.#waiters = this.#waiters.filter((waiter) => waiter.after > asked);
     for (const waiter of done) waiter.resolve(now);

@@ -3,7 +3,7 @@
  * unprotected and gets its packet path when a secondary is there, and a secondary. In the words of QEMU's
  * docs/COLO-FT.txt; docs/operations.md has the same lines for one disk and one NIC.
  *
- * Left to the caller: -name, -qmp, -serial, -S, and making the disks. A NIC on a bridge needs no more than these words:
+ * Left to the caller: -name, -qmp, -serial, -vnc, -S, and making the disks. A NIC on a bridge needs no more than these words:
  * the process makes the TAP device and puts it into the bridge itself (net/netdevs/tap.ts), and both go with it.
  */
 import { ParameterError } from '../base/errors.ts';

@@ -36,6 +36,8 @@ export interface RunningVm {
   readonly qmp: QmpConnection;
   /** Unix socket of the first serial port, for any number of clients; each is told first what was said last. */
   readonly consolePath: string;
+  /** Unix socket of its VNC server, when it was started with one. */
+  readonly vncPath: string;
   readonly logPath: string;
   /** Resolves when the process is gone, however it went. */
   readonly exited: Promise<VmExit>;

@@ -61,6 +61,8 @@ export interface VmView {
   readonly isPaused: boolean;
   readonly memoryMiB: number;
   readonly engine: string;
+  /** `vnc`: its copies have screens to look at. */
+  readonly display?: 'vnc' | 'none';
   readonly checkpoints?: CheckpointView;
   readonly lastFailover?: {
     readonly atMs: number;

@@ -13,6 +13,16 @@ export type Direction = 'tx' | 'rx';
 export type FilterQueue = Direction | 'all';
 export type FilterEvent = 'checkpoint' | 'failover';
 
+/** What a filter has written to its outdev and taken from its indev since it was made; bytes are the frames' own. */
+export interface FilterTraffic {
+  readonly framesOut: number;
+  readonly bytesOut: number;
+  /** Not written: nobody read, or nobody was there. */
+  readonly framesLost: number;
+  readonly framesIn: number;
+  readonly bytesIn: number;
+}
+
 /** The chain as a filter sees it. */
 export interface FilterHost {
   /** Sends `packet` on from behind `from` in `direction`, to the next filter or to the receiver. */
@@ -37,6 +47,8 @@ export interface NetFilter {
   handleEvent(event: FilterEvent): void;
   /** Properties as `qom-get` shows them. */
   properties(): Record<string, unknown>;
+  /** Present when it has chardevs. */
+  readonly traffic?: FilterTraffic;
   /** Present when the filter takes part in checkpoints (redirectors, mirrors, the comparer). */
   readonly participant?: CheckpointParticipant;
   close(): void;

@@ -39,6 +39,8 @@ export class FrameOutput implements ChardevFrontend {
   /** Frames that could not be written. */
   lost = 0;
   written = 0;
+  /** Of the frames, without their headers. */
+  writtenBytes = 0;
 
   constructor(chardev: Chardev, vnetHdrSupport: boolean) {
     this.chardev = chardev;
@@ -65,8 +67,10 @@ export class FrameOutput implements ChardevFrontend {
     if (to === from) return false;
     const header = encodeHeader(this.#header, to - from, this.#vnetHdrSupport ? vnetHdrLen : null);
     const isWritten = this.chardev.writePair(header, bytes, from, to);
-    if (isWritten) this.written++;
-    else this.lost++;
+    if (isWritten) {
+      this.written++;
+      this.writtenBytes += to - from;
+    } else this.lost++;
     return isWritten;
   }
 

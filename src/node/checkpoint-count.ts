@@ -20,7 +20,7 @@ export class CheckpointCount {
   }
 
   /** Never rejects. */
-  async look(qmp: RunningVm['qmp']): Promise<void> {
+  async look(qmp: Pick<RunningVm['qmp'], 'execute'>): Promise<void> {
     try {
       const said = (await qmp.execute('query-colo-checkpoints', {}, { timeoutMs: ANSWER_MS })) as {
         readonly count: number;

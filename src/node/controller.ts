@@ -9,18 +9,19 @@ import { randomBytes } from 'node:crypto';
 import { ColoError, messageOf } from '../base/errors.ts';
 import { BusyError } from '../ha/errors.ts';
 import { loggerFor } from '../base/logger.ts';
-import type { CopyReport, JoinAnswer, JoinRequest } from '../api/service.ts';
+import type { Copy, CopyReport, JoinAnswer, JoinRequest } from '../api/service.ts';
 import type { RunningVm, VmEntry, VmExit, VmView } from '../ha/index.ts';
 import type { RecordId } from '../ha/arbiter/index.ts';
 import { BackOff } from '../ha/life/back-off.ts';
 import { live, NEW_LIFE, type Life, type LifeEvent } from '../ha/life/life.ts';
-import { newSide, type Side } from '../ha/side.ts';
+import { newSide, type Phase, type Side } from '../ha/side.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import { RECONNECTED } from '../qmp/lasting-client.ts';
 import type { QmpEvent } from '../qmp/types.ts';
 import { CheckpointCount } from './checkpoint-count.ts';
 import type { ControllerParts } from './parts.ts';
 import { ROLES, viewOf } from './copy-view.ts';
+import { GivingWay } from './giving-way.ts';
 import { NextSecondary } from './next-secondary.ts';
 import { PeerWatch } from './peer-watch.ts';
 import { Protecting } from './protecting.ts';
@@ -37,6 +38,11 @@ const log = loggerFor('vm');
 const PROTECT_AGAIN = { firstMs: 1_000, longestMs: 30_000 };
 /** Between two looks at whether it may be started. */
 const START_AGAIN = { firstMs: 500, longestMs: 5_000 };
+/** For a copy to end that has lost to whoever invites it, milliseconds. */
+const LEAVE_MS = 10_000;
+
+/** Not heard, and not to be typed at. */
+const FOLLOWING: ReadonlySet<Phase> = new Set(['joining', 'secondary']);
 
 export class Controller {
   readonly name: string;
@@ -58,6 +64,7 @@ export class Controller {
   #isDiscarding = false;
   #isEnded = false;
   readonly #takingOver: TakeOver;
+  readonly #givingWay = new GivingWay();
   readonly #next: NextSecondary;
   #lastFailover: VmView['lastFailover'];
   readonly #checkpoints: CheckpointCount;
@@ -125,6 +132,11 @@ export class Controller {
 
   get spec(): VmSpec {
     return this.#spec;
+  }
+
+  /** Which of the two this host has, if it has one. */
+  get copy(): Copy {
+    return FOLLOWING.has(this.side.phase) ? 'secondary' : 'primary';
   }
 
   /** Nothing of it is here, and nothing is under way. */
@@ -218,6 +230,7 @@ export class Controller {
   async join(request: JoinRequest): Promise<JoinAnswer> {
     // It may be asking whether to start here.
     await this.#ticking;
+    await this.#leaving();
     if (!this.isIdle) {
       throw new BusyError(
         `'${this.name}' has a copy on ${this.#parts.host} that is ${this.side.phase}: try again later`,
@@ -225,6 +238,14 @@ export class Controller {
     }
     this.#spec = request.spec;
     return this.#standby.join(request);
+  }
+
+  /** Whoever invites has gone on alone: a copy that is about to find that out is waited for. */
+  async #leaving(): Promise<void> {
+    const deadline = performance.now() + LEAVE_MS;
+    const isLeaving = (): boolean =>
+      this.side.phase === 'stopping' || this.side.phase === 'asking' || this.#givingWay.isUnderWay;
+    await this.#until(() => !isLeaving() || performance.now() > deadline);
   }
 
   /** The primary is about to hand its guest over. Resolves when it is here and this side could take it over. */
@@ -290,7 +311,16 @@ export class Controller {
       throw new ColoError(`'${this.name}' is not protected: there is no secondary to switch over to`);
     }
     await this.checkpoint();
-    await this.#parts.peer(peer).takeOver(this.name);
+    if (!this.#link.vm) throw new ColoError(`the process of '${this.name}' has ended`);
+    await this.#givingWay.begin(this.#link.vm);
+    try {
+      await this.#parts.peer(peer).takeOver(this.name);
+    } catch (error) {
+      await this.#givingWay.undo();
+      throw error;
+    }
+    // It finds out by itself, too; this is sooner.
+    this.#onPeerLost('planned switch-over', {});
   }
 
   async checkpoint(): Promise<void> {
@@ -401,9 +431,12 @@ export class Controller {
       this.#protecting?.abandon(new ColoError('this side is being discarded'));
       const vm = this.#link.vm;
       if (vm) {
-        if (this.#life.state === 'stopping' && this.#entry?.isWanted === false) await quit(vm);
+        const hasGivenWay = await this.#givingWay.isDone(vm);
+        if (hasGivenWay || (this.#life.state === 'stopping' && this.#entry?.isWanted === false))
+          await quit(vm);
         await vm.kill();
         this.#forget();
+        if (hasGivenWay) await this.#takingOver.note({ type: 'gave-way' });
       }
     } finally {
       this.#isDiscarding = false;
@@ -443,7 +476,8 @@ export class Controller {
       this.#parts,
       {
         synced: (peer) => {
-          this.#step('synced', `the disks on ${peer} are equal`);
+          const how = protecting.isBitmapEnough ? 'what had changed was copied' : 'they were copied whole';
+          this.#step('synced', `the disks on ${peer} are equal: ${how}`);
           this.#driver.feed({ type: 'peer-ready', peer });
         },
         handedOver: () => this.#driver.feed({ type: 'checkpoint-confirmed' }),
@@ -470,7 +504,7 @@ export class Controller {
     const vm = this.#link.vm;
     if (!vm) return;
     this.#notBefore = this.#parts.now() + this.#protectAgain.next();
-    this.#next.forgetBitmap();
+    if (this.#protecting?.isRefused !== true) this.#next.forgetBitmap();
     try {
       await this.#parts.steps.primaryAlone(vm, this.#spec);
     } catch (error) {
@@ -616,6 +650,7 @@ export class Controller {
       this.#parts.tell({ type: 'guest-shutdown', reason: 'the guest has powered itself off' });
       this.#parts.guestEnded();
     }
+    this.#givingWay.onVmEvent(event);
     if (event.event === RECONNECTED) void this.#askVm();
     else this.#watch.onVmEvent(event);
   }

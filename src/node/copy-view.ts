@@ -2,7 +2,7 @@
 import type { CheckpointView, CopyRole, VmEntry, VmView } from '../ha/index.ts';
 import type { Life } from '../ha/life/life.ts';
 import type { Phase, Side } from '../ha/side.ts';
-import type { VmSpec } from '../ha/spec/vm-spec.ts';
+import { displayOf, type VmSpec } from '../ha/spec/vm-spec.ts';
 
 export const ROLES: Readonly<Record<Phase, CopyRole>> = {
   idle: 'idle',
@@ -60,6 +60,7 @@ export function viewOf(state: CopyState): VmView {
     isPaused: entry?.isPaused ?? false,
     memoryMiB: spec.memoryMiB,
     engine: spec.engine,
+    display: displayOf(spec),
     ...(checkpoints ? { checkpoints } : {}),
     ...(lastFailover ? { lastFailover } : {}),
   };

@@ -31,6 +31,8 @@ import { gatherFacts } from '../ha/spec/gather.ts';
 import type { NodeConfig } from '../ha/spec/node-config.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
 import { Controller } from './controller.ts';
+import { serveDashboard, type NodeDashboard } from './dashboard.ts';
+import { NodeSource } from './dashboard-source.ts';
 import { NodeServices } from './node-service.ts';
 import type { ControllerParts, VmDisks } from './parts.ts';
 import { loadSide, saveSide } from './side-file.ts';
@@ -82,6 +84,7 @@ export class Daemon {
   #next: Promise<void> | null = null;
   #stopWatching: (() => void) | null = null;
   #apiAddress = '';
+  #dashboard: NodeDashboard | null = null;
   #isClosed = false;
 
   private constructor(
@@ -238,6 +241,7 @@ export class Daemon {
       host: this.config.name,
       isHealthy: troubles.length === 0,
       troubles,
+      ...(this.#dashboard ? { dashboard: this.#dashboard.place } : {}),
     };
   }
 
@@ -339,6 +343,9 @@ export class Daemon {
         await MetricsServer.listen(config.metrics, this.metrics, () => Promise.resolve(this.health())),
       );
     }
+    const source = new NodeSource(node, { software: SOFTWARE, host: config.name });
+    this.#dashboard = await serveDashboard(config, source, this.#tls);
+    if (this.#dashboard) this.#servers.push(this.#dashboard);
     await this.registry
       .publish(this.hostView())
       .catch((error: unknown) => this.#onRegistry(messageOf(error)));

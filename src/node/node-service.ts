@@ -3,11 +3,11 @@
  * daemons of other hosts, about their copies' other halves.
  */
 import { randomUUID } from 'node:crypto';
-import net from 'node:net';
 import type { Duplex } from 'node:stream';
 import { ColoError, messageOf } from '../base/errors.ts';
 import type {
   CallOptions,
+  Copy,
   CopyReport,
   EventQuery,
   Health,
@@ -22,14 +22,16 @@ import {
   type Finding,
   type HaEvent,
   type HostView,
+  type RunningVm,
   type VmEntry,
   type VmView,
 } from '../ha/index.ts';
 import { chooseHome } from '../ha/placement.ts';
 import { checkCluster, type HostAnswer, type SilentHost } from '../ha/spec/check.ts';
 import type { HostFacts } from '../ha/spec/facts.ts';
-import type { VmSpec } from '../ha/spec/vm-spec.ts';
+import { displayOf, type VmSpec } from '../ha/spec/vm-spec.ts';
 import type { Controller } from './controller.ts';
+import { openConsole, openScreen } from './copy-streams.ts';
 import type { Daemon } from './daemon.ts';
 import { tail } from './tail.ts';
 import { REMOVED } from './wishes.ts';
@@ -226,16 +228,16 @@ export class NodeServices implements NodeService, PeerService {
     yield* tail(this.#daemon.logFile(name), options);
   }
 
-  console(name: string): Promise<Duplex> {
-    const { vm } = this.#here(name);
-    if (!vm) throw new ColoError(`'${name}' does not run on ${this.#daemon.config.name}`);
-    const socket = net.connect(vm.consolePath);
-    return new Promise((resolve, reject) => {
-      socket.once('connect', () => resolve(socket));
-      socket.once('error', (cause) =>
-        reject(new ColoError(`the console of '${name}' cannot be reached`, { cause })),
-      );
-    });
+  async console(name: string, copy?: Copy): Promise<Duplex> {
+    const { vm, controller } = await this.#copy(name, copy);
+    return openConsole(vm, () => controller.copy === 'primary');
+  }
+
+  async screen(name: string, copy?: Copy): Promise<Duplex> {
+    const { vm, controller } = await this.#copy(name, copy);
+    if (displayOf(controller.spec) === 'none')
+      throw new ColoError(`'${name}' has no screen (display: none): look at its console`);
+    return openScreen(vm);
   }
 
   async qmp(name: string, command: string, args: Readonly<Record<string, unknown>> = {}): Promise<unknown> {
@@ -246,12 +248,14 @@ export class NodeServices implements NodeService, PeerService {
 
   // For forward.ts.
 
-  async locate(name: string): Promise<string | null> {
+  async locate(name: string, copy: Copy = 'primary'): Promise<string | null> {
     const own = this.#daemon.controller(name);
-    if (own && !own.isIdle && own.side.phase !== 'secondary' && own.side.phase !== 'joining') return null;
+    const isHere = own !== null && !own.isIdle;
+    if (isHere && own.copy === copy) return null;
+    if (isHere && copy === 'secondary') return own.side.peer === null ? null : this.locateHost(own.side.peer);
     const view = await this.#daemon.registry.view(name);
-    if (!view?.primary || view.primary === this.#daemon.config.name) return null;
-    return this.locateHost(view.primary);
+    const host = view?.[copy] ?? null;
+    return host === null ? null : this.locateHost(host);
   }
 
   async locateHost(host: string): Promise<string | null> {
@@ -291,6 +295,25 @@ export class NodeServices implements NodeService, PeerService {
 
   async leave(name: string, reason: string): Promise<void> {
     await this.#daemon.controller(name)?.leave(reason);
+  }
+
+  /** The copy that runs here, if it is the one that is asked for. */
+  async #copy(
+    name: string,
+    copy: Copy | undefined,
+  ): Promise<{ readonly vm: RunningVm; readonly controller: Controller }> {
+    const controller = this.#daemon.controller(name);
+    const vm = controller?.vm;
+    if (controller && vm && (copy ?? controller.copy) === controller.copy) return { vm, controller };
+    await this.#entry(name);
+    const { name: host } = this.#daemon.config;
+    if (copy === 'secondary')
+      throw new ColoError(`'${name}' has no secondary at the moment that ${host} knows of: see colo status`);
+    throw new ColoError(
+      controller && vm
+        ? `'${name}' follows another on ${host}: ask for copy=secondary`
+        : `'${name}' does not run on ${host}`,
+    );
   }
 
   #here(name: string): Controller {

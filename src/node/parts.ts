@@ -28,7 +28,7 @@ export interface VmDisks {
 
 export type DisksNote =
   | { readonly type: 'holds' | 'loaded' | 'takes-over'; readonly of: RecordId }
-  | { readonly type: 'merged' | 'left' };
+  | { readonly type: 'merged' | 'gave-way' | 'left' };
 
 export interface ControllerParts {
   readonly host: string;

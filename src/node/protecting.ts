@@ -32,6 +32,7 @@ export class Protecting {
   readonly #hooks: ProtectingHooks;
   readonly #abort = new AbortController();
   #links: PairLinks | null = null;
+  #isBitmapEnough = false;
   #ports: PortLease | null = null;
   #progress: { readonly doneBytes: number; readonly totalBytes: number } | undefined;
   #told = 0;
@@ -55,6 +56,16 @@ export class Protecting {
 
   get progress(): { readonly doneBytes: number; readonly totalBytes: number } | undefined {
     return this.#progress;
+  }
+
+  /** The peer has not let it begin: nothing has been copied. */
+  get isRefused(): boolean {
+    return this.#links === null;
+  }
+
+  /** The peer has its disks as the bitmap knows them. */
+  get isBitmapEnough(): boolean {
+    return this.#isBitmapEnough;
   }
 
   /** Never rejects. */
@@ -109,6 +120,7 @@ export class Protecting {
     });
     signal.throwIfAborted();
     this.#links = links;
+    this.#isBitmapEnough = isBitmapEnough;
     // The secondary's sockets connect again and again until these are there.
     await this.#parts.steps.openPacketSockets(this.#vm, spec, links);
     signal.throwIfAborted();

@@ -40,7 +40,10 @@ export async function merged({ qmp }: RunningVm): Promise<void> {
 }
 
 /** Asks for one and waits until it is the secondary's. False: protection ended first. */
-export async function takeCheckpoint({ qmp }: RunningVm, isProtected: () => boolean): Promise<boolean> {
+export async function takeCheckpoint(
+  { qmp }: { readonly qmp: Pick<RunningVm['qmp'], 'execute'> },
+  isProtected: () => boolean,
+): Promise<boolean> {
   const count = async (): Promise<number> =>
     ((await qmp.execute('query-colo-checkpoints')) as { readonly count: number }).count;
   const before = await count();

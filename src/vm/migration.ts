@@ -283,6 +283,17 @@ export class VmMigration {
     this.#setStatus('completed');
   }
 
+  /** Of the checkpoint channel; null: there is none. */
+  get channelTraffic(): CheckpointChannel['traffic'] | null {
+    return this.#channel?.traffic ?? null;
+  }
+
+  /** Those of the kept records that came after the first `count` of all. */
+  recordsAfter(count: number): CheckpointRecord[] {
+    const { stats } = this;
+    return stats.records.slice(Math.max(0, count - (stats.count - stats.records.length)));
+  }
+
   queryColoStatus(): ColoStatus {
     const reason =
       this.#failover === 'none' ? 'none' : this.#failover === 'completed' ? 'request' : 'processing';

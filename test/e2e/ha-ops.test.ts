@@ -14,6 +14,8 @@ import { skipWithoutGuest } from './pair-rig.ts';
 
 const WEB = 'web';
 const TINY = 'tiny';
+/** A client's connection to a guest that lost its power: it may find that out minutes later. */
+const CONNECTION_LOST = /^port \d+: (?!line |session |unexpected )/;
 const PATIENT = 'heartbeat: { patience: 3s, link-patience: 10s }';
 
 test(
@@ -23,12 +25,16 @@ test(
     const operator = await Operator.start(t);
     const { hosts, troubles } = operator;
     let isBroken = false;
+    let hasLostPower = false;
     /** What follows a step that failed would fail as well, each after its patience. */
     const step = async (name: string, act: () => Promise<void>): Promise<void> => {
       await t.test(name, { skip: isBroken && 'a step before it failed' }, async () => {
         isBroken = true;
         await act();
-        assert.deepEqual(troubles, []);
+        assert.deepEqual(
+          troubles.filter((text) => !(hasLostPower && CONNECTION_LOST.test(text))),
+          [],
+        );
         isBroken = false;
       });
     };
@@ -109,7 +115,12 @@ test(
       const after = await operator.json<VmView>('c', 'failover', WEB);
       assert.equal(after.primary, before.secondary);
       await stillServed();
-      await operator.untilProtected('a', WEB, before.epoch);
+      const whole = await operator.untilProtected('a', WEB, before.epoch);
+      assert.equal(whole.secondary, before.primary);
+      const copied = (await operator.events(after.primary!)).filter(
+        ({ vm, to }) => vm === WEB && to === 'protecting',
+      );
+      assert.match(copied.at(-1)!.reason, /what had changed was copied/);
     });
 
     await step('migrate: to the host that has nothing of it', async () => {
@@ -199,6 +210,7 @@ test(
         const guests = (await Promise.all(hosts.map((host) => host.vmPids()))).flat();
         for (const pid of [...hosts.map(({ daemonPid }) => daemonPid), ...guests])
           process.kill(pid, 'SIGKILL');
+        hasLostPower = true;
         const acknowledged = new Map(workload!.acknowledged);
         for (const host of hosts) {
           await host.end('SIGKILL');
@@ -225,7 +237,6 @@ test(
           ({ vm, to }) => vm === WEB && to === 'starting',
         );
         assert.deepEqual(started, []);
-        troubles.length = 0;
         await operator.untilProtected('b', WEB, before.epoch);
         await operator.untilProtected('c', TINY);
       },

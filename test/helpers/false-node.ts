@@ -157,6 +157,7 @@ export function falseNode(own: Partial<NodeService & PeerService> = {}): FalseNo
       yield 'two';
     },
     console: () => Promise.resolve(new PassThrough()),
+    screen: () => Promise.resolve(new PassThrough()),
     qmp: answer('qmp', { status: 'running' }),
     copy: answer('copy', {
       host: 'beta',

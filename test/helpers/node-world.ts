@@ -38,7 +38,8 @@ export class FalseVm implements RunningVm {
   readonly name = SPEC.name;
   readonly pid = nextPid++;
   readonly startedAs = 'primary';
-  readonly consolePath = '';
+  consolePath = '';
+  vncPath = '';
   readonly logPath = '';
   readonly host: string;
   mode: 'none' | 'primary' | 'secondary' = 'none';
@@ -113,7 +114,14 @@ export class FalseVm implements RunningVm {
     switch (command) {
       case 'cont':
         this.isRunning = true;
+        this.say('RESUME');
         return Promise.resolve({});
+      case 'stop':
+        this.isRunning = false;
+        this.say('STOP');
+        return Promise.resolve({});
+      case 'query-status':
+        return Promise.resolve({ status: this.isRunning ? 'running' : 'paused' });
       case 'quit':
         return this.kill().then(() => ({}));
       case 'query-block-jobs':
@@ -139,6 +147,8 @@ export class FalseHost {
   vm: FalseVm | null = null;
   side: Side | null = null;
   diskState: VmDisks['kind'] = 'none';
+  /** It gave way, and what is stale differs by what the other's bitmap knows. */
+  isInStep = false;
   /** Its daemon answers others, and is heard by them. */
   isReachable = true;
   isInMaintenance = false;
@@ -330,7 +340,8 @@ export class FalseHost {
       },
       forJoin: (_sizes, pairing) => {
         if (this.joinFails) throw new ColoError('no room for its disks');
-        const isBitmapEnough = this.diskState === 'replica' && pairing !== null;
+        const isBitmapEnough = (this.diskState === 'replica' || this.isInStep) && pairing !== null;
+        this.isInStep = false;
         this.diskState = 'syncing';
         this.joinedWith.push(isBitmapEnough);
         return Promise.resolve({ disks: made(), isBitmapEnough });
@@ -340,6 +351,7 @@ export class FalseHost {
       note: ({ type }) => {
         if (this.hasFullDisk) return Promise.reject(new ColoError('No space left on device'));
         this.diskState = DISKS_AFTER[type];
+        this.isInStep = type === 'gave-way';
         return Promise.resolve();
       },
       remove: () => Promise.resolve(),
@@ -352,6 +364,7 @@ const DISKS_AFTER = {
   loaded: 'replica',
   'takes-over': 'merging',
   merged: 'whole',
+  'gave-way': 'stale',
   left: 'stale',
 } as const;
 

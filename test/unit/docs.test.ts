@@ -1,4 +1,4 @@
-/** The documents are true: links lead somewhere, commands and options exist, limits are those of the code. */
+/** The documents are true: links lead somewhere, options exist, limits are those of the code. What is typed: test/docs/. */
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import path from 'node:path';
@@ -20,13 +20,6 @@ const PAGES = [
     .filter((name) => name.endsWith('.md')),
 ];
 const read = (name: string): string => readFileSync(path.join(TOP, name), 'utf8');
-
-/** What stands between fences of the given languages. */
-function codeBlocks(text: string, languages: string): string[] {
-  return [...text.matchAll(new RegExp(`^\`\`\`(?:${languages})\\n([^]*?)^\`\`\``, 'gm'))].map(
-    (match) => match[1]!,
-  );
-}
 
 /** GitHub's anchors of a page's headings. */
 function anchors(text: string): Set<string> {
@@ -74,48 +67,6 @@ test('every document of docs/ can be reached from the README', () => {
 
 const top: Command = await createProgram();
 const program = (): Command => top;
-
-/** Lines of the shell blocks that run `colo`, continued lines joined. */
-function coloLines(page: string): string[] {
-  return codeBlocks(read(page), 'sh|bash').flatMap((block) =>
-    block
-      .replace(/\\\n/g, ' ')
-      .split(/\n|;|&&|\$\(|\s\|\s/)
-      .map((line) => /(?:^|\s)(?:\.\/)?colo\s+([a-z-].*)$/.exec(line.replace(/(^|\s)#.*$/, ''))?.[1])
-      .filter((line) => line !== undefined),
-  );
-}
-
-test('every colo command line in the documents names commands and options that exist', () => {
-  const top = program();
-  let lines = 0;
-  for (const page of PAGES) {
-    for (const line of coloLines(page)) {
-      const words = line.split(/\s+/).filter((word) => word !== '');
-      // The launcher's own; its arguments are the test command's.
-      if (words[0] === 'test') continue;
-      lines++;
-      let command = top;
-      while (words[0] !== undefined && !words[0].startsWith('-')) {
-        const below = command.commands.find((candidate) => candidate.name() === words[0]);
-        if (!below) break;
-        command = below;
-        words.shift();
-      }
-      assert.notEqual(command, top, `${page}: no such command: colo ${line}`);
-      for (const word of words.filter((candidate) => /^--?[A-Za-z]/.test(candidate))) {
-        if (command.name() === 'vm') assert.ok(isVmOption(word), `${page}: colo vm has no ${word}`);
-        else {
-          const has = command.options.some(
-            ({ short, long }) => short === word || long === word.split('=')[0],
-          );
-          assert.ok(has, `${page}: colo ${command.name()} has no ${word}`);
-        }
-      }
-    }
-  }
-  assert.ok(lines > 15, `${lines} command lines`);
-});
 
 test('long options named in running text exist, and docs/switch.md has all of colo switch', () => {
   const every = (command: Command): string[] => [

@@ -6,6 +6,7 @@ import { ParameterError } from '../../base/errors.ts';
 import type { HostView, VmView } from '../../ha/views.ts';
 import { askNode, nodeCommand, printJson, printLine, type NodeOptions } from './connection.ts';
 import { printable } from './text.ts';
+import { withResyncBar } from './waiting.ts';
 
 interface DownOptions extends NodeOptions {
   readonly purge?: boolean;
@@ -40,7 +41,7 @@ export function registerActions(program: Command): void {
   });
   nodeCommand(program, 'migrate <vm> <host>', 'move the primary to a host; waits until it is there').action(
     async (vm: string, host: string, options: NodeOptions) => {
-      await onVm('migrate', options, (node) => node.migrate(vm, host));
+      await onVm('migrate', options, (node) => withResyncBar(() => node.vm(vm), node.migrate(vm, host)));
     },
   );
   nodeCommand(program, 'pause [vm]', 'suspend automatic actions for a VM; with --host, place nothing there')

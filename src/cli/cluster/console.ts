@@ -3,21 +3,24 @@
  * as telnet's and virsh's. Without a terminal, standard input and output are piped, and its end is the end.
  */
 import type { Duplex, Readable } from 'node:stream';
-import type { Command } from 'commander';
+import { Option, type Command } from 'commander';
+import { COPIES, type Copy } from '../../api/service.ts';
 import { askNode, nodeCommand, type NodeOptions } from './connection.ts';
 
 /** Ctrl-]. */
 const ESCAPE = 0x1d;
 
 export function registerConsole(program: Command): void {
-  nodeCommand(program, 'console <vm>', "the VM's first serial port on this terminal; Ctrl-] ends it").action(
-    async (vm: string, options: NodeOptions) => {
+  nodeCommand(program, 'console <vm>', "the VM's first serial port on this terminal; Ctrl-] ends it")
+    .addOption(new Option('--copy <copy>', "which copy's; a secondary's is for looking").choices(COPIES))
+    .action(async (vm: string, options: NodeOptions & { readonly copy?: Copy }) => {
       await askNode('console', options, async (node) => {
         const { stdin, stdout, stderr } = process;
-        const console = await node.console(vm);
+        const console = await node.console(vm, options.copy);
         const isTerminal = stdin.isTTY;
         if (isTerminal) {
-          stderr.write(`connected to ${vm}; Ctrl-] ends it\r\n`);
+          const whom = options.copy === 'secondary' ? `${vm}'s secondary, to look at` : vm;
+          stderr.write(`connected to ${whom}; Ctrl-] ends it\r\n`);
           stdin.setRawMode(true);
         }
         try {
@@ -29,8 +32,7 @@ export function registerConsole(program: Command): void {
         }
         return 0;
       });
-    },
-  );
+    });
 }
 
 /** Until the other end closes, or whoever types has had enough. */

@@ -3,6 +3,7 @@
  * also when a signal ends the program. Lines are written over the old ones; nothing is cleared first, so nothing flickers.
  */
 import type { WriteStream } from 'node:tty';
+import { cutPainted } from '../style.ts';
 
 const ENTER = '\x1b[?1049h\x1b[?25l';
 const LEAVE = '\x1b[?25h\x1b[?1049l';
@@ -18,13 +19,8 @@ export function frame(
   const width = columns > 0 ? columns : Infinity;
   const shown = lines.slice(0, rows > 0 ? rows : lines.length);
   // The whole frame at once, where the terminal knows of that (mode 2026).
-  const text = shown.map((line) => `${cut(line, width)}\x1b[K`).join('\r\n');
+  const text = shown.map((line) => `${cutPainted(line, width)}\x1b[K`).join('\r\n');
   return `\x1b[?2026h\x1b[H${text}\x1b[J\x1b[?2026l`;
-}
-
-function cut(line: string, width: number): string {
-  const characters = Array.from(line);
-  return characters.length <= width ? line : characters.slice(0, width).join('');
 }
 
 export class Screen {

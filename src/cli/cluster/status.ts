@@ -4,9 +4,13 @@ import { InvalidArgumentError, type Command } from 'commander';
 import type { NodeClient } from '../../api/http-client.ts';
 import { ColoError, messageOf } from '../../base/errors.ts';
 import type { CopyView, HostView, VmView } from '../../ha/views.ts';
+import { painterFor, styleOfState, type Style } from '../style.ts';
 import { askNode, nodeCommand, printJson, printLine, type NodeOptions } from './connection.ts';
+import { fittedTable, type Column } from './fitted.ts';
+import { barLine, ResyncMeter } from './resync.ts';
 import { frame } from './screen.ts';
 import { age, printable, size, table } from './text.ts';
+import { percentOf, sentence, vmTable, type TableView } from './vm-table.ts';
 
 /** Between two looks. */
 const WATCH_SEC = 2;
@@ -17,7 +21,11 @@ interface StatusOptions extends NodeOptions {
 }
 
 export function registerStatus(program: Command): void {
-  nodeCommand(program, 'status [vm]', 'the VMs of the cluster: state, epoch, who is heard, and why')
+  nodeCommand(
+    program,
+    'status [vm]',
+    'the VMs of the cluster, a row a copy: role, host, state, epoch, lag, RAM, checkpoints, failovers',
+  )
     .option('-w, --watch [seconds]', `again every ${WATCH_SEC} seconds, or every so many`, seconds)
     .option('--names', 'names only, one a line')
     .action((vm: string | undefined, options: StatusOptions) =>
@@ -31,8 +39,10 @@ export function registerStatus(program: Command): void {
 
 interface Shown {
   readonly json: unknown;
-  readonly text: string;
+  readonly lines: readonly string[];
   readonly names: readonly string[];
+  /** Those that are shown; their resyncs are bars where a screen is drawn. */
+  readonly vms?: readonly VmView[];
 }
 
 async function run(
@@ -40,64 +50,68 @@ async function run(
   options: StatusOptions,
   look: (node: NodeClient) => Promise<Shown>,
 ): Promise<void> {
+  const { watch, json: isJson, names: isNames } = options;
   await askNode(name, options, async (node) => {
-    const print = ({ json, text, names }: Shown): void => {
-      if (options.json) printJson(json);
-      else if (!options.names) printLine(text);
-      else for (const one of names) printLine(printable(one));
+    const print = ({ json, lines, names }: Shown): void => {
+      // Again and again: one line a look, so that a reader knows where it ends.
+      if (isJson && watch !== undefined) printLine(JSON.stringify(json));
+      else if (isJson) printJson(json);
+      else if (isNames) for (const one of names) printLine(printable(one));
+      else printLine(lines.join('\n'));
     };
-    const { watch } = options;
     if (watch === undefined) {
       print(await look(node));
       return 0;
     }
+    const isDrawn = process.stdout.isTTY && !isJson && !isNames;
+    const meter = new ResyncMeter();
     for (;;) {
       // A node that is being restarted is waited for.
-      const shown = await look(node).catch((error: unknown) => {
-        if (error instanceof ColoError)
-          return { json: { error: messageOf(error) }, text: messageOf(error), names: [] };
-        throw error;
+      const shown = await look(node).catch((error: unknown): Shown => {
+        if (!(error instanceof ColoError)) throw error;
+        return { json: { error: messageOf(error) }, lines: [printable(messageOf(error))], names: [] };
       });
-      if (process.stdout.isTTY && !options.json && !options.names)
-        process.stdout.write(frame(shown.text.split('\n')));
+      if (isDrawn) process.stdout.write(frame([...shown.lines, ...resyncLines(meter, shown.vms ?? [])]));
       else print(shown);
       await delay((watch === true ? WATCH_SEC : watch) * 1000);
     }
   });
 }
 
+function resyncLines(meter: ResyncMeter, vms: readonly VmView[]): string[] {
+  const nowMs = Date.now();
+  return vms.flatMap((vm) => {
+    const progress = meter.look(vm, nowMs);
+    return progress ? [printable(barLine(progress))] : [];
+  });
+}
+
+/** The terminal's width, and whether it has colours. */
+function view(): TableView {
+  const { stdout } = process;
+  return {
+    nowMs: Date.now(),
+    width: stdout.isTTY && stdout.columns > 0 ? stdout.columns : undefined,
+    paint: painterFor(stdout),
+  };
+}
+
 async function show(node: NodeClient, name: string | undefined): Promise<Shown> {
   if (name === undefined) {
     const vms = await node.vms();
-    return { json: vms, text: vmTable(vms, Date.now()), names: namesOf(vms) };
+    return { json: vms, lines: vmTable(vms, view()), names: namesOf(vms), vms };
   }
   const vm = await node.vm(name);
-  return { json: vm, text: vmDetails(vm, Date.now()), names: [vm.name] };
+  return { json: vm, lines: vmDetails(vm, Date.now()).split('\n'), names: [vm.name], vms: [vm] };
 }
 
 function namesOf(named: readonly { readonly name: string }[]): string[] {
   return named.map(({ name }) => name).sort();
 }
 
-export function vmTable(vms: readonly VmView[], nowMs: number): string {
-  if (vms.length === 0) return 'no VMs; colo up FILE makes one';
-  const rows = [...vms]
-    .sort((a, b) => (a.name < b.name ? -1 : 1))
-    .map((vm) => [
-      vm.name,
-      stateOf(vm),
-      age(vm.sinceMs, nowMs),
-      String(vm.epoch),
-      vm.primary ?? '-',
-      vm.secondary ?? '-',
-      vm.reason,
-    ]);
-  return table(['VM', 'State', 'Since', 'Epoch', 'Primary', 'Secondary', 'Reason'], rows, new Set([2, 3]));
-}
-
 export function vmDetails(vm: VmView, nowMs: number): string {
   const lines = [
-    `${vm.name}: ${stateOf(vm)} for ${age(vm.sinceMs, nowMs)}: ${vm.reason}`,
+    `${vm.name}: ${sentence(vm, nowMs)}`,
     `epoch ${vm.epoch}, ${vm.memoryMiB} MiB, engine ${vm.engine}, ${vm.isWanted ? 'is to run' : 'is to be down'}`,
   ];
   const { checkpoints, lastFailover } = vm;
@@ -118,10 +132,20 @@ export function vmDetails(vm: VmView, nowMs: number): string {
 
 async function showHosts(node: NodeClient): Promise<Shown> {
   const hosts = await node.hosts();
-  return { json: hosts, text: hostTable(hosts), names: namesOf(hosts) };
+  return { json: hosts, lines: hostTable(hosts, view()), names: namesOf(hosts) };
 }
 
-export function hostTable(hosts: readonly HostView[]): string {
+const HOST_COLUMNS: readonly Column[] = [
+  { head: 'Host' },
+  { head: 'State' },
+  { head: 'API', rank: 2 },
+  { head: 'Free memory', isRight: true, rank: 1 },
+  { head: 'Primaries', isRight: true, rank: 3 },
+  { head: 'Secondaries', isRight: true, rank: 4 },
+  { head: 'Software', rank: 5 },
+];
+
+export function hostTable(hosts: readonly HostView[], { width, paint }: TableView): string[] {
   const rows = [...hosts]
     .sort((a, b) => (a.name < b.name ? -1 : 1))
     .map((host) => [
@@ -133,19 +157,13 @@ export function hostTable(hosts: readonly HostView[]): string {
       String(host.vms.secondary),
       host.software,
     ]);
-  const heads = ['Host', 'State', 'API', 'Free memory', 'Primaries', 'Secondaries', 'Software'];
-  return table(heads, rows, new Set([3, 4, 5]));
+  const styleOf = (head: string, text: string): Style | null =>
+    head === 'State' ? styleOfState(text.replace(',', '')) : null;
+  return fittedTable(HOST_COLUMNS, rows, { width, ...(paint && { paint }), styleOf });
 }
 
-export function stateOf(vm: VmView): string {
-  return vm.state + (vm.isPaused ? ' (paused)' : '');
-}
-
-export function resyncOf({ resync }: CopyView): string {
-  if (!resync) return '-';
-  const { doneBytes, totalBytes } = resync;
-  const percent = totalBytes === 0 ? 100 : Math.floor((doneBytes / totalBytes) * 100);
-  return `${percent}% of ${size(totalBytes)}`;
+export function resyncOf(copy: CopyView): string {
+  return copy.resync ? `${percentOf(copy)}% of ${size(copy.resync.totalBytes)}` : '-';
 }
 
 export function seconds(text: string): number {

@@ -3,8 +3,12 @@
  * next. Pure.
  */
 import type { VmView } from '../../ha/views.ts';
-import { resyncOf, stateOf } from './status.ts';
-import { age, printable, table } from './text.ts';
+import { unpainted, type Painter } from '../style.ts';
+import { fittedTable, type Column } from './fitted.ts';
+import { sparkline, type PauseHistory } from './pauses.ts';
+import { resyncOf } from './status.ts';
+import { age, printable } from './text.ts';
+import { stateOf, styleOfCell, summary } from './vm-table.ts';
 
 /** One look at the cluster. */
 export interface Look {
@@ -49,19 +53,20 @@ export function ratesByCause(
   return Object.fromEntries(rates.filter(([, rate]) => rate > 0));
 }
 
-export const HEADS = [
-  'VM',
-  'State',
-  'Epoch',
-  'Primary',
-  'Secondary',
-  'Last',
-  'Pause',
-  '/s',
-  'By cause /s',
-  'Resync',
+/** What a narrow terminal leaves out: first the causes, last the resync. */
+const COLUMNS: readonly Column[] = [
+  { head: 'VM' },
+  { head: 'State' },
+  { head: 'Epoch', isRight: true, rank: 5 },
+  { head: 'Primary' },
+  { head: 'Secondary', rank: 2 },
+  { head: 'Last', isRight: true, rank: 4 },
+  { head: 'Pause', isRight: true, rank: 3 },
+  { head: '/s', isRight: true, rank: 6 },
+  { head: 'By cause /s', rank: 8 },
+  { head: 'Resync', rank: 1 },
+  { head: 'Pauses', rank: 7 },
 ];
-const RIGHT_ALIGNED = new Set([2, 5, 6, 7]);
 
 export function topRows(look: Look, before: Look | null, options: TopOptions): string[][] {
   return sorted(look.vms, options).map((vm) => {
@@ -116,21 +121,30 @@ export interface TopState extends TopOptions {
   readonly trouble: string | null;
   /** VMs above the first that is shown. */
   readonly skip: number;
+  /** Of the terminal; without: as wide as it takes. */
+  readonly columns?: number | undefined;
+  readonly paint?: Painter;
+  readonly pauses?: PauseHistory;
+  /** The terminal shows more than ASCII. */
+  readonly isUnicode?: boolean;
 }
 
 /** The screen's lines, `rows` at most. */
 export function topLines(look: Look | null, before: Look | null, state: TopState, rows: number): string[] {
-  const { order, isReversed, where, trouble, skip } = state;
+  const { order, isReversed, where, trouble, skip, paint = unpainted, pauses, isUnicode = true } = state;
   const time = look ? new Date(look.atMs).toTimeString().slice(0, 8) : '-';
   const head = [
-    `colo top ${time}, ${where}: ${look ? summary(look.vms) : 'asking'}`,
+    paint('bold', `colo top ${time}, ${where}: ${look ? summary(look.vms) : 'asking'}`),
     trouble === null
       ? `by ${ORDERS[order]}${isReversed ? ', reversed' : ''}; n s e l p c sort, r reverse, arrows scroll, q quit`
-      : `not reached: ${printable(trouble)}`,
+      : paint('red', `not reached: ${printable(trouble)}`),
   ];
   if (!look) return head;
   if (look.vms.length === 0) return [...head, 'no VMs; colo up FILE makes one'];
-  const cells = topRows(look, before, state);
+  const cells = topRows(look, before, state).map((row) => [
+    ...row,
+    sparkline(pauses?.of(row[0] ?? '') ?? [], isUnicode),
+  ]);
   // Two lines above, the table's four own, one for what does not fit.
   const room = Math.max(1, rows - head.length - 5);
   const from = Math.min(skip, Math.max(0, cells.length - room));
@@ -138,16 +152,9 @@ export function topLines(look: Look | null, before: Look | null, state: TopState
   const hidden = cells.length - shown.length;
   return [
     ...head,
-    ...table(HEADS, shown, RIGHT_ALIGNED).split('\n'),
+    ...fittedTable(COLUMNS, shown, { width: state.columns, paint, styleOf: styleOfCell }),
     ...(hidden > 0 ? [`${hidden} more: ${from} above, ${hidden - from} below`] : []),
   ];
-}
-
-function summary(vms: readonly VmView[]): string {
-  const counts = new Map<string, number>();
-  for (const { state } of vms) counts.set(state, (counts.get(state) ?? 0) + 1);
-  const states = [...counts].sort(([, a], [, b]) => b - a).map(([state, count]) => `${count} ${state}`);
-  return `${vms.length} VMs${states.length > 0 ? ` (${states.join(', ')})` : ''}`;
 }
 
 /** For a file or a pipe: a line a VM, `name=value`, the time first. */

@@ -3,7 +3,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { InvalidArgumentError, type Command } from 'commander';
 import type { NodeClient } from '../../api/http-client.ts';
 import { ColoError, messageOf } from '../../base/errors.ts';
+import { painterFor } from '../style.ts';
 import { askNode, nodeCommand, printLine, type ExitCode, type NodeOptions } from './connection.ts';
+import { isUnicodeTerminal, PauseHistory } from './pauses.ts';
 import { Screen } from './screen.ts';
 import { seconds } from './status.ts';
 import { isOrderKey, topLines, topPlain, type Look, type TopState } from './top-view.ts';
@@ -61,7 +63,12 @@ async function live(
   let state: TopState = { order: 'n', isReversed: false, where: node.where, trouble: null, skip: 0 };
   const left = new AbortController();
   let wake = new AbortController();
-  const draw = (): void => screen.draw(topLines(now, before, state, process.stdout.rows || 24));
+  const pauses = new PauseHistory();
+  const shown = { paint: painterFor(process.stdout), pauses, isUnicode: isUnicodeTerminal() };
+  const draw = (): void => {
+    const { columns, rows } = process.stdout;
+    screen.draw(topLines(now, before, { ...state, ...shown, columns: columns || undefined }, rows || 24));
+  };
   const onKey = (key: string): void => {
     const most = Math.max(0, (now?.vms.length ?? 0) - 1);
     if (key === 'q' || key === '\x03') left.abort();
@@ -84,6 +91,7 @@ async function live(
         // Rates need some time between two looks.
         before = now;
         now = fresh;
+        pauses.note(fresh.vms);
         state = { ...state, trouble: null };
       }
       draw();

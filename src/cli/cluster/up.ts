@@ -5,12 +5,11 @@ import type { NodeClient } from '../../api/http-client.ts';
 import { readVmFile } from '../../ha/spec/vm-file.ts';
 import type { VmSpec } from '../../ha/spec/vm-spec.ts';
 import type { Finding, VmState, VmView } from '../../ha/views.ts';
+import { tellFailure } from '../failure.ts';
 import { oneLine } from './act.ts';
-import { askNode, fail, nodeCommand, printJson, printLine, type NodeOptions } from './connection.ts';
+import { askNode, nodeCommand, printJson, printLine, type NodeOptions } from './connection.ts';
 import { printable } from './text.ts';
-
-/** Between two looks while waiting. */
-const LOOK_MS = 500;
+import { LOOK_MS, ResyncBar } from './waiting.ts';
 
 interface UpOptions extends NodeOptions {
   readonly wait?: boolean;
@@ -22,14 +21,23 @@ export function registerUp(program: Command): void {
     .action(async (file: string, options: UpOptions) => {
       await withFile('up', file, options, async (node, spec) => {
         let vm = await node.up(spec);
-        const tell = (): void => (options.json ? undefined : printLine(oneLine(vm)));
+        const bar = new ResyncBar();
+        const tell = (): void => {
+          bar.clear();
+          if (!options.json) printLine(oneLine(vm));
+        };
         tell();
-        while (options.wait && !isSettled(vm)) {
-          await delay(LOOK_MS);
-          const next = await node.vm(spec.name);
-          const isNews = next.state !== vm.state || next.reason !== vm.reason;
-          vm = next;
-          if (isNews) tell();
+        try {
+          while (options.wait && !isSettled(vm)) {
+            await delay(LOOK_MS);
+            const next = await node.vm(spec.name);
+            const isNews = next.state !== vm.state || next.reason !== vm.reason;
+            vm = next;
+            if (isNews) tell();
+            bar.show(vm);
+          }
+        } finally {
+          bar.clear();
         }
         if (options.json) printJson(vm);
         return options.wait && vm.state !== 'protected' ? 1 : 0;
@@ -62,7 +70,7 @@ async function withFile(
   try {
     spec = await readVmFile(file);
   } catch (error) {
-    fail(name, error);
+    tellFailure(name, error);
     return;
   }
   await askNode(name, options, (node) => ask(node, spec));

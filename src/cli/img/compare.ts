@@ -11,6 +11,7 @@ import { SECTOR, openImage, readPadded, sizeInSectors, statusPadded } from './co
 import type { ImageName } from './common.ts';
 import { finishWith } from './io.ts';
 import type { ImgIo } from './io.ts';
+import { silent } from './json.ts';
 import { Layers } from './layers.ts';
 import type { LayeredExtent } from './layers.ts';
 import { Progress } from './progress.ts';
@@ -26,6 +27,8 @@ export interface CompareRequest {
   readonly strict?: boolean | undefined;
   readonly quiet?: boolean | undefined;
   readonly progress?: boolean | undefined;
+  /** The verdict as an object, when there is one. */
+  readonly json?: boolean | undefined;
 }
 
 /** One side of the comparison. */
@@ -49,13 +52,18 @@ export async function compareCommand(
   request: CompareRequest,
 ): Promise<number> {
   const graph = new BlockGraph();
+  const { json = false, quiet = false } = request;
+  const said: string[] = [];
   const say = (line: string): void => {
-    if (!request.quiet) io.out(`${line}\n`);
+    said.push(line);
+    if (!json && !quiet) io.out(`${line}\n`);
   };
-  const progress = new Progress(io, (request.progress ?? false) && !request.quiet, 2);
+  const progress = new Progress(json ? silent(io) : io, (request.progress ?? false) && !quiet, 2);
   try {
     const sides = [await openSide(graph, first), await openSide(graph, second)] as const;
-    return await compare(sides, request.strict ?? false, say, (percent) => progress.update(percent));
+    const code = await compare(sides, request.strict ?? false, say, (percent) => progress.update(percent));
+    if (json && !quiet) io.out(`${JSON.stringify(verdict(code === 0, said, sides), null, 2)}\n`);
+    return code;
   } catch (error) {
     return finishWith(io, error, 2);
   } finally {
@@ -69,6 +77,17 @@ export async function compareCommand(
       bytes: sizeInSectors(node),
     }));
   }
+}
+
+/** `offset`: of what differs first, where it is known. */
+function verdict(isIdentical: boolean, said: readonly string[], sides: readonly Side[]): object {
+  const offset = /offset (\d+)/i.exec(said.join(' '))?.[1];
+  return {
+    identical: isIdentical,
+    offset: offset === undefined ? null : Number(offset),
+    'virtual-sizes': sides.map(({ bytes }) => bytes),
+    messages: said,
+  };
 }
 
 async function compare(

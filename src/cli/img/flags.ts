@@ -18,6 +18,7 @@ export interface Flags {
   readonly forceShare?: boolean;
   readonly format?: string;
   readonly imageOpts?: boolean;
+  readonly json?: boolean;
   readonly l?: string;
   readonly m?: string;
   readonly maxLength?: string;
@@ -54,6 +55,9 @@ export const lists = (of: readonly string[] | undefined): string | undefined =>
 
 export const CACHE_MODES = 'writeback, writethrough or unsafe; none and directsync are refused';
 export const output = (): Option => new Option('--output <form>', 'human or json (default: human)');
+/** Of commands that have --output in qemu-img. */
+export const jsonOutput = (): Option => new Option('--json', 'as --output json');
+export const json = (what: string): Option => new Option('--json', `print ${what} as JSON`);
 export const share = (): Option =>
   new Option('-U, --force-share', 'open although somebody else writes the image');
 export const format = (): Option => new Option('-f, --format <format>', 'raw or qcow2 (default: probed)');

@@ -3,6 +3,8 @@
  * told in qemu-img's manner: one line on standard error, and an exit code.
  */
 import { messageOf } from '../../base/errors.ts';
+import { failureText } from '../failure.ts';
+import { presentation } from '../presentation.ts';
 
 export interface ImgIo {
   /** Standard output. */
@@ -28,9 +30,16 @@ export async function finish(io: ImgIo, run: () => Promise<number>, failureCode 
   try {
     io.exit(await run());
   } catch (error) {
-    report(io, messageOf(error));
+    tell(io, error, failureCode);
     io.exit(failureCode);
   }
+}
+
+function tell(io: ImgIo, error: unknown, exitCode: number): void {
+  const { isJson, isVerbose, command } = presentation();
+  if (isJson || isVerbose)
+    io.err(failureText({ ...presentation(), command: isJson ? command : 'img' }, error, { exitCode }));
+  else report(io, messageOf(error));
 }
 
 /** One line on standard error, as qemu-img begins them. QEMU's hints on further lines are joined to it. */
@@ -39,12 +48,15 @@ export function report(io: ImgIo, message: string): void {
 }
 
 export function warn(io: ImgIo, message: string): void {
-  report(io, `warning: ${message}`);
+  if (presentation().isJson)
+    io.err(`${JSON.stringify({ warning: { command: presentation().command, message } })}\n`);
+  else report(io, `warning: ${message}`);
 }
 
 /** Tells an error and gives its exit code: its own if it has one. */
 export function finishWith(io: ImgIo, error: unknown, failureCode: number): number {
-  report(io, messageOf(error));
   const own = (error as { exitCode?: unknown } | null)?.exitCode;
-  return typeof own === 'number' ? own : failureCode;
+  const exitCode = typeof own === 'number' ? own : failureCode;
+  tell(io, error, exitCode);
+  return exitCode;
 }

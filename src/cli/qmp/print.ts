@@ -4,21 +4,28 @@
  */
 import { stringifyJson } from '../../qmp/json-stream.ts';
 import { printable } from '../cluster/text.ts';
+import { painted, wantsColours, type Style } from '../style.ts';
 
-/** SGR numbers. */
-const COLOURS = { key: 36, string: 32, number: 33, word: 35, event: 1, error: 31 };
-type Kind = keyof typeof COLOURS;
+const STYLES = {
+  key: 'cyan',
+  string: 'green',
+  number: 'yellow',
+  word: 'magenta',
+  event: 'bold',
+  error: 'red',
+} as const satisfies Readonly<Record<string, Style>>;
+type Kind = keyof typeof STYLES;
 
 export type Paint = (kind: Kind, text: string) => string;
 export const plain: Paint = (_kind, text) => text;
-export const coloured: Paint = (kind, text) => `\x1b[${COLOURS[kind]}m${text}\x1b[0m`;
+export const coloured: Paint = (kind, text) => painted(STYLES[kind], text);
 
-/** Colours on a terminal that wants them (NO_COLOR, https://no-color.org, and TERM=dumb do not). */
+/** Where colours are wanted. */
 export function paintFor(
   stream: { readonly isTTY?: boolean },
   env: Readonly<Record<string, string | undefined>> = process.env,
 ): Paint {
-  return stream.isTTY === true && !env['NO_COLOR'] && env['TERM'] !== 'dumb' ? coloured : plain;
+  return wantsColours(stream, env) ? coloured : plain;
 }
 
 export function prettyJson(value: unknown, paint: Paint, indent = ''): string {

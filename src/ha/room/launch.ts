@@ -29,13 +29,15 @@ export interface Launch extends Pick<ProcessRecord, 'name' | 'startedAs' | 'spec
   readonly options: readonly string[];
   readonly paths: VmPaths;
   readonly logLevel: string | undefined;
+  readonly hasVnc: boolean;
 }
 
 /** Throws ColoError when there is no process or no record of it; one that was started is being killed then. */
-export function launch({ name, startedAs, specHash, options, paths, logLevel }: Launch): RoomVm {
+export function launch({ name, startedAs, specHash, options, paths, logLevel, hasVnc }: Launch): RoomVm {
   const { command, args } = coloCommand(
     ...['vm', '-name', name, '-qmp', paths.qmpWord],
     ...['-serial', `unix:${paths.serial.replaceAll(',', ',,')},server=on,wait=off`],
+    ...(hasVnc ? ['-vnc', `unix:${paths.vnc.replaceAll(',', ',,')}`] : []),
     ...(startedAs === 'primary' ? ['-S'] : []),
     ...options,
   );

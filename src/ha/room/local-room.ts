@@ -1,8 +1,8 @@
 /**
  * The machine room of this host: `colo vm` processes that outlive the daemon, found again by the next one, and tidied up
  * after. Of each VM there is at most one process. What the guest is made of comes from `commandLines`; the room adds what
- * belongs to the process: its name, its monitor, the socket of its first serial port. TAP devices need no care: a VM
- * makes its own, and the kernel takes them away as it ends.
+ * belongs to the process: its name, its monitor, the sockets of its first serial port and of its VNC server. TAP devices
+ * need no care: a VM makes its own, and the kernel takes them away as it ends.
  *
  * One room a run folder: that two daemons do not share one is the daemon's to see to.
  */
@@ -16,6 +16,7 @@ import { loggerFor } from '../../base/logger.ts';
 import type { PairLinks } from '../pair-links.ts';
 import type { PortLease, Room, RunningVm, VmDisk } from '../room.ts';
 import type { NodeConfig } from '../spec/node-config.ts';
+import { displayOf } from '../spec/vm-spec.ts';
 import type { VmSpec } from '../spec/vm-spec.ts';
 import { launch, untilReady } from './launch.ts';
 import { PortPool } from './port-pool.ts';
@@ -28,7 +29,7 @@ import type { VmPaths } from './vm-paths.ts';
 
 const log = loggerFor('room');
 
-/** `colo vm`'s options for one VM, without -name, -qmp, -S and the first -serial. */
+/** `colo vm`'s options for one VM, without -name, -qmp, -S, -vnc and the first -serial. */
 export interface CommandLines {
   primary(spec: VmSpec, disks: readonly VmDisk[]): readonly string[];
   secondary(spec: VmSpec, disks: readonly VmDisk[], links: PairLinks): readonly string[];
@@ -119,7 +120,8 @@ export class LocalRoom implements Room {
       try {
         mkdirSync(paths.runFolder, { recursive: true, mode: 0o700 });
         const { logLevel } = this.#options;
-        const vm = launch({ name, startedAs, specHash, options: options(), paths, logLevel });
+        const hasVnc = displayOf(spec) === 'vnc';
+        const vm = launch({ name, startedAs, specHash, options: options(), paths, logLevel, hasVnc });
         this.#keep(vm, paths);
         await untilReady(vm);
         return vm;
@@ -166,7 +168,14 @@ async function killStrays(paths: VmPaths, known: ProcessIdentity | null): Promis
 
 /** Sockets and the record: the folder has files of others. A failure is told and no more: a start makes them anew. */
 async function cleanUp(paths: VmPaths): Promise<void> {
-  for (const file of [paths.qmp, paths.serial, paths.console, paths.record, `${paths.record}.next`]) {
+  for (const file of [
+    paths.qmp,
+    paths.serial,
+    paths.console,
+    paths.vnc,
+    paths.record,
+    `${paths.record}.next`,
+  ]) {
     try {
       await rm(file, { force: true });
     } catch (error) {

@@ -34,6 +34,7 @@ export class RoomVm implements RunningVm {
   readonly qmp: LastingQmpClient;
   readonly console: ConsoleHub;
   readonly consolePath: string;
+  readonly vncPath: string;
   readonly logPath: string;
   readonly record: ProcessRecord;
   readonly #exited = new Deferred<VmExit>();
@@ -48,6 +49,7 @@ export class RoomVm implements RunningVm {
     this.pid = record.pid;
     this.startedAs = record.startedAs;
     this.consolePath = paths.console;
+    this.vncPath = paths.vnc;
     this.logPath = paths.log;
     this.record = record;
     this.#child = child;

@@ -20,6 +20,8 @@ export interface VmPaths {
   readonly serial: string;
   readonly console: string;
   readonly consoleLog: string;
+  /** Its VNC server, if it has one. */
+  readonly vnc: string;
   /** The argument of -qmp, by which a process of this VM and this node is known among all others. */
   readonly qmpWord: string;
 }
@@ -44,6 +46,7 @@ export function vmPaths(folders: RoomFolders, name: string): VmPaths {
     qmpWord: `unix:${qmp.replaceAll(',', ',,')},server=on,wait=off`,
     serial: path.join(runFolder, 'serial.sock'),
     console: path.join(runFolder, 'console.sock'),
+    vnc: path.join(runFolder, 'vnc.sock'),
     consoleLog: path.join(stateFolder, 'console.log'),
   };
   const bytes = Buffer.byteLength(paths.console);

@@ -30,6 +30,8 @@ export interface NodeConfig {
   readonly tls?: TlsFiles;
   /** Prometheus and health over HTTP; default 127.0.0.1:7702. null: not served. */
   readonly metrics: { readonly address: string; readonly port: number } | null;
+  /** The page to watch by; default 127.0.0.1:7703. null: not served. */
+  readonly dashboard: DashboardConfig | null;
   readonly logLevel: 'debug' | 'info' | 'warn' | 'error';
 }
 
@@ -43,6 +45,15 @@ export type ArbiterConfig =
       /** A file that holds the password, mode 0600. */
       readonly passwordFile?: string;
     };
+
+export interface DashboardConfig {
+  readonly address: string;
+  readonly port: number;
+  /** Names under which browsers may ask for it, besides addresses and localhost. */
+  readonly names: readonly string[];
+  /** Holds what has to be shown by whoever looks. There is one when it can be reached from other machines. */
+  readonly tokenFile?: string;
+}
 
 export interface TlsFiles {
   readonly ca: string;

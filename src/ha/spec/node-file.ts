@@ -4,9 +4,11 @@
  */
 import os from 'node:os';
 import path from 'node:path';
+import { isLoopback } from '../../base/loopback.ts';
+import { ADDRESS, MAX_PORT, readListen } from './listen-key.ts';
 import { NODE_CONFIG_VERSION } from './node-config.ts';
 import type { ArbiterConfig, NodeConfig, TlsFiles } from './node-config.ts';
-import { Problems, Section, textOf } from './section.ts';
+import { Problems, Section } from './section.ts';
 import { SpecFileError } from './spec-error.ts';
 import { readVersion } from './vm-file.ts';
 import {
@@ -23,16 +25,16 @@ const MIB = 1024 * 1024;
 /** What the host keeps for itself. */
 const HOST_MIB = 1024;
 const LEAST_GUEST_MIB = 64;
-const MAX_PORT = 65_535;
 const MAX_ENDPOINTS = 16;
+const MAX_NAMES = 16;
 
-const ADDRESS = {
-  pattern: /^(?=.{1,253}$)(?:[A-Za-z0-9][A-Za-z0-9.-]*|[0-9A-Fa-f:.]+(?:%[\w.-]+)?)$/,
-  is: 'an address or a name of this host, without a port',
-};
 const ENDPOINT = {
   pattern: /^(?:https?:\/\/)?(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?\/?$/,
   is: 'http://HOST:PORT or https://HOST:PORT',
+};
+const NAME = {
+  pattern: /^[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$/,
+  is: 'a name of this host, without a port',
 };
 const NOT_EMPTY = { pattern: /^[^\n]+$/, is: 'a path' };
 const USER = { pattern: /^[^\s:]{1,64}$/, is: 'the name of an etcd user' };
@@ -105,6 +107,7 @@ class NodeReader {
     const arbiter = this.#arbiter(top);
     const tls = this.#tls(top);
     const metrics = this.#metrics(top);
+    const dashboard = this.#dashboard(top);
     const logLevel = top.oneOf('log-level', ['debug', 'info', 'warn', 'error']) ?? 'info';
     top.end();
     if (!arbiter) return undefined;
@@ -112,7 +115,7 @@ class NodeReader {
       version: NODE_CONFIG_VERSION,
       ...{ name, address, port, heartbeat, pairPorts, stateFolder, runFolder, memoryMiB, arbiter },
       ...(tls === undefined ? {} : { tls }),
-      ...{ metrics, logLevel },
+      ...{ metrics, dashboard, logLevel },
     };
   }
 
@@ -225,24 +228,24 @@ class NodeReader {
   }
 
   #metrics(top: Section): NodeConfig['metrics'] {
-    const tree = top.tree('metrics');
-    const usual = { address: '127.0.0.1', port: 7702 };
-    if (!tree) return usual;
-    if (tree.kind === 'scalar' && tree.value === false) return null;
-    if (tree.kind !== 'map') {
-      const rule = { pattern: /^.+:\d{1,5}$/, is: 'ADDRESS:PORT, or false' };
-      const match = /^\[?(.+?)\]?:(\d+)$/.exec(textOf(tree, 'metrics', this.#problems, rule) ?? '');
-      if (!match) return usual;
-      const [, address = '', port = ''] = match;
-      if (!ADDRESS.pattern.test(address) || Number(port) > MAX_PORT)
-        top.wrong('metrics', `has to be ${rule.is}`);
-      return { address, port: Number(port) };
+    const found = readListen(top, 'metrics', this.#problems, { address: '127.0.0.1', port: 7702 });
+    found?.section?.end();
+    return found && found.listen;
+  }
+
+  #dashboard(top: Section): NodeConfig['dashboard'] {
+    const found = readListen(top, 'dashboard', this.#problems, { address: '127.0.0.1', port: 7703 });
+    if (!found) return null;
+    const { listen, section } = found;
+    const tokenFile = section && this.#path(section, 'token-file');
+    const names = section?.texts('names', MAX_NAMES, NAME) ?? [];
+    if (tokenFile === undefined && !isLoopback(listen.address)) {
+      const way = `${listen.address} can be reached from other machines: give the path of a file with a token of 16 letters or more`;
+      if (section) section.missing('token-file', way);
+      else top.wrong('dashboard', `needs a token, for ${way} (dashboard: {address, port, token-file})`);
     }
-    const section = top.section('metrics');
-    const address = section?.text('address', ADDRESS) ?? usual.address;
-    const port = section?.integer('port', 0, MAX_PORT) ?? usual.port;
     section?.end();
-    return { address, port };
+    return { ...listen, names, ...(tokenFile === undefined ? {} : { tokenFile }) };
   }
 
   #path(section: Section, key: string): string | undefined {

@@ -1,5 +1,6 @@
 /** What of a VM's description cannot be on any host: its parts contradict each other or its engine. Pure. */
 import { V86_NIC_MODELS } from './vm-limits.ts';
+import { isVnc } from './vm-spec.ts';
 import type { VmSpec } from './vm-spec.ts';
 
 export interface Contradiction {
@@ -26,12 +27,13 @@ export function contradictionsOf(spec: VmSpec): Contradiction[] {
   return [...ofEngine(spec), ...ofNames(spec), ...ofHeartbeat(spec), ...ofOptions(spec)];
 }
 
-function ofEngine({ engine, qemu, cpus, memoryMiB, disks, nics }: VmSpec): Contradiction[] {
+function ofEngine({ engine, qemu, display, cpus, memoryMiB, disks, nics }: VmSpec): Contradiction[] {
   if (engine !== 'v86') return [];
   const found: Contradiction[] = [];
   const add = (path: string, message: string): void => void found.push({ path, message });
   const way = 'or engine tcg or kvm';
   if (qemu !== undefined) add('qemu', 'engine v86 runs no QEMU; leave it out, or set engine to tcg or kvm');
+  if (display === 'vnc') add('display', `engine v86 shows its console only; leave it out, ${way}`);
   if (cpus !== 1) add('cpus', `engine v86 has one CPU; use 1, ${way}`);
   if (memoryMiB > 2047) add('memory', `engine v86 has at most 2047M; use less, ${way}`);
   if (disks.length > 2)
@@ -100,8 +102,13 @@ function ofHeartbeat({ heartbeat: { intervalMs, patienceMs } }: VmSpec): Contrad
   ];
 }
 
-function ofOptions({ options }: VmSpec): Contradiction[] {
+function ofOptions({ options, display }: VmSpec): Contradiction[] {
   return options.flatMap((word, at) => {
+    if (display === 'vnc' && isVnc(word)) {
+      return [
+        { path: `options[${at}]`, message: `'${word}' is given by display: vnc; leave one of them out` },
+      ];
+    }
     const name = /^--?([A-Za-z][A-Za-z0-9-]*)$/.exec(word)?.[1];
     const key = name === undefined ? undefined : OWN_OPTIONS.get(name);
     if (key === undefined) return [];

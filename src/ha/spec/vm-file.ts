@@ -34,7 +34,7 @@ import {
   defaultMac,
   defaultModel,
 } from './vm-limits.ts';
-import { VM_ENGINES, VM_SPEC_VERSION } from './vm-spec.ts';
+import { VM_DISPLAYS, VM_ENGINES, VM_SPEC_VERSION } from './vm-spec.ts';
 import type { DiskSpec, NicEdge, NicSpec, VmEngine, VmSpec } from './vm-spec.ts';
 import { parseYaml, readSpecFile } from './yaml-tree.ts';
 import type { Place, Tree } from './yaml-tree.ts';
@@ -89,6 +89,7 @@ class VmReader {
     });
     if (memoryBytes !== undefined && memoryBytes % MIB !== 0) top.wrong('memory', 'whole MiB are due');
     const qemu = top.text('qemu');
+    const display = top.oneOf('display', VM_DISPLAYS);
     const cpus = top.integer('cpus', 1, MAX_CPUS) ?? 1;
     const hosts = top.texts('hosts', MAX_HOSTS, HOST_NAME);
     const nics = this.#nics(top, name ?? '', engine);
@@ -100,7 +101,13 @@ class VmReader {
     if (name === undefined) return undefined;
     return {
       version: VM_SPEC_VERSION,
-      ...{ name, engine, ...(qemu === undefined ? {} : { qemu }), cpus },
+      ...{
+        name,
+        engine,
+        ...(qemu === undefined ? {} : { qemu }),
+        ...(display === undefined ? {} : { display }),
+        cpus,
+      },
       memoryMiB: memoryBytes === undefined ? DEFAULT_MEMORY_MIB : Math.floor(memoryBytes / MIB),
       ...{ disks, nics, hosts, checkpoint, heartbeat, resync, options },
     };

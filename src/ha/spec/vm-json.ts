@@ -29,7 +29,7 @@ import {
   VM_NAME,
 } from './vm-limits.ts';
 import type { TextRule } from './section.ts';
-import { VM_ENGINES, VM_SPEC_VERSION } from './vm-spec.ts';
+import { VM_DISPLAYS, VM_ENGINES, VM_SPEC_VERSION } from './vm-spec.ts';
 import type { VmSpec } from './vm-spec.ts';
 
 const text = ({ pattern, is }: TextRule) => z.string().regex(pattern, { error: `has to be ${is}` });
@@ -52,6 +52,7 @@ const vmSpec = z.object({
   name: text(VM_NAME),
   engine: z.enum(VM_ENGINES),
   qemu: plain.exactOptional(),
+  display: z.enum(VM_DISPLAYS).exactOptional(),
   cpus: whole(1, MAX_CPUS),
   memoryMiB: whole(1, MAX_MEMORY_MIB),
   disks: z

@@ -9,6 +9,9 @@ export const VM_SPEC_VERSION = 1;
 export const VM_ENGINES = ['v86', 'tcg', 'kvm'] as const;
 export type VmEngine = (typeof VM_ENGINES)[number];
 
+export const VM_DISPLAYS = ['vnc', 'none'] as const;
+export type VmDisplay = (typeof VM_DISPLAYS)[number];
+
 export interface VmSpec {
   readonly version: typeof VM_SPEC_VERSION;
   /** 1 to 63 of a-z, 0-9 and '-', beginning with a letter. Unique in the cluster. */
@@ -16,6 +19,8 @@ export interface VmSpec {
   readonly engine: VmEngine;
   /** Path of the qemu-system-x86_64 on every host; engines tcg and kvm only. */
   readonly qemu?: string;
+  /** What shows its screen; absent: see displayOf. */
+  readonly display?: VmDisplay;
   readonly cpus: number;
   readonly memoryMiB: number;
   /** At least one; the first is booted from. */
@@ -75,4 +80,18 @@ export interface HeartbeatSpec {
 export interface ResyncSpec {
   /** 0: as fast as it goes. */
   readonly bytesPerSecond: number;
+}
+
+/** A QEMU has a VNC server, on a unix socket of the node's, unless something else is said. */
+export function displayOf({
+  engine,
+  display,
+  options,
+}: Pick<VmSpec, 'engine' | 'display' | 'options'>): VmDisplay {
+  return display ?? (engine === 'v86' || options.some(isVnc) ? 'none' : 'vnc');
+}
+
+/** An option word that gives the guest a VNC server of the writer's own. */
+export function isVnc(word: string): boolean {
+  return /^--?vnc$/.test(word);
 }

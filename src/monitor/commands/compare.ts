@@ -5,6 +5,7 @@
  */
 import type { ColoCompare } from '../../net/compare/compare.ts';
 import type { LatencySummary } from '../../net/compare/latency.ts';
+import type { RecentSummary } from '../../net/compare/recent-latency.ts';
 import type { CheckpointCause } from '../../net/compare/comparer.ts';
 import { command, noArguments } from '../registry.ts';
 
@@ -13,11 +14,13 @@ export interface CompareReport {
   readonly mode: ColoCompare['mode'];
   readonly requests: { readonly total: number } & Readonly<Record<CheckpointCause, number>>;
   readonly frames: Readonly<Record<string, number>>;
+  readonly bytes: Readonly<Record<string, number>>;
   readonly held: Readonly<Record<string, number>>;
   readonly limits: Readonly<Record<string, number>>;
   readonly 'held-us': {
     readonly 'by-comparison': LatencySummary;
     readonly 'by-checkpoint': LatencySummary;
+    readonly recent: RecentSummary;
   };
 }
 
@@ -45,6 +48,11 @@ export function reportOf(compare: ColoCompare): CompareReport {
       'zero-length': compare.zeroLengthFrames,
       lost: compare.lostReleases,
     },
+    bytes: {
+      'primary-in': stats.primaryInBytes,
+      'secondary-in': stats.secondaryInBytes,
+      released: stats.releasedBytes,
+    },
     held: {
       connections: compare.connections,
       'evicted-connections': compare.evicted,
@@ -61,6 +69,7 @@ export function reportOf(compare: ColoCompare): CompareReport {
     'held-us': {
       'by-comparison': compare.heldUntilSaid.summary(),
       'by-checkpoint': compare.heldUntilCheckpoint.summary(),
+      recent: compare.heldRecently,
     },
   };
 }
@@ -75,9 +84,11 @@ export function reportText(report: CompareReport): string {
     `${report.id}: ${report.mode}\r\n`,
     list('requests', report.requests),
     list('frames', report.frames),
+    list('bytes', report.bytes),
     list('held', report.held),
     list('limits', report.limits),
     list('held (us) until said', report['held-us']['by-comparison']),
     list('held (us) until a checkpoint', report['held-us']['by-checkpoint']),
+    list('held (us) lately', report['held-us'].recent),
   ].join('');
 }

@@ -17,6 +17,7 @@ import { nbdCommands } from './nbd.ts';
 import { objectCommands } from './objects.ts';
 import { runCommands } from './run.ts';
 import { startJobCommands } from './start-jobs.ts';
+import { trafficCommands } from './traffic.ts';
 
 const monitorCommands = [
   command(
@@ -43,6 +44,7 @@ export const commands: CommandRegistry = new CommandRegistry(
     objectCommands,
     runCommands,
     startJobCommands,
+    trafficCommands,
     monitorCommands,
     engineCommands,
   ],

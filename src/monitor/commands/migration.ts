@@ -125,9 +125,12 @@ export const migrationCommands = [
   command('query-colo-status', noArguments, (vm) => vm.migration.queryColoStatus()),
   command('x-colo-lost-heartbeat', noArguments, (vm) => vm.migration.lostHeartbeat()),
   command('x-colo-checkpoint', noArguments, (vm) => vm.migration.requestCheckpoint('request')),
-  command('query-colo-checkpoints', noArguments, (vm) => {
+  command('query-colo-checkpoints', z.strictObject({ after: uint64.optional() }), (vm, { after }) => {
     const { count, byCause, records, loadsMs } = vm.migration.stats;
-    return { count, 'by-cause': byCause, records, 'loads-ms': loadsMs };
+    const answer = { count, 'by-cause': byCause };
+    if (after === undefined) return { ...answer, records, 'loads-ms': loadsMs };
+    requireRange('after', after, 0, Number.MAX_SAFE_INTEGER);
+    return { ...answer, records: vm.migration.recordsAfter(after) };
   }),
 ];
 

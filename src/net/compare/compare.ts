@@ -16,6 +16,8 @@ import { Epochs } from './epochs.ts';
 import type { Mode } from './epochs.ts';
 import { HeldPacket } from './held-packet.ts';
 import type { LatencyHistogram } from './latency.ts';
+import { RecentLatency } from './recent-latency.ts';
+import type { RecentSummary } from './recent-latency.ts';
 import { NotifyDevice } from './notify-device.ts';
 import {
   DEFAULT_COMPARE_TIMEOUT_MS,
@@ -45,6 +47,7 @@ export class ColoCompare implements CheckpointParticipant {
   readonly #notify: NotifyDevice | null;
   readonly #comparison: Comparison;
   readonly #epochs: Epochs;
+  readonly #recent: RecentLatency;
   readonly #view = new PacketView();
   readonly #packet = new HeldPacket();
   /** The clock is read once for all frames of a chunk; negative: not yet. */
@@ -89,11 +92,12 @@ export class ColoCompare implements CheckpointParticipant {
         stats: this.stats,
         maxFlows: options.maxFlows,
         maxHeldBytes: options.maxHeldBytes ?? MAX_HELD_BYTES,
-        release: (packet) => this.#out.send(packet.bytes, packet.start, packet.end, packet.vnetHdrLen),
+        release: ({ bytes, start, end, vnetHdrLen }) => this.#letOut(bytes, start, end, vnetHdrLen),
         request: (reason) => this.#request(reason),
       },
       options.maxQueueSize ?? DEFAULT_MAX_QUEUE_SIZE,
     );
+    this.#recent = new RecentLatency([this.heldUntilSaid, this.heldUntilCheckpoint], this.#now());
     this.#epochs = new Epochs({
       id,
       options,
@@ -134,6 +138,11 @@ export class ColoCompare implements CheckpointParticipant {
 
   get heldUntilCheckpoint(): LatencyHistogram {
     return this.#comparison.heldUntilCheckpoint;
+  }
+
+  /** How long those had waited that were released lately, for either reason. */
+  get heldRecently(): RecentSummary {
+    return this.#recent.summary(this.#now());
   }
 
   /** Packets of the primary that wait. */
@@ -308,9 +317,10 @@ export class ColoCompare implements CheckpointParticipant {
 
   #fromPrimary(bytes: Uint8Array, from: number, to: number, vnetHdrLen: number): void {
     this.stats.primaryIn++;
+    this.stats.primaryInBytes += to - from;
     if (this.#epochs.mode === 'passing') {
       this.stats.forwarded++;
-      this.#out.send(bytes, from, to, vnetHdrLen);
+      this.#letOut(bytes, from, to, vnetHdrLen);
       return;
     }
     const packet = this.#parse(bytes, from, to, vnetHdrLen);
@@ -319,11 +329,17 @@ export class ColoCompare implements CheckpointParticipant {
 
   #fromSecondary(bytes: Uint8Array, from: number, to: number, vnetHdrLen: number): void {
     this.stats.secondaryIn++;
+    this.stats.secondaryInBytes += to - from;
     if (this.#epochs.mode === 'passing' || this.#epochs.coversSecondary()) {
       this.stats.stale++;
       return;
     }
     this.#comparison.fromSecondary(this.#view, this.#parse(bytes, from, to, vnetHdrLen));
+  }
+
+  #letOut(bytes: Uint8Array, from: number, to: number, vnetHdrLen: number): void {
+    this.stats.releasedBytes += to - from;
+    this.#out.send(bytes, from, to, vnetHdrLen);
   }
 
   #parse(bytes: Uint8Array, from: number, to: number, vnetHdrLen: number): HeldPacket {

@@ -9,7 +9,7 @@ export const SUB_BUCKETS = 32;
 const SUB_BITS = 5;
 /** What is longer (19 hours) counts as this, except for `maxUs`. */
 const TOP_BITS = 36;
-const BUCKETS = (TOP_BITS - SUB_BITS + 1) * SUB_BUCKETS;
+export const BUCKETS = (TOP_BITS - SUB_BITS + 1) * SUB_BUCKETS;
 const TOP_US = 2 ** TOP_BITS - 1;
 /** Up to here, half an hour, bit operations do. */
 const SMALL_BITS = 31;
@@ -51,15 +51,14 @@ export class LatencyHistogram {
     if (us > this.#maxUs) this.#maxUs = us;
   }
 
+  /** Adds how many there are in each bucket to what `counts` has. */
+  addTo(counts: Float64Array): void {
+    for (let bucket = 0; bucket < BUCKETS; bucket++) counts[bucket]! += this.#counts[bucket]!;
+  }
+
   /** The value in microseconds that `fraction` (0 to 1) of all are at or below; 0 when nothing was recorded. */
   percentileUs(fraction: number): number {
-    const wanted = Math.max(1, Math.ceil(fraction * this.#count));
-    let seen = 0;
-    for (let bucket = 0; bucket < BUCKETS; bucket++) {
-      seen += this.#counts[bucket]!;
-      if (seen >= wanted) return Math.min(upperEndOf(bucket), this.#maxUs);
-    }
-    return this.#maxUs;
+    return Math.min(percentileOf(this.#counts, this.#count, fraction) ?? this.#maxUs, this.#maxUs);
   }
 
   summary(): LatencySummary {
@@ -72,6 +71,17 @@ export class LatencyHistogram {
       max: this.#maxUs,
     };
   }
+}
+
+/** The upper end of the bucket up to which `fraction` of all `total` counts are; null: there are not so many. */
+export function percentileOf(counts: Float64Array, total: number, fraction: number): number | null {
+  const wanted = Math.max(1, Math.ceil(fraction * total));
+  let seen = 0;
+  for (let bucket = 0; bucket < BUCKETS; bucket++) {
+    seen += counts[bucket]!;
+    if (seen >= wanted) return upperEndOf(bucket);
+  }
+  return null;
 }
 
 function bucketOf(us: number): number {

@@ -41,6 +41,11 @@ export interface ColoCompareStats {
   /** Frames read from both sides. */
   primaryIn: number;
   secondaryIn: number;
+  /** Their bytes. */
+  primaryInBytes: number;
+  secondaryInBytes: number;
+  /** Of all that has left, compared or not. */
+  releasedBytes: number;
   /** Released because the secondary said the same. */
   released: number;
   /** Released because a checkpoint covers them. */
@@ -66,6 +71,9 @@ export function emptyStats(): ColoCompareStats {
   return {
     primaryIn: 0,
     secondaryIn: 0,
+    primaryInBytes: 0,
+    secondaryInBytes: 0,
+    releasedBytes: 0,
     released: 0,
     releasedByCheckpoint: 0,
     repeated: 0,

@@ -7,7 +7,7 @@
 import { loggerFor } from '../../base/logger.ts';
 import type { CheckpointParticipant, Role, StreamMark } from '../../base/participant.ts';
 import type { Chardev } from '../../chardev/chardev.ts';
-import type { FilterEvent, FilterHost, FilterQueue, NetFilter } from '../filter.ts';
+import type { FilterEvent, FilterHost, FilterQueue, FilterTraffic, NetFilter } from '../filter.ts';
 import { FrameOutput, RateLimitedWarning } from '../frame-output.ts';
 
 export interface MirrorOptions {
@@ -46,6 +46,11 @@ export class MirrorFilter implements NetFilter, CheckpointParticipant {
   /** Copies sent and copies lost since the start. */
   get stats(): { readonly mirrored: number; readonly lost: number } {
     return { mirrored: this.#output.written, lost: this.#output.lost };
+  }
+
+  get traffic(): FilterTraffic {
+    const { written, writtenBytes, lost } = this.#output;
+    return { framesOut: written, bytesOut: writtenBytes, framesLost: lost, framesIn: 0, bytesIn: 0 };
   }
 
   attached(host: FilterHost): void {

@@ -18,7 +18,7 @@
 import { loggerFor } from '../../base/logger.ts';
 import type { CheckpointParticipant, HeldFrame, Role, StreamMark } from '../../base/participant.ts';
 import type { Chardev } from '../../chardev/chardev.ts';
-import type { Direction, FilterEvent, FilterHost, FilterQueue, NetFilter } from '../filter.ts';
+import type { Direction, FilterEvent, FilterHost, FilterQueue, FilterTraffic, NetFilter } from '../filter.ts';
 import { FrameInput } from '../frame-input.ts';
 import { FrameOutput, RateLimitedWarning } from '../frame-output.ts';
 import { PacketView, TCP_FLAG } from '../packet.ts';
@@ -69,6 +69,7 @@ export class RedirectorFilter implements NetFilter, CheckpointParticipant {
   /** The first state is on its way: all that is mirrored is in it. */
   #isJoining = false;
   #closed = false;
+  #injectedBytes = 0;
 
   /** Takes both chardevs, or neither. Throws ChardevInUseError. */
   constructor(id: string, options: RedirectorOptions) {
@@ -101,6 +102,17 @@ export class RedirectorFilter implements NetFilter, CheckpointParticipant {
 
   get participantName(): string {
     return this.id;
+  }
+
+  get traffic(): FilterTraffic {
+    const output = this.#output;
+    return {
+      framesOut: output?.written ?? 0,
+      bytesOut: output?.writtenBytes ?? 0,
+      framesLost: output?.lost ?? 0,
+      framesIn: this.stats.injected,
+      bytesIn: this.#injectedBytes,
+    };
   }
 
   attached(host: FilterHost): void {
@@ -247,6 +259,7 @@ export class RedirectorFilter implements NetFilter, CheckpointParticipant {
       return;
     }
     this.stats.injected++;
+    this.#injectedBytes += frame.length;
     if (this.queue !== 'rx') this.#host.passOn(this, frame, 'tx');
     if (this.queue !== 'tx') this.#host.passOn(this, frame, 'rx');
   }

@@ -65,6 +65,8 @@ describe('replication: the primary', () => {
     assert.deepEqual(await bytesOf(file, 0, 1024), Buffer.concat([filled(512, 1), filled(512, 0)]));
     await node.flush();
     assert.equal((file.driver as unknown as { flushes: number }).flushes, 1);
+    // Zeros are sent as a wish for zeros.
+    assert.deepEqual(replication.traffic, { writes: 2, bytes: 1024, inFlight: 0, waiting: 0 });
     await replication.stopReplication(false);
     assert.equal(replication.stage, 'done');
     await assert.rejects(node.write(0, filled(512, 1)), EIO);

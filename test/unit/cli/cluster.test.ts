@@ -10,7 +10,8 @@ import type { NodeService, PeerService } from '../../../src/api/service.ts';
 import { ColoError } from '../../../src/base/errors.ts';
 import { attach } from '../../../src/cli/cluster/console.ts';
 import { defaultNode } from '../../../src/cli/cluster/connection.ts';
-import { vmDetails, vmTable } from '../../../src/cli/cluster/status.ts';
+import { vmDetails } from '../../../src/cli/cluster/status.ts';
+import { vmTable } from '../../../src/cli/cluster/vm-table.ts';
 import { age, printable, size } from '../../../src/cli/cluster/text.ts';
 import { BusyError, NoSuchHostError, NoSuchVmError } from '../../../src/ha/errors.ts';
 import { parseVmFile } from '../../../src/ha/spec/vm-file.ts';
@@ -40,11 +41,10 @@ test('status is a table of the VMs, or everything about one', async (t) => {
   const { run } = await nodeFor(t);
   const all = await run('status');
   assert.equal(all.status, 0);
-  assert.match(all.out, /^\+-+\+[-+]+\+\n\| VM +\| State +\|/);
-  assert.match(
-    all.out,
-    /\| web1 \| syncing \| +\d+ d \| +7 \| alpha +\| beta +\| the disks are being copied/,
-  );
+  assert.match(all.out, /^\+ 1 VM: 1 syncing -+[-+]+\+\n\| VM +\| Role +\| Host +\| State +\|/);
+  assert.match(all.out, /\| web1 \| primary \| alpha \| syncing +\| +7 \| +\| 128 MiB \| +2\.5 \| -/);
+  assert.match(all.out, /\| web1 \| joining \| beta +\| resync 25% \| +7 \| 1\.5 KiB \| 128 MiB \|/);
+  assert.match(all.out, /^web1: syncing for \d+ d: the disks are being copied to 'beta'$/m);
   const one = await run('status', 'web1');
   assert.match(one.out, /^web1: syncing for \d+ d: the disks are being copied to 'beta'$/m);
   assert.match(one.out, /^checkpoints: 41 \(40 timer, 1 mismatch\), 2\.5\/s, last pause 12 ms$/m);
@@ -60,13 +60,13 @@ test('status is a table of the VMs, or everything about one', async (t) => {
 });
 
 test('the table of no VMs says how to make one; what a terminal would obey is not printed', () => {
-  assert.match(vmTable([], 0), /colo up/);
+  assert.match(vmTable([], { nowMs: 0 }).join('\n'), /colo up/);
   const evil: VmView = {
     ...VM,
     reason: 'a\x1b[2Jb\nc\x9b',
     lastFailover: { atMs: 0, from: 'a\x07', to: 'b', reason: 'r' },
   };
-  for (const text of [vmTable([evil], 0), vmDetails(evil, 0)]) {
+  for (const text of [vmTable([evil], { nowMs: 0 }).join('\n'), vmDetails(evil, 0)]) {
     assert.doesNotMatch(text, /[\x00-\x09\x0b-\x1f\x7f-\x9f]/);
   }
   assert.equal(printable('a\tb\x1bc'), 'a b?c');

@@ -10,8 +10,8 @@ import { fileURLToPath } from 'node:url';
 import { WIRE_ERROR_CLASSES } from '../../../src/api/errors.ts';
 import { METRICS_ROUTES } from '../../../src/api/metrics-server.ts';
 import { NodeMetrics } from '../../../src/api/metrics.ts';
-import { CONSOLE_ROUTE, NODE_ROUTES, PEER_ROUTES } from '../../../src/api/routes.ts';
-import { EXIT_CODES } from '../../../src/cli/cluster/connection.ts';
+import { NODE_ROUTES, PEER_ROUTES, UPGRADE_ROUTES } from '../../../src/api/routes.ts';
+import { EXIT_CODES, OWN_EXIT_CODES } from '../../../src/cli/exit-codes.ts';
 import { completionFor, SHELLS } from '../../../src/cli/completion.ts';
 import { plainPage, roffPage } from '../../../src/cli/man.ts';
 import { createProgram } from '../../../src/cli/program.ts';
@@ -26,7 +26,9 @@ before(async () => {
 });
 
 /** Of the commands that ask a node. */
-const COMMON = ['--node', '--tls-certificates', '--json'];
+const COMMON = ['--node', '--tls-certificates', '--json', '--no-color'];
+/** `colo qmp` has it in its row: there it means more. */
+const isGlobal = (command: string, long: string): boolean => long === '--verbose' && command !== 'qmp';
 
 test('docs/cli.md has every command of a cluster with its options, and no other', () => {
   const told = [...page('cli.md').matchAll(/^\| `colo ([^`]+)` +\| .* \| ([^|]*?) +\|$/gm)].map(
@@ -42,7 +44,7 @@ test('docs/cli.md has every command of a cluster with its options, and no other'
       );
       const own = options
         .map(({ long }) => long ?? '')
-        .filter((long) => ![...COMMON, '--help'].includes(long));
+        .filter((long) => ![...COMMON, '--help'].includes(long) && !isGlobal(name, long));
       return [[name, ...words].join(' '), own];
     });
   const sorted = (rows: unknown[][]): unknown[][] =>
@@ -63,12 +65,23 @@ test('docs/cli.md has the exit codes as the program has them', () => {
   );
 });
 
+test('docs/errors.md has the exit codes of the commands that have their own', () => {
+  const section = page('errors.md').split('## Exit codes')[1] ?? '';
+  const told: Record<string, number[]> = {};
+  let last = '';
+  for (const [, name = '', codes = ''] of section.matchAll(/^\| (?:`(colo[^`]*)`)? +\| ([\d, ]+?) +\|/gm)) {
+    last = name || last;
+    told[last] = [...(told[last] ?? []), ...codes.split(', ').map(Number)];
+  }
+  assert.deepEqual(told, OWN_EXIT_CODES);
+});
+
 test('docs/api.md has every route and every class of error, and no other', () => {
   const text = page('api.md');
   const told = [...text.matchAll(/^\| `(GET|POST|PUT) (\S+)` /gm)].map(
     ([, method, route]) => `${method} ${route}`,
   );
-  const there = [...NODE_ROUTES, CONSOLE_ROUTE, ...PEER_ROUTES].map(
+  const there = [...NODE_ROUTES, ...UPGRADE_ROUTES, ...PEER_ROUTES].map(
     ({ method, path: at }) => `${method} ${at}`,
   );
   assert.deepEqual(told.toSorted(), there.toSorted());

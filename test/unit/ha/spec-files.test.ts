@@ -208,6 +208,7 @@ describe('node.yaml', () => {
       memoryMiB: 7168,
       arbiter: { kind: 'file', directory: '/shared' },
       metrics: { address: '127.0.0.1', port: 7702 },
+      dashboard: { address: '127.0.0.1', port: 7703, names: [] },
       logLevel: 'info',
     });
     const user = { isRoot: false, uid: 7, home: '/home/u' };
@@ -225,7 +226,34 @@ describe('node.yaml', () => {
     assert.deepEqual(metrics('{port: 0}'), { address: '127.0.0.1', port: 0 });
   });
 
+  it('may have no dashboard, or another', () => {
+    const dashboard = (text: string): unknown => node(`arbiter: {file: /x}\ndashboard: ${text}`).dashboard;
+    assert.equal(dashboard('false'), null);
+    assert.deepEqual(dashboard('"[::1]:9"'), { address: '::1', port: 9, names: [] });
+    assert.deepEqual(dashboard('{port: 0, names: [a.example.org]}'), {
+      address: '127.0.0.1',
+      port: 0,
+      names: ['a.example.org'],
+    });
+    assert.deepEqual(dashboard('{address: 0.0.0.0, token-file: t}'), {
+      address: '0.0.0.0',
+      port: 7703,
+      names: [],
+      tokenFile: '/here/t',
+    });
+  });
+
   const WRONG: readonly (readonly [text: string, ...said: string[]])[] = [
+    [
+      'arbiter: {file: /x}\ndashboard:\n  address: 192.0.2.1\n  names: [a/b]\n  tls: x',
+      'node.yaml:3:3: dashboard.token-file: is missing; 192.0.2.1 can be reached from other machines: give the path of a file with a token of 16 letters or more',
+      "node.yaml:4:11: dashboard.names[0]: 'a/b' has to be a name of this host, without a port",
+      'node.yaml:5:3: dashboard.tls: is no key here; known are address, port, token-file, names',
+    ],
+    [
+      'arbiter: {file: /x}\ndashboard: 0.0.0.0:7703',
+      'node.yaml:2:12: dashboard: needs a token, for 0.0.0.0 can be reached from other machines: give the path of a file with a token of 16 letters or more (dashboard: {address, port, token-file})',
+    ],
     [
       'name: a\nadress: x\npair-ports: 7-8',
       'node.yaml:1:1: arbiter: is missing; name what keeps the hosts from both going on: file: FOLDER, which every host sees, or etcd',
@@ -486,6 +514,7 @@ describe('the documents', () => {
       ...known(node, 'arbiter: {etcd: {tls: {@}}}').map((key) => `tls.${key}`),
       ...known(node, 'tls: {@}').map((key) => `tls.${key}`),
       ...known(node, 'metrics: {@}').map((key) => `metrics.${key}`),
+      ...known(node, 'dashboard: {@}').map((key) => `dashboard.${key}`),
     ];
     assert.deepEqual([...nodeTable].sort(), [...new Set(nodeKeys)].sort());
   });

@@ -40,6 +40,7 @@ type Counts = Record<string, number>;
 interface Report {
   requests: Counts;
   frames: Counts;
+  bytes: Counts;
   held: Counts;
   'held-us': Record<string, Counts>;
 }
@@ -94,6 +95,7 @@ test('query-colo-compare: nothing without a comparer, zeros for a new one', asyn
         'zero-length': 0,
         lost: 0,
       },
+      bytes: { 'primary-in': 0, 'secondary-in': 0, released: 0 },
       held: {
         connections: 0,
         'evicted-connections': 0,
@@ -103,7 +105,7 @@ test('query-colo-compare: nothing without a comparer, zeros for a new one', asyn
         'secondary-bytes': 0,
       },
       limits: { connections: 16_384, packets: 4, bytes: 64 * 1024 * 1024 },
-      'held-us': { 'by-comparison': none, 'by-checkpoint': none },
+      'held-us': { 'by-comparison': none, 'by-checkpoint': none, recent: { count: 0, p50: 0, p99: 0 } },
     },
   ]);
   // QEMU's rule for names (docs/devel/qapi-code-gen).
@@ -126,6 +128,9 @@ test('query-colo-compare: counts what happened, and COLO_COMPARE_REQUEST says wh
   await notify.until((frames) => frames.length === 1, 'the request');
 
   const before = await report(peers);
+  const [said, sent] = [udp('same').length, tcp({ seq: 100, ack: 1, payload: 'abc' }).length];
+  assert.deepEqual(before.bytes, { 'primary-in': said + sent, 'secondary-in': said + sent, released: said });
+  assert.equal(before['held-us']['recent']?.['count'], 1);
   assert.deepEqual(before.held, {
     connections: 2,
     'evicted-connections': 0,

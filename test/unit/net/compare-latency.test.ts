@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { LatencyHistogram, SUB_BUCKETS } from '../../../src/net/compare/latency.ts';
+import { RECENT_MS, RecentLatency } from '../../../src/net/compare/recent-latency.ts';
 
 const FRACTIONS = [0, 0.5, 0.9, 0.99, 0.999, 1];
 
@@ -71,4 +72,21 @@ test('the summary names its percentiles', () => {
   ] as const) {
     assert.ok(told >= right && told <= right * (1 + 1 / SUB_BUCKETS), `${told} for ${right}`);
   }
+});
+
+test('what is recent is forgotten when it is asked for later, and not because several ask', () => {
+  const [said, covered] = [new LatencyHistogram(), new LatencyHistogram()];
+  said.record(0.01);
+  const recent = new RecentLatency([said, covered], 0);
+  assert.deepEqual(recent.summary(0), { count: 0, p50: 0, p99: 0 });
+  said.record(0.02);
+  covered.record(0.04);
+  for (let asker = 0; asker < 3; asker++) {
+    assert.deepEqual(recent.summary(RECENT_MS - 1), { count: 2, p50: 20, p99: 40 });
+  }
+  assert.equal(recent.summary(RECENT_MS).count, 2);
+  said.record(0.03);
+  assert.equal(recent.summary(2 * RECENT_MS - 1).count, 3);
+  assert.deepEqual(recent.summary(2 * RECENT_MS), { count: 1, p50: 30, p99: 30 });
+  assert.deepEqual(recent.summary(4 * RECENT_MS), { count: 0, p50: 0, p99: 0 });
 });

@@ -211,6 +211,31 @@ describe('a VM over several hosts', { timeout: 60_000 }, () => {
     await world.host('a').controller.stepAside();
     assert.ok(!world.heard.includes('a'));
     await world.untilProtected('b');
+    assert.equal(secondaryOf('b'), 'a');
+    assert.deepEqual(world.host('a').joinedWith, [true], 'what had changed was enough');
+  });
+
+  it('copies all to a primary that ran while it gave way', async () => {
+    const a = world.host('a');
+    const b = world.host('b');
+    const held = (b.heldTakeOver = new Deferred());
+    const over = a.controller.stepAside();
+    await world.until('won, unheard', () => b.controller.side.phase === 'alone');
+    a.vm?.say('RESUME');
+    held.resolve();
+    await over;
+    await world.untilProtected('b');
+    assert.equal(secondaryOf('b'), 'a');
+    assert.deepEqual(a.joinedWith, [false]);
+  });
+
+  it('goes on when the other does not take over', async () => {
+    const a = world.host('a');
+    world.host('b').isReachable = false;
+    await assert.rejects(a.controller.stepAside(), /does not answer/);
+    assert.equal(a.vm?.isRunning, true);
+    world.host('b').isReachable = true;
+    assert.equal(a.controller.side.phase, 'primary');
   });
 
   it('moves to the host that a person names', async () => {

@@ -22,6 +22,7 @@ import type { EmitEvent } from '../../jobs/job.ts';
 import type { BlockNode } from '../../node.ts';
 import { NbdDriver } from '../nbd.ts';
 import { Forwarder } from './forwarder.ts';
+import type { ForwardedTraffic } from './forwarder.ts';
 import { MODE_NUMBER, ROUTES, VERBS } from './routing.ts';
 import type { ReplicationMode, Stage } from './routing.ts';
 import { SecondaryChain, findChain } from './secondary-chain.ts';
@@ -120,6 +121,11 @@ export class ReplicationDriver implements BlockDriver {
   /** Writes that wait at the primary's gate. */
   get waitingWrites(): number {
     return this.#forwarder.waitingWrites;
+  }
+
+  /** Of a primary, since it was opened. */
+  get traffic(): ForwardedTraffic {
+    return this.#forwarder.traffic;
   }
 
   get lengthBytes(): number {

@@ -24,6 +24,15 @@ const MAX_WAITING_BYTES = 1024 * 1024 * 1024;
 
 export type ForwardedWrite = (file: BlockNode) => Promise<void>;
 
+/** What has been sent to the other disk, and what is on its way. */
+export interface ForwardedTraffic {
+  readonly writes: number;
+  readonly bytes: number;
+  readonly inFlight: number;
+  /** At the gate. */
+  readonly waiting: number;
+}
+
 export class Forwarder {
   readonly #file: BlockNode;
   readonly #gate = new Gate();
@@ -34,6 +43,9 @@ export class Forwarder {
   #error: Error | null = null;
   #waitingWrites = 0;
   #waitingBytes = 0;
+  #writes = 0;
+  #bytes = 0;
+  #inFlight = 0;
 
   constructor(file: BlockNode, onParted: (unsettled: Unsettled) => void = () => undefined) {
     this.#file = file;
@@ -56,6 +68,11 @@ export class Forwarder {
 
   get waitingBytes(): number {
     return this.#waitingBytes;
+  }
+
+  get traffic(): ForwardedTraffic {
+    const [writes, bytes, inFlight] = [this.#writes, this.#bytes, this.#inFlight];
+    return { writes, bytes, inFlight, waiting: this.#waitingWrites };
   }
 
   /** Writes that begin from here on belong to the next epoch and wait. */
@@ -110,11 +127,16 @@ export class Forwarder {
     if (this.#stopped) throw new IoError('EIO', `Replication to '${this.#file.nodeName}' has ended`);
     if (this.#error !== null) return;
     const unsettled = this.#unsettled;
+    this.#inFlight++;
     try {
       await act(this.#file);
       unsettled?.ended(offset, length);
+      this.#writes++;
+      this.#bytes += held;
     } catch (error) {
       this.#latch(error);
+    } finally {
+      this.#inFlight--;
     }
   }
 

@@ -1,6 +1,7 @@
 /**
- * The console over the API: a GET with `Upgrade: colo-console` on the same port becomes the VM's first serial port, bytes
- * in both directions as they are. Either end's going ends the other. Refusals are ordinary answers of the API.
+ * Consoles and screens over the API: a GET with `Upgrade: colo-console` (colo-screen) on the same port becomes a copy's
+ * first serial port (its VNC server), bytes in both directions as they are. Either end's going ends the other. Refusals
+ * are ordinary answers of the API.
  */
 import { STATUS_CODES, type IncomingMessage } from 'node:http';
 import { Socket } from 'node:net';
@@ -11,21 +12,24 @@ import { BusyError } from '../ha/errors.ts';
 import { errorToWire } from './errors.ts';
 import { checkCaller } from './guard.ts';
 import type { ApiServices } from './http-server.ts';
-import { CONSOLE_PROTOCOL, CONSOLE_ROUTE } from './routes.ts';
-import { read, vmName } from './schemas.ts';
+import { NOTHING_TO_UPGRADE, UPGRADE_ROUTES, type UpgradeRoute } from './routes.ts';
+import { queries, read, vmName } from './schemas.ts';
 import { API_VERSION } from './service.ts';
 import { KEEP_ALIVE_MS } from './stream.ts';
 
-/** Open at a time on one listener. */
+/** Consoles and screens open at a time on one listener. */
 export const MAX_CONSOLES = 64;
 
-const PATH = new RegExp(`^${CONSOLE_ROUTE.path.replace(':vm', '([^/?]*)')}$`);
+const PATHS = UPGRADE_ROUTES.map((route) => ({
+  route,
+  path: new RegExp(`^${route.path.replace(':vm', '([^/?]*)')}$`),
+}));
 
-export class ConsoleDoor {
+export class UpgradeDoor {
   readonly #services: ApiServices;
   readonly #names: readonly string[] | null;
   readonly #closing: AbortSignal;
-  #open = 0;
+  #count = 0;
 
   constructor(services: ApiServices, names: readonly string[] | null, closing: AbortSignal) {
     this.#services = services;
@@ -37,41 +41,63 @@ export class ConsoleDoor {
   async enter(request: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
     // Whoever asked may be gone at any moment.
     socket.on('error', () => socket.destroy());
-    if (this.#open >= MAX_CONSOLES) {
-      refuse(socket, new BusyError(`${MAX_CONSOLES} consoles are open: close one first`));
+    if (this.#count >= MAX_CONSOLES) {
+      refuse(socket, new BusyError(`${MAX_CONSOLES} consoles and screens are open: close one first`));
       return;
     }
-    this.#open++;
-    socket.once('close', () => this.#open--);
+    this.#count++;
+    socket.once('close', () => this.#count--);
     try {
-      const console = await this.#console(request);
+      const { stream, protocol } = await this.#open(request);
       if (socket.destroyed || this.#closing.aborted) {
-        console.destroy();
+        stream.destroy();
         socket.destroy();
         return;
       }
-      socket.write(
-        `HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ${CONSOLE_PROTOCOL}\r\n\r\n`,
-      );
+      socket.write(`HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ${protocol}\r\n\r\n`);
       if (head.length > 0) socket.unshift(head);
-      join(socket, console, this.#closing);
+      join(socket, stream, this.#closing);
     } catch (error) {
       const { status } = errorToWire(error);
-      if (status === 500) loggerFor('api').error({ err: error }, 'a console could not be opened');
+      if (status === 500) loggerFor('api').error({ err: error }, 'a console or screen could not be opened');
       refuse(socket, error);
     }
   }
 
-  async #console(request: IncomingMessage): Promise<Duplex> {
+  async #open(request: IncomingMessage): Promise<{ readonly stream: Duplex; readonly protocol: string }> {
     checkCaller(request.headers, this.#names);
-    const name = PATH.exec(request.url ?? '')?.[1];
-    if (name === undefined) throw new ParameterError(`${request.url ?? ''}: there is nothing to upgrade`);
-    if (request.headers.upgrade?.toLowerCase() !== CONSOLE_PROTOCOL) {
-      throw new ParameterError(`Upgrade: expected ${CONSOLE_PROTOCOL}`);
+    const { route, name, query } = wantedOf(request.url ?? '');
+    const { protocol } = route;
+    if (request.headers.upgrade?.toLowerCase() !== protocol) {
+      throw new ParameterError(`Upgrade: expected ${protocol}`);
     }
     const { node, forwarded = node } = this.#services;
     const service = request.headers['colo-forwarded'] === undefined ? node : forwarded;
-    return service.console(read(vmName, decodeURIComponent(name), 'the VM in the path'));
+    const vm = read(vmName, name, 'the VM in the path');
+    const { copy } = read(queries.copy, query, 'the query');
+    return { stream: await route.run(service, vm, copy), protocol };
+  }
+}
+
+function wantedOf(url: string): {
+  readonly route: UpgradeRoute;
+  readonly name: string;
+  readonly query: Readonly<Record<string, string>>;
+} {
+  const [path = '', query = ''] = url.split('?', 2);
+  for (const { route, path: pattern } of PATHS) {
+    const name = pattern.exec(path)?.[1];
+    if (name === undefined) continue;
+    return { route, name: decode(name), query: Object.fromEntries(new URLSearchParams(query)) };
+  }
+  throw new ParameterError(`${url}: ${NOTHING_TO_UPGRADE}`);
+}
+
+function decode(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text; // no name of a VM
   }
 }
 
