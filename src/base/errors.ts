@@ -74,6 +74,9 @@ export class IoError extends ColoError {
   }
 }
 
+/** A write that the other side of a pair has is missing on this side's own disk. */
+export class OwnDiskError extends IoError {}
+
 /** strerror(3)'s text of an errno, as QEMU's events carry it. */
 export const ERRNO_TEXT: Readonly<Record<Errno, string>> = {
   EPERM: 'Operation not permitted',

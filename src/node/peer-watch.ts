@@ -17,6 +17,8 @@ export interface PeerWatchHooks {
 
 /** When both copies live and the link between them is gone, the primary goes on: the secondary asks so much later. */
 const SECONDARY_WAITS_MS = 300;
+/** A side that something of its own has failed on leaves it to the other for so long: an arbiter may be slow. */
+const WORSE_WAITS_MS = 3_000;
 /** What a peer's daemon needs to say that its process has died, if that is why the connection was closed. */
 const WORD_MS = 100;
 
@@ -92,10 +94,12 @@ export class PeerWatch {
     const seen = this.#look('closed', 0);
     // A primary that has said that it gives up lives, and is asking: its secondary's disk lacks a write, say.
     const isAsking = this.#role === 'secondary' && detail === 'peer-failed';
+    // Its own disk lacks a write: the other side has all of them, and is the better one to go on.
+    const isWorse = detail === 'failed';
     // Its host says that it lives: a cut, or its word is still on its way.
-    if (seen.kind !== 'link-cut' && !isAsking) this.#lost(seen, 'closed', 0, detail);
+    if (seen.kind !== 'link-cut' && !isAsking && !isWorse) this.#lost(seen, 'closed', 0, detail);
     else {
-      const waitMs = this.#role === 'secondary' ? SECONDARY_WAITS_MS : WORD_MS;
+      const waitMs = isWorse ? WORSE_WAITS_MS : this.#role === 'secondary' ? SECONDARY_WAITS_MS : WORD_MS;
       this.#after(waitMs, () => this.#lost(this.#look('closed', 0), 'closed', 0, detail));
     }
   }

@@ -57,7 +57,8 @@ export class TakeOver {
   /** The same for a primary whose secondary is gone. */
   async ofPrimary(vm: RunningVm, spec: VmSpec, of: RecordId): Promise<void> {
     await this.#parts.steps.primaryAlone(vm, spec);
-    await this.#parts.disks.note({ type: 'holds', of });
+    // They are whole by the record before this one too: a full disk is no reason to end the guest.
+    await this.note({ type: 'holds', of });
   }
 
   /** What cannot be noted is told in the log; a later start finds out by itself. Never rejects. */

@@ -282,7 +282,13 @@ export class Cluster {
     ];
     await writeFile(file, lines.join('\n'));
     const spec = await readVmFile(file);
-    await this.hosts[0]!.ask((client) => client.up(spec), STEP_MS);
+    // On a busy machine a registry that is a folder may not answer in time.
+    await until('the VM is wanted', STEP_MS, () =>
+      this.hosts[0]!.ask((client) => client.up(spec), STEP_MS).then(
+        () => true,
+        () => false,
+      ),
+    );
     const child = this.lab.spawn('client', process.execPath, ['--import', 'tsx', CLIENT, GUEST], {
       stdio: ['pipe', 'pipe', 'inherit'],
     });

@@ -150,6 +150,15 @@ describe('a VM over several hosts', { timeout: 60_000 }, () => {
     assert.doesNotMatch(b.controller.view().reason, /No space/);
   });
 
+  it('goes on with a primary whose disk is full, when its secondary has died', async () => {
+    const [a, b] = [world.host('a'), world.host('b')];
+    a.hasFullDisk = true;
+    await b.losePower();
+    await world.untilProtected('a');
+    assert.equal(secondaryOf('a'), 'c');
+    assert.ok(!a.events.some(({ to }) => to === 'stopping'));
+  });
+
   it('lets one win when both lose each other', async () => {
     world.cut('a', 'b');
     world.host('a').vm?.part();
@@ -171,6 +180,13 @@ describe('a VM over several hosts', { timeout: 60_000 }, () => {
     const other = world.host(secondaryOf('a'));
     other.vm?.say('COLO_EXIT', givenUp);
     await world.untilProtected(other.name);
+  });
+
+  it('leaves it to the other side when the disk of this one lacks a write', async () => {
+    world.host('b').isBehind = true;
+    world.host('a').vm?.say('COLO_EXIT', { reason: 'error', mode: 'primary', 'x-detail': 'failed' });
+    world.host('b').vm?.say('COLO_EXIT', { reason: 'error', mode: 'secondary', 'x-detail': 'peer-failed' });
+    await world.untilProtected('b');
   });
 
   it('rides out a silence that ends', () => {

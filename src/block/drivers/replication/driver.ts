@@ -12,7 +12,7 @@
  * - read-only hidden or secondary disks are refused at start: the opener has the hidden disk opened read-write.
  */
 import { Mutex } from '../../../base/async.ts';
-import { ColoError, IoError, messageOf } from '../../../base/errors.ts';
+import { ColoError, IoError, OwnDiskError, messageOf } from '../../../base/errors.ts';
 import { loggerFor } from '../../../base/logger.ts';
 import type { CheckpointParticipant, Role } from '../../../base/participant.ts';
 import type { BlockDriver, BlockExtent, StrongOptions, WriteFlags } from '../../driver.ts';
@@ -144,7 +144,7 @@ export class ReplicationDriver implements BlockDriver {
   /** The secondary's disk holds a write that this side's lacks: no checkpoint may cover that. */
   siblingFailed(error: unknown): void {
     const text = `A write that the other host has could not be written here: ${messageOf(error)}`;
-    if (this.leads) this.#forwarder.giveUp(new IoError('EIO', text, { cause: error }));
+    if (this.leads) this.#forwarder.giveUp(new OwnDiskError('EIO', text, { cause: error }));
   }
 
   children(): ReadonlyMap<string, BlockNode> {
