@@ -10,6 +10,7 @@ import type { HostView, VmView } from '../../src/ha/views.ts';
 import { writeKeyGuest } from '../helpers/key-guest.ts';
 import { until } from '../helpers/colo.ts';
 import { Operator, STEP_MS } from './ha-operator.ts';
+import { Page } from './ha-page.ts';
 import { skipWithoutGuest } from './pair-rig.ts';
 
 const WEB = 'web';
@@ -100,6 +101,44 @@ test(
       const port = operator.metricsPorts[hosts.findIndex(({ name }) => name === view.primary)]!;
       const metrics = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
       assert.match(metrics, /^colo_vm_state\{[^}]*vm="web",state="protected"[^}]*\} 1$/m);
+      await stillServed();
+    });
+
+    await step('the dashboard of a host that has nothing of a VM shows both of its copies', async () => {
+      const view = await seen();
+      const third = operator.other(view.primary, view.secondary);
+      const { url } = await operator.json<{ url: string }>(third.name, 'dashboard');
+      const page = new Page(url, STEP_MS);
+      t.after(() => page.close());
+      const hello = await page.until('hello', 'who it is', () => true);
+      assert.deepEqual([hello.kind, hello.host, hello.mayAct], ['node', third.name, true]);
+      const { vms, hosts: list } = await page.until('cluster', 'both VMs', ({ vms }) => vms.length === 2);
+      assert.equal(list.length, 3);
+      const shown = vms.find(({ name }) => name === WEB)!;
+      assert.deepEqual(shown.actions, ['checkpoint', 'failover', 'migrate', 'pause']);
+      assert.deepEqual(shown.screens.secondary, { serial: true, vnc: false });
+      const first = await page.console(WEB, 'primary');
+      const second = await page.console(WEB, 'secondary');
+      // Either guest says it by itself, from the next checkpoint on.
+      first.type('(while sleep 0.5; do echo tick-$((6*7)); done) &\n');
+      await first.until((text) => text.includes('tick-42'), 'that the primary ticks');
+      const answer = await page.act(WEB, 'checkpoint');
+      assert.deepEqual([answer.error, answer.text], [null, `${WEB}: a checkpoint has been taken`]);
+      const before = second.text.length;
+      const ticks = (text: string): number => text.slice(before).split('tick-42').length - 1;
+      await second.until((text) => ticks(text) > 0, 'that the secondary ticks');
+      second.type('echo typed-$((6*6))\n');
+      const heard = ticks(second.text);
+      await second.until((text) => ticks(text) > heard + 2, 'that the secondary goes on');
+      assert.doesNotMatch(
+        second.text.slice(before),
+        /typed/,
+        "what is typed at a secondary's console is dropped",
+      );
+      first.type('kill %1\n');
+      first.close();
+      second.close();
+      page.close();
       await stillServed();
     });
 
