@@ -24,7 +24,7 @@ export const OWN_EXIT_CODES: Readonly<Record<string, readonly number[]>> = {
   'colo img': [0, 1],
   'colo img check': [0, 1, 2, 3, 63],
   'colo img compare': [0, 1, 2, 3, 4],
-  'colo demo': [0, 1, 2],
+  'colo demo': [0, 1, 2, 130],
 };
 
 export function exitCodeOf(error: unknown): ExitCode {

@@ -23,7 +23,8 @@ export async function coloHere(...args: string[]): Promise<Ran> {
       return true;
     };
   }
-  const { argv, exit } = process;
+  const { argv } = process;
+  const exit = process.exit.bind(process);
   process.argv = [...argv.slice(0, 2), ...args];
   process.exit = (code): never => {
     if (code !== undefined && code !== null) process.exitCode = Number(code);
@@ -40,7 +41,12 @@ export async function coloHere(...args: string[]): Promise<Ran> {
     process.argv = argv;
     process.exit = exit;
   }
-  const status = Number(process.exitCode);
+  const status = exitStatus();
   process.exitCode = 0;
   return { ...ran, status };
+}
+
+/** What the command has left there, whatever the compiler thinks that this file has. */
+function exitStatus(): number {
+  return Number(process.exitCode);
 }

@@ -79,7 +79,7 @@ test('a resync is a bar: in up --wait, in migrate, and in status --watch', optio
   const file = path.join(folder, 'web1.yaml');
   await writeFile(file, 'name: web1\nimage: web.qcow2\n');
   let now: VmView = VM;
-  let arrived = (_vm: VmView): void => undefined;
+  let arrived: ((vm: VmView) => void) | undefined;
   const [node] = await nodeAt(t, 'bars', {
     vm: () => Promise.resolve(now),
     migrate: () => new Promise((resolve) => (arrived = resolve)),
@@ -91,7 +91,7 @@ test('a resync is a bar: in up --wait, in migrate, and in status --watch', optio
   for (const pty of [up, migrate]) await pty.see(/25% web1: disks to beta, 512 B of 2\.0 KiB/);
   await watch.see(/\[======-{18}\] 25% web1: disks to beta, 512 B of 2\.0 KiB/);
   now = whole;
-  arrived(whole);
+  arrived?.(whole);
   // The bar goes, a line comes.
   await up.see(/\x1b\[2K\rweb1: protected on alpha, secondary on beta: whole/);
   assert.equal(await up.ended(), 0);

@@ -52,18 +52,18 @@ for (const signal of ['SIGTERM', 'SIGINT'] as const) {
   });
 }
 
-void test('an error is one line and status 1', { timeout: 60_000 }, async (t) => {
-  const cases: [string[], RegExp][] = [
-    [[], /at least one address/],
-    [['--listen', 'udp:1'], /use unix:PATH/],
-    [['--listen', 'tcp:0', '--hostfwd', 'tcp::1-:1'], /add --nat/],
-    [['--listen', 'tcp:0', '--nat', '--libslirp', '/nonexistent.so'], /apt install libslirp0/],
+void test('an error is one line and a status: 2 for a wrong command line', { timeout: 60_000 }, async (t) => {
+  const cases: [string[], RegExp, number][] = [
+    [[], /at least one address/, 2],
+    [['--listen', 'udp:1'], /use unix:PATH/, 2],
+    [['--listen', 'tcp:0', '--hostfwd', 'tcp::1-:1'], /add --nat/, 2],
+    [['--listen', 'tcp:0', '--nat', '--libslirp', '/nonexistent.so'], /apt install libslirp0/, 1],
   ];
-  for (const [args, message] of cases) {
+  for (const [args, message, status] of cases) {
     const child = start(t, args);
     const ended = once(child, 'exit');
     const stderr = await readAll(child.stderr);
-    assert.deepEqual(await ended, [1, null]);
+    assert.deepEqual(await ended, [status, null]);
     assert.match(stderr, message);
     assert.match(stderr, /^colo switch: .*\n$/);
   }
