@@ -1,7 +1,10 @@
 /**
- * The network between the demo's two hosts, as something that can be cut: every connection of a pair passes here, in the
- * demo's own process. Cut means what a pulled cable means: nothing arrives and nobody is told. Bytes that are on their way
- * wait in the kernel's buffers, as they would for a retransmission; new connections are not made.
+ * The network between the demo's two hosts, as something that can be cut: the checkpoint channel and the disks' connections
+ * of a pair pass here, in the demo's own process. Cut means what a pulled cable means: nothing arrives and nobody is told.
+ * Bytes that are on their way wait in the kernel's buffers, as they would for a retransmission; new connections are not made.
+ *
+ * The packets' connections go direct. Either end of a checkpoint names them by their addresses (StreamMark in base/participant.ts), which
+ * a relay changes: after each checkpoint the secondary's packets would be thrown away.
  *
  * A bound for bytes held here is not needed: a socket is read only while the other one takes them.
  */
@@ -29,27 +32,18 @@ export async function directCables(primaryHost: string): Promise<Cables> {
   };
 }
 
-/** Every connection passes a relay. */
+/** What a cut has to stop passes a relay. */
 export async function relayedCables(primaryHost: string): Promise<Cables> {
   const real = await pairLinks(primaryHost);
   const relay = new LinkRelay();
   const { secondaryHost } = real;
-  const ports = await freePorts(2 + 2 * real.nics.length, HOSTS);
-  const next = (): number => ports.pop() ?? 0;
+  const [nbdPort = 0, migrationPort = 0] = await freePorts(2, HOSTS);
   try {
-    const nics = [];
-    for (const nic of real.nics) {
-      const [mirrorPort, comparePort] = [next(), next()];
-      await relay.listen(primaryHost, mirrorPort, nic.mirrorPort);
-      await relay.listen(primaryHost, comparePort, nic.comparePort);
-      nics.push({ ...nic, mirrorPort, comparePort });
-    }
-    const [nbdPort, migrationPort] = [next(), next()];
     await relay.listen(secondaryHost, nbdPort, real.nbdPort);
     await relay.listen(secondaryHost, migrationPort, real.migrationPort);
     return {
-      // Each side listens where it is and connects to the relay.
-      ...{ forPrimary: { ...real, nbdPort, migrationPort }, forSecondary: { ...real, nics } },
+      // The secondary listens where it is, the primary connects to the relay.
+      ...{ forPrimary: { ...real, nbdPort, migrationPort }, forSecondary: real },
       ...{ isCuttable: true, cut: () => relay.cut(), close: () => relay.close() },
     };
   } catch (error) {

@@ -10,6 +10,11 @@ import { ColoError, TimeoutError, messageOf } from '../../base/errors.ts';
 
 /** Calls that wait for the one that is under way; more are refused. */
 const MAX_WAITING_CALLS = 256;
+/**
+ * For the process to start, which is Node's own time and not the directory's: it has not been touched yet, so no call's
+ * deadline runs. On a machine that is far too busy it takes longer than a call may.
+ */
+const START_MS = 60_000;
 
 /** The process has not answered. */
 export class NoAnswerError extends ColoError {
@@ -22,7 +27,7 @@ export class NoAnswerError extends ColoError {
   }
 }
 
-/** Its other end: a module that answers each message of `process.on('message')` with one, in order. */
+/** Its other end: a module that says one message when it listens, and answers each of `process.on('message')` with one, in order. */
 export class FileProcess<Request extends object, Answer> {
   readonly #module: string;
   readonly #what: string;
@@ -30,6 +35,7 @@ export class FileProcess<Request extends object, Answer> {
   readonly #turn = new Mutex();
   #waiting = 0;
   #child: ChildProcess | null = null;
+  #isListening = new Deferred<void>();
   #isClosed = false;
 
   /** `module`: file URL, `.ts` or, built, `.js`. `what`: for messages. */
@@ -54,13 +60,23 @@ export class FileProcess<Request extends object, Answer> {
     if (this.#isClosed) throw this.#failure('closed', false);
     if (this.#waiting >= MAX_WAITING_CALLS) throw this.#failure('too many calls wait already', false);
     this.#waiting++;
+    try {
+      await this.#ready();
+      return await this.#callReady(request);
+    } finally {
+      this.#waiting--;
+    }
+  }
+
+  async #callReady(request: Request): Promise<Answer> {
     const until = performance.now() + this.#deadlineMs;
     // Set when the deadline runs out before its turn: then it must never be sent.
     const state = { isOver: false, isSent: false };
     const work = this.#turn.run(async () => {
+      // The call before may have ended the last one.
+      const child = await this.#ready();
       const left = until - performance.now();
       if (state.isOver || left <= 1) return null;
-      const child = this.#ready();
       state.isSent = true;
       try {
         return { answer: (await ask(child, request, left)) as Answer };
@@ -78,12 +94,22 @@ export class FileProcess<Request extends object, Answer> {
       state.isOver = true;
       if (!(error instanceof ChildGoneError || error instanceof TimeoutError)) throw error;
       throw this.#failure(`${messageOf(error)}; does the file system hang?`, state.isSent, error);
-    } finally {
-      this.#waiting--;
     }
   }
 
-  #ready(): ChildProcess {
+  /** Throws NoAnswerError. */
+  async #ready(): Promise<ChildProcess> {
+    const child = this.#current();
+    try {
+      await withDeadline(this.#isListening.promise, START_MS, 'its start');
+      return child;
+    } catch (error) {
+      child.kill('SIGKILL');
+      throw this.#failure(messageOf(error), false, error);
+    }
+  }
+
+  #current(): ChildProcess {
     if (this.#isClosed) throw this.#failure('closed', false);
     const last = this.#child;
     if (last?.connected && !last.killed) return last;
@@ -95,7 +121,11 @@ export class FileProcess<Request extends object, Answer> {
       execArgv,
       stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
     });
+    const listening = (this.#isListening = new Deferred<void>());
+    listening.promise.catch(() => undefined); // whoever waits for it hears
     child.on('error', () => undefined);
+    child.once('message', () => listening.resolve());
+    child.once('exit', () => listening.reject(new ChildGoneError('its process has ended')));
     child.unref();
     child.channel?.unref();
     this.#child = child;

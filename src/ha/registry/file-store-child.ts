@@ -64,3 +64,5 @@ process.on('message', (request: StoreRequest) => {
 // Signals meant for the daemon's group are the daemon's to act on.
 process.on('SIGINT', () => undefined);
 process.on('disconnect', () => process.exit(0));
+// file-process.ts waits for one.
+process.send?.('listening');
