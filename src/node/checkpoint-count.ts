@@ -1,5 +1,6 @@
 /** How a primary's checkpoints go, asked of its monitor now and then, for people. */
 import type { CheckpointView, RunningVm } from '../ha/index.ts';
+import { QmpCommandError } from '../qmp/client.ts';
 
 /** A monitor that does not answer is the heartbeat's business, not this one's. */
 const ANSWER_MS = 2_000;
@@ -8,6 +9,8 @@ export class CheckpointCount {
   readonly #now: () => number;
   #view: CheckpointView | undefined;
   #lookedAt = 0;
+  /** A process of an earlier version gives all its records or none. */
+  #takesAfter = true;
 
   /** `now`: monotonic milliseconds. */
   constructor(now: () => number) {
@@ -22,14 +25,17 @@ export class CheckpointCount {
   /** Never rejects. */
   async look(qmp: Pick<RunningVm['qmp'], 'execute'>): Promise<void> {
     try {
-      const said = (await qmp.execute('query-colo-checkpoints', {}, { timeoutMs: ANSWER_MS })) as {
+      // No more than the last one, of up to a thousand.
+      const args = this.#takesAfter && this.#view ? { after: Math.max(0, this.#view.count - 1) } : {};
+      const said = (await qmp.execute('query-colo-checkpoints', args, { timeoutMs: ANSWER_MS })) as {
         readonly count: number;
         readonly 'by-cause'?: Readonly<Record<string, number>>;
         readonly records: readonly { readonly pauseMs: number }[];
       };
       this.#take(said.count, said['by-cause'] ?? {}, said.records.at(-1)?.pauseMs ?? null);
-    } catch {
+    } catch (error) {
       // As of the last look, then.
+      if (error instanceof QmpCommandError) this.#takesAfter = false;
     }
   }
 

@@ -16,7 +16,7 @@ import type {
   NodeService,
   PeerService,
 } from '../api/service.ts';
-import { NoSuchHostError, NoSuchVmError } from '../ha/errors.ts';
+import { BusyError, NoSuchHostError, NoSuchVmError } from '../ha/errors.ts';
 import {
   VIEW_VERSION,
   type Finding,
@@ -39,6 +39,8 @@ import { REMOVED } from './wishes.ts';
 /** Tries of a change that others make at the same time. */
 const PUT_TRIES = 8;
 const LOOK_MS = 100;
+/** For a copy that was joining to find out that nobody means it any more. */
+const LEAVING_MS = 20_000;
 
 export class NodeServices implements NodeService, PeerService {
   readonly #daemon: Daemon;
@@ -146,8 +148,8 @@ export class NodeServices implements NodeService, PeerService {
     const failed: string[] = [];
     for (const host of hosts) {
       try {
-        if (host.name === config.name) await this.purge(name);
-        else if (host.isAlive) await this.#daemon.peer(host.name).purge(name);
+        if (host.name === config.name) await whenIdle(() => this.purge(name));
+        else if (host.isAlive) await whenIdle(() => this.#daemon.peer(host.name).purge(name));
         else if (record?.members.includes(host.name) === true) failed.push(`${host.name} is not heard of`);
       } catch (error) {
         failed.push(`${host.name}: ${messageOf(error)}`);
@@ -390,6 +392,20 @@ export class NodeServices implements NodeService, PeerService {
         if (controller.side.phase === 'primary') await controller.stepAside().catch(() => undefined);
       }
       signal?.throwIfAborted();
+      await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+    }
+  }
+}
+
+/** Again while it is refused because a copy is on its way out. Throws what `act` throws. */
+async function whenIdle(act: () => Promise<void>): Promise<void> {
+  const deadline = performance.now() + LEAVING_MS;
+  for (;;) {
+    try {
+      await act();
+      return;
+    } catch (error) {
+      if (!(error instanceof BusyError) || performance.now() > deadline) throw error;
       await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
     }
   }
