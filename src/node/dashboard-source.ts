@@ -1,7 +1,7 @@
 /**
  * A host's daemon as what the dashboard shows (dashboard/source.ts). It asks the service that sends calls on, so that any
- * host's page shows any VM of the cluster. Events are those of all hosts (all-events.ts); what may be asked for, and what
- * there is to look at, follows from a VM's view.
+ * host's page shows any VM of the cluster. Events are this host's alone; what may be asked for, and what there is to look
+ * at, follows from a VM's view.
  */
 import type { Duplex } from 'node:stream';
 import type { EventQuery, NodeService } from '../api/service.ts';
