@@ -13,7 +13,7 @@ import { processState } from '../ha/beat/process-state.ts';
 import type { ProcessState } from '../ha/beat/messages.ts';
 import { ConsoleHub } from '../ha/room/console-hub.ts';
 import type { QmpConnection } from '../qmp/lasting-client.ts';
-import { ReadOnlyStream } from './read-only.ts';
+import { GuardedStream } from '../node/copy-streams.ts';
 import { VmProcess } from './vm-process.ts';
 
 /** What the demo needs of a copy; tests imitate it. */
@@ -135,7 +135,7 @@ export class RunningCopy implements DemoCopy {
     if (!this.#hub) throw new ColoError(`${this.name} has no console: the demo runs without its page`);
     await this.#hub.opened;
     const socket = await this.#connect(this.#consolePath, 'console');
-    return isReadOnly ? new ReadOnlyStream(socket) : socket;
+    return isReadOnly ? new GuardedStream(socket, () => false) : socket;
   }
 
   screen(): Promise<Duplex> {
