@@ -14,7 +14,7 @@ import { NodeClient } from '../api/http-client.ts';
 import { ApiServer } from '../api/http-server.ts';
 import { MetricsServer } from '../api/metrics-server.ts';
 import { NodeMetrics } from '../api/metrics.ts';
-import { API_VERSION, type Health } from '../api/service.ts';
+import { API_VERSION, type EventQuery, type Health } from '../api/service.ts';
 import { readTlsMaterial, type TlsMaterial } from '../api/tls.ts';
 import { openArbiter } from '../ha/arbiter/open-arbiter.ts';
 import { Heartbeats, VmWatch, Witness, type VmBeat } from '../ha/beat/index.ts';
@@ -30,6 +30,7 @@ import type { HostFacts } from '../ha/spec/facts.ts';
 import { gatherFacts } from '../ha/spec/gather.ts';
 import type { NodeConfig } from '../ha/spec/node-config.ts';
 import type { VmSpec } from '../ha/spec/vm-spec.ts';
+import type { EventHost } from './all-events.ts';
 import { Controller } from './controller.ts';
 import { serveDashboard, type NodeDashboard } from './dashboard.ts';
 import { NodeSource } from './dashboard-source.ts';
@@ -200,6 +201,14 @@ export class Daemon {
     return client;
   }
 
+  #eventHosts(own: NodeServices): EventHost[] {
+    const others = this.#hosts.filter(({ name, isAlive }) => isAlive && name !== this.config.name);
+    return [
+      { name: this.config.name, events: (query) => own.events(query) },
+      ...others.map(({ name }) => ({ name, events: (query: EventQuery) => this.peer(name).events(query) })),
+    ];
+  }
+
   /** Views of the VMs of which this host has something. */
   ownViews(): VmView[] {
     return this.controllers().map((controller) => controller.view());
@@ -343,7 +352,11 @@ export class Daemon {
         await MetricsServer.listen(config.metrics, this.metrics, () => Promise.resolve(this.health())),
       );
     }
-    const source = new NodeSource(node, { software: SOFTWARE, host: config.name });
+    const source = new NodeSource(node, {
+      software: SOFTWARE,
+      host: config.name,
+      eventHosts: () => Promise.resolve(this.#eventHosts(services)),
+    });
     this.#dashboard = await serveDashboard(config, source, this.#tls);
     if (this.#dashboard) this.#servers.push(this.#dashboard);
     await this.registry

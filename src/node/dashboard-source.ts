@@ -1,7 +1,7 @@
 /**
  * A host's daemon as what the dashboard shows (dashboard/source.ts). It asks the service that sends calls on, so that any
- * host's page shows any VM of the cluster. Events are this host's alone; what may be asked for, and what there is to look
- * at, follows from a VM's view.
+ * host's page shows any VM of the cluster. Events are those of all hosts (all-events.ts); what may be asked for, and what
+ * there is to look at, follows from a VM's view.
  */
 import type { Duplex } from 'node:stream';
 import type { EventQuery, NodeService } from '../api/service.ts';
@@ -9,9 +9,17 @@ import { ColoError, ParameterError } from '../base/errors.ts';
 import type { Action, Copy, ScreenView, VmPicture } from '../dashboard/protocol.ts';
 import type { AskPrimary, DashboardSource } from '../dashboard/source.ts';
 import type { HaEvent, HostView, VmState, VmView } from '../ha/views.ts';
+import { allEvents, type EventHost } from './all-events.ts';
 
 /** Nothing is under way that an action would disturb. */
 const MOVABLE: ReadonlySet<VmState> = new Set(['protected', 'suspect', 'unprotected', 'backing-off']);
+
+export interface NodeSourceOptions {
+  readonly software: string;
+  readonly host: string;
+  /** The hosts whose events are told: those that live, this one first. */
+  readonly eventHosts: () => Promise<readonly EventHost[]>;
+}
 
 export class NodeSource implements DashboardSource {
   readonly kind = 'node';
@@ -19,8 +27,11 @@ export class NodeSource implements DashboardSource {
   readonly host: string;
   readonly #node: NodeService;
 
-  constructor(node: NodeService, { software, host }: { readonly software: string; readonly host: string }) {
+  readonly #eventHosts: () => Promise<readonly EventHost[]>;
+
+  constructor(node: NodeService, { software, host, eventHosts }: NodeSourceOptions) {
     this.#node = node;
+    this.#eventHosts = eventHosts;
     this.software = software;
     this.host = host;
   }
@@ -34,8 +45,9 @@ export class NodeSource implements DashboardSource {
     return vms.map((vm) => pictureOf(vm, hosts));
   }
 
-  events(query: EventQuery): AsyncIterable<HaEvent> {
-    return this.#node.events(query);
+  /** Of all hosts, which number their own: `after` means nothing here. */
+  events({ signal }: EventQuery): AsyncIterable<HaEvent> {
+    return allEvents(this.#eventHosts, signal ?? new AbortController().signal);
   }
 
   async primary(vm: string): Promise<AskPrimary> {

@@ -115,7 +115,7 @@ describe('colo nbd serve in TLS', { skip: noOpenssl }, () => {
     await Promise.all(
       cases.map(async ([options, message]) => {
         const { code, stderr } = await run(process.execPath, ...PROGRAM, '/dev/null', ...options);
-        assert.equal(code, 1);
+        assert.equal(code, 2);
         assert.match(stderr, message);
       }),
     );

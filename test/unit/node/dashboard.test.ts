@@ -27,6 +27,8 @@ after(() => rm(folder, { recursive: true, force: true }));
 const signal = new AbortController().signal;
 const HOSTS = [HOST, { ...HOST, name: 'beta' }];
 
+const ALPHA = { software: 's', host: 'alpha', eventHosts: () => Promise.resolve([]) };
+
 describe('a VM on the page', () => {
   const actions = (change: Partial<VmView>, hosts = HOSTS): readonly Action[] =>
     pictureOf({ ...VM, ...change }, hosts).actions;
@@ -60,7 +62,7 @@ describe('a VM on the page', () => {
 
   it('is acted on through the service, and nothing is harmed', async () => {
     const node = falseNode();
-    const source = new NodeSource(node, { software: 's', host: 'alpha' });
+    const source = new NodeSource(node, ALPHA);
     assert.equal(await source.act('web1', 'checkpoint', { signal }), 'web1: a checkpoint has been taken');
     assert.equal(await source.act('web1', 'failover', { signal }), 'web1: runs on alpha, syncing');
     await source.act('web1', 'migrate', { host: 'beta', signal });
@@ -79,13 +81,13 @@ describe('a VM on the page', () => {
 
   it('has a primary to be asked, or says why not', async () => {
     const node = falseNode();
-    const ask = await new NodeSource(node, { software: 's', host: 'alpha' }).primary('web1');
+    const ask = await new NodeSource(node, ALPHA).primary('web1');
     assert.deepEqual(await ask('query-status'), { status: 'running' });
     assert.deepEqual(node.asked.at(-1), ['qmp', 'web1', 'query-status']);
     const down = falseNode({
       vm: () => Promise.resolve({ ...VM, primary: null, state: 'down', reason: 'not wanted' }),
     });
-    const source = new NodeSource(down, { software: 's', host: 'alpha' });
+    const source = new NodeSource(down, ALPHA);
     await assert.rejects(source.primary('web1'), { message: "'web1' is down: not wanted" });
   });
 });
@@ -187,7 +189,7 @@ describe('either copy', { timeout: 60_000 }, () => {
 });
 
 describe('the page', () => {
-  const source = new NodeSource(falseNode(), { software: 's', host: 'alpha' });
+  const source = new NodeSource(falseNode(), ALPHA);
   const config = (dashboard: object): Parameters<typeof serveDashboard>[0] => ({
     name: 'alpha',
     address: '192.0.2.1',
