@@ -145,13 +145,9 @@ export class Operator {
     const watch = new ColoProcess('status', vm, '--json', '--watch', '0.2', '--node', this.host(on).node);
     let last = '';
     const look = async (): Promise<VmView> => {
-      let text = '';
       for await (const line of createInterface({ input: watch.child.stdout })) {
-        text += line;
-        if (line !== '}') continue;
-        const seen = JSON.parse(text) as VmView | { readonly error: string };
-        last = text;
-        text = '';
+        const seen = JSON.parse(line) as VmView | { readonly error: string };
+        last = line;
         if (!('error' in seen) && isSo(seen)) return seen;
       }
       throw new Error(`colo status ended: ${watch.stderr}`);

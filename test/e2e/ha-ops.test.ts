@@ -84,7 +84,7 @@ test(
     await step('status, hosts, events, logs, console, metrics', async () => {
       workload = await operator.connect();
       const view = await seen();
-      assert.match(await operator.colo('b', 'status'), /\| web +\| protected +\|/);
+      assert.match(await operator.colo('b', 'status'), /\| web +\| primary +\| \w+ +\| protected +\|/);
       const list = await operator.json<HostView[]>('c', 'hosts');
       assert.deepEqual(list.map(({ name }) => name).sort(), ['a', 'b', 'c']);
       assert.equal(

@@ -36,16 +36,27 @@ export class Standby {
     await this.#launching;
   }
 
-  /** The one that waits, which from now on is the caller's. Throws as `wait`. */
+  /**
+   * The one that waits, which from now on is the caller's. One that dies just now, or while it is being started, is replaced
+   * once. Throws as `wait`.
+   */
   async take(): Promise<QemuMachine> {
     const asked = performance.now();
-    await this.wait();
-    const machine = this.#ready;
-    // It may have died just now.
-    if (!machine) throw new ColoError('the QEMU that was to take the state ended');
-    this.#ready = null;
-    log.debug({ waitedMs: performance.now() - asked }, 'a standby takes over');
-    return machine;
+    for (let isLast = false; ; isLast = true) {
+      try {
+        await this.wait();
+      } catch (error) {
+        if (isLast || this.#isClosed) throw error;
+        continue;
+      }
+      const machine = this.#ready;
+      if (machine) {
+        this.#ready = null;
+        log.debug({ waitedMs: performance.now() - asked }, 'a standby takes over');
+        return machine;
+      }
+      if (isLast) throw new ColoError('the QEMU that was to take the state ended');
+    }
   }
 
   async close(): Promise<void> {
