@@ -72,6 +72,7 @@ export function lifeTests(skip: string | false): void {
     await isProtected(page);
     await waitForConsole(page, 'primary', 'web login:');
     await page.click('[data-action="kill-primary"]');
+    await page.waitForSelector('[data-confirm="kill-primary"]');
     const tookMs = await page.evaluate(
       () =>
         new Promise<number>((resolve) => {

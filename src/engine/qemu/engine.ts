@@ -235,9 +235,7 @@ export class QemuEngine implements Engine {
         this.#mustBe('load', 'paused');
       } catch (error) {
         await bothOf(next.retire(), before.retire());
-        // It was a whole one before. Its owner hears it from here.
-        this.monitor.close(new ColoError('a state could not be loaded', { cause: error }));
-        if (this.#enter('failed')) log.error({ err: error }, 'a state could not be loaded');
+        this.#failed(new ColoError('a state could not be loaded', { cause: error }));
         throw error;
       } finally {
         this.#isLoading = false;

@@ -167,6 +167,25 @@ void describe('a death of', { skip: skipReason }, () => {
     assert.ok((await b.console.counter()) > 0);
   });
 
+  it('the QEMU that takes a state leaves nothing to go on with, and is told once', async () => {
+    await using a = await bootedQemu();
+    await using b = await waitingQemu();
+    await a.engine.pause();
+    await b.engine.load([await a.engine.capture({ full: true })]);
+    const victim = await standbyOf(b.engine);
+    const told: string[] = [];
+    b.engine.onShutdown = (reason, error) => told.push(`${reason}: ${error?.message ?? ''}`);
+    await a.engine.resume();
+    await a.console.counter();
+    await a.engine.pause();
+    const loading = b.engine.load([await a.engine.capture({ full: false })]);
+    // It is taken already: the kernel's word of its death comes in a later turn.
+    process.kill(victim, 'SIGKILL');
+    await assert.rejects(loading, /did not take the state: qemu was killed by SIGKILL/);
+    assert.equal(b.engine.state, 'failed');
+    assert.deepEqual(told, ['failed: a state could not be loaded']);
+  });
+
   it('any of a secondary’s processes in a load leaves the whole old state, the new one, or none', async () => {
     const dice = new Dice(Date.now() % 100_000);
     const name = `swap-${process.pid}`;
