@@ -201,6 +201,11 @@ export class Daemon {
     return client;
   }
 
+  /** Of a host whose heartbeats arrive; null: they do not, or it has not registered yet. */
+  addressOfHeard(host: string): string | null {
+    return this.#beats.peer(host).isConnected ? (this.#addresses.get(host) ?? null) : null;
+  }
+
   #eventHosts(own: NodeServices): EventHost[] {
     const others = this.#hosts.filter(({ name, isAlive }) => isAlive && name !== this.config.name);
     return [

@@ -171,18 +171,19 @@ export class NodeServices implements NodeService, PeerService {
   }
 
   async checkpoint(name: string): Promise<VmView> {
-    await this.#here(name).checkpoint();
+    await this.#primary(name).checkpoint();
     return this.vm(name);
   }
 
   async failover(name: string, call?: CallOptions): Promise<VmView> {
-    const before = this.#here(name).side.peer;
-    await this.#here(name).stepAside();
+    const controller = this.#primary(name);
+    const before = controller.side.peer;
+    await controller.stepAside();
     return this.#until(name, ({ primary }) => primary === before, call?.signal);
   }
 
   async migrate(name: string, host: string, call?: CallOptions): Promise<VmView> {
-    const controller = this.#here(name);
+    const controller = this.#primary(name);
     const known = (await this.#daemon.registry.hosts()).find((one) => one.name === host);
     if (!known) throw new NoSuchHostError(host);
     if (!known.isAlive) throw new ColoError(`host '${host}' is not alive`);
@@ -243,7 +244,7 @@ export class NodeServices implements NodeService, PeerService {
   }
 
   async qmp(name: string, command: string, args: Readonly<Record<string, unknown>> = {}): Promise<unknown> {
-    const { vm } = this.#here(name);
+    const { vm } = this.#primary(name);
     if (!vm) throw new ColoError(`'${name}' does not run on ${this.#daemon.config.name}`);
     return vm.qmp.execute(command, args);
   }
@@ -254,7 +255,9 @@ export class NodeServices implements NodeService, PeerService {
     const own = this.#daemon.controller(name);
     const isHere = own !== null && !own.isIdle;
     if (isHere && own.copy === copy) return null;
-    if (isHere && copy === 'secondary') return own.side.peer === null ? null : this.locateHost(own.side.peer);
+    // It knows of its other half before the registry does, and after.
+    const { peer } = own?.side ?? { peer: null };
+    if (isHere && (peer !== null || copy === 'secondary')) return peer === null ? null : this.locateHost(peer);
     const view = await this.#daemon.registry.view(name);
     const host = view?.[copy] ?? null;
     return host === null ? null : this.locateHost(host);
@@ -262,6 +265,8 @@ export class NodeServices implements NodeService, PeerService {
 
   async locateHost(host: string): Promise<string | null> {
     if (host === this.#daemon.config.name) return null;
+    const heard = this.#daemon.addressOfHeard(host);
+    if (heard !== null) return heard;
     const view = await this.#daemon.registry.host(host);
     return view?.isAlive === true ? view.api : null;
   }
@@ -322,6 +327,16 @@ export class NodeServices implements NodeService, PeerService {
     const controller = this.#daemon.controller(name);
     if (!controller) throw new NoSuchVmError(name);
     return controller;
+  }
+
+  /** Throws ColoError when the primary is on another host, which nobody has heard of: the call would have been sent there. */
+  #primary(name: string): Controller {
+    const controller = this.#here(name);
+    const { peer } = controller.side;
+    if (controller.isIdle || controller.copy === 'primary' || peer === null) return controller;
+    throw new ColoError(
+      `'${name}' follows ${peer} on ${this.#daemon.config.name}, and ${peer} is not heard of: wait for the failover (colo status), then ask again`,
+    );
   }
 
   async #entry(name: string): Promise<VmEntry> {

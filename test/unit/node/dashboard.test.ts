@@ -122,8 +122,11 @@ describe('either copy', { timeout: 60_000 }, () => {
     world.stop();
   });
 
-  /** As far as consoles need a daemon. */
-  function services(name: string): NodeServices {
+  /** As far as consoles need a daemon; `heard`: whose heartbeats arrive, `alive`: whose registration has not run out. */
+  function services(
+    name: string,
+    { heard = ['a', 'b'], alive = ['a', 'b'] }: { heard?: string[]; alive?: string[] } = {},
+  ): NodeServices {
     const host = world.host(name);
     const daemon = {
       config: { name },
@@ -131,8 +134,10 @@ describe('either copy', { timeout: 60_000 }, () => {
       registry: {
         entry: (vm: string) => Promise.resolve(vm === 'web' ? { value: world.entry(), version: 1 } : null),
         view: () => Promise.resolve({ ...VM, name: 'web', primary: 'a', secondary: 'b' }),
-        host: (one: string) => Promise.resolve({ ...HOST, name: one, api: `at ${one}` }),
+        host: (one: string) =>
+          Promise.resolve({ ...HOST, name: one, api: `at ${one}`, isAlive: alive.includes(one) }),
       },
+      addressOfHeard: (one: string) => (heard.includes(one) ? `at ${one}` : null),
     };
     return new NodeServices(daemon as unknown as Daemon);
   }
@@ -157,6 +162,15 @@ describe('either copy', { timeout: 60_000 }, () => {
       [await at('b'), await at('b', 'primary'), await at('b', 'secondary')],
       ['at a', 'at a', null],
     );
+  });
+
+  it('is found by its heartbeats while its registration is not renewed, and the other way round', async () => {
+    assert.equal(await services('b', { alive: [] }).locate('web'), 'at a');
+    assert.equal(await services('b', { heard: [] }).locate('web'), 'at a');
+    const alone = services('b', { heard: [], alive: [] });
+    assert.equal(await alone.locate('web'), null);
+    for (const call of [() => alone.failover('web'), () => alone.checkpoint('web')])
+      await assert.rejects(call, /'web' follows a on b, and a is not heard of: wait for the failover/);
   });
 
   it("is heard; keys reach the primary alone, until the secondary's guest is the one that is heard", async () => {
