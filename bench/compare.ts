@@ -3,8 +3,8 @@
  * get the same TCP segments from the same generator (compare/load.ts), which checks that each of them comes out once and
  * unchanged, and counts how often it is not the next one. Prints released frames a second at saturation, then, at half
  * of the slower one's rate and at half of each one's own, the time from writing the later twin to reading the released
- * frame; the same for a process that only passes bytes on, so that what comparing adds can be seen. `npm run build`
- * first; then
+ * frame; the same for a process that only passes bytes on, so that what comparing adds can be seen. All of it in turns,
+ * once a round. `npm run build` first; then
  *
  *   node --import tsx bench/compare.ts [--seconds S] [--rounds N] [--sizes 64,1500] [--flows 1,1000] [--only ours] [--profile DIR]
  *   node --import tsx bench/compare.ts --frames 10000000      # ours alone, in this process: heap and collections
@@ -26,6 +26,8 @@ const NAMES = ['p', 's', 'o'] as const;
 const DEVICES = ['QEMU', 'ours'] as const;
 type Device = (typeof DEVICES)[number] | 'echo';
 const WARM_UP_SECONDS = 1.5;
+/** Small batches and large ones are not the same to a compiler that looks at what is run. */
+const PACED_WARM_UP_SECONDS = 3;
 const TICKS_PER_SECOND = 100;
 
 const { values } = parseArgs({
@@ -113,8 +115,15 @@ async function load(request: LoadRequest, onRun?: (index: number) => void): Prom
 const median = (list: readonly number[]): number =>
   [...list].sort((a, b) => a - b)[Math.floor(list.length / 2)] ?? NaN;
 const thousands = (value: number): string => `${(value / 1000).toFixed(0)} k/s`;
-const latency = ({ latencyUs: us }: LoadResult): string =>
-  us ? `p50 ${us.p50} µs, p99 ${us.p99} µs, max ${us.max} µs` : '';
+
+/** The median of the rounds, and each of them: a round in which the machine did something else says nothing of a device. */
+function latency(results: readonly LoadResult[]): string {
+  const told = (['p50', 'p99', 'max'] as const).map((key) => {
+    const all = results.map(({ latencyUs }) => latencyUs?.[key] ?? NaN);
+    return `${key} ${median(all)} µs (${all.join(', ')})`;
+  });
+  return told.join(', ');
+}
 
 async function measure(frameBytes: number, flows: number): Promise<void> {
   const devices = DEVICES.filter((device) => (values.only ?? device) === device);
@@ -152,23 +161,41 @@ async function measure(frameBytes: number, flows: number): Promise<void> {
   console.log(
     `→ ${frameBytes} B, ${flows} flows: ${all.join(', ')}, ratio ${(rate('ours') / rate('QEMU')).toFixed(2)}`,
   );
-  const slower = Math.min(...devices.map(rate)) / 2;
-  for (const device of ['echo', ...devices] as const) {
-    const running = await start(device);
-    try {
-      const paces =
-        device === 'echo'
-          ? [...new Set([slower, ...devices.map((one) => rate(one) / 2)])]
-          : [...new Set([slower, rate(device) / 2])];
-      const runs = [{ seconds: WARM_UP_SECONDS }, ...paces.map((pace) => ({ seconds, rate: pace }))];
-      const [, ...results] = await load({ folder: running.folder, frameBytes, flows, runs });
-      results.forEach((result, index) =>
-        console.log(
-          `    ${device} at ${thousands(paces[index] ?? NaN)} (reached ${thousands(result.frames / result.seconds)}): ${latency(result)}`,
-        ),
-      );
-    } finally {
-      await running.stop();
+  await measureLatency(frameBytes, flows, new Map(devices.map((device) => [device, rate(device) / 2])));
+}
+
+/** At half of the slower one's rate, and at half of each one's own; the echo at all of these. */
+async function measureLatency(
+  frameBytes: number,
+  flows: number,
+  half: ReadonlyMap<Device, number>,
+): Promise<void> {
+  const slower = Math.min(...half.values());
+  const plans = (['echo', ...half.keys()] as const).map((device) => {
+    const paces = new Set(
+      device === 'echo' ? [slower, ...half.values()] : [slower, half.get(device) ?? slower],
+    );
+    return { device, runs: Array.from(paces, (pace) => ({ pace, results: [] as LoadResult[] })) };
+  });
+  for (let round = 0; round < Number(values.rounds); round++) {
+    for (const { device, runs } of plans) {
+      const running = await start(device);
+      try {
+        const paced = runs.flatMap(({ pace }) =>
+          [PACED_WARM_UP_SECONDS, seconds].map((length) => ({ seconds: length, rate: pace })),
+        );
+        const all = [{ seconds: WARM_UP_SECONDS }, ...paced];
+        const results = await load({ folder: running.folder, frameBytes, flows, runs: all });
+        runs.forEach((run, index) => run.results.push(results[2 * index + 2]!));
+      } finally {
+        await running.stop();
+      }
+    }
+  }
+  for (const { device, runs } of plans) {
+    for (const { pace, results } of runs) {
+      const reached = thousands(median(results.map((result) => result.frames / result.seconds)));
+      console.log(`    ${device} at ${thousands(pace)} (reached ${reached}): ${latency(results)}`);
     }
   }
 }

@@ -1,9 +1,11 @@
 // The project's test command: types, lint, format, then the test groups in order of what they cost.
 // `./colo test` runs all; `./colo test unit interop` runs groups; `./colo test test/unit/net/framing.test.ts` files.
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { text } from 'node:stream/consumers';
 
 const GROUPS = ['unit', 'conformance', 'interop', 'docs', 'browser', 'e2e'];
 /** Long runs, only when asked for: `COLO_CHAOS=50 ./colo test chaos`. */
@@ -42,6 +44,18 @@ function run(title, command, commandArgs, env = {}) {
   for (const key of ['pass', 'fail', 'cancelled', 'skipped']) {
     const line = [...(result.stdout ?? '').matchAll(new RegExp(`^(?:#|ℹ) ${key} (\\d+)$`, 'gm'))].at(-1);
     totals[key] += line ? Number(line[1]) : 0;
+  }
+}
+
+/** One after the other, each told as a whole when it has ended. */
+async function checks(...list) {
+  for (const [title, command, commandArgs] of list) {
+    const child = spawn('npx', [command, ...commandArgs], { stdio: ['ignore', 'pipe', 'pipe'] });
+    const said = Promise.all([text(child.stdout), text(child.stderr)]);
+    const [status] = await once(child, 'close');
+    console.log(`\n== ${title}`);
+    process.stdout.write((await said).join(''));
+    if (status !== 0) failed++;
   }
 }
 
@@ -86,21 +100,16 @@ function guestImages() {
 }
 
 if (all || wanted.includes('check')) {
-  for (const project of ['tsconfig.json', 'web/tsconfig.json', 'test/browser/tsconfig.json']) {
-    run(`types (${project})`, 'npx', ['tsc', '--noEmit', '-p', project]);
-  }
-  run('lint', 'npx', ['eslint', 'src', 'web', 'test', 'bench', 'examples']);
-  run('format', 'npx', [
-    'prettier',
-    '--check',
-    '--log-level=warn',
-    'src',
-    'web',
-    'test',
-    'bench',
-    'examples',
-    'docs',
-    '*.md',
+  const tsc = (project) => [`types (${project})`, 'tsc', ['--noEmit', '-p', project]];
+  const code = ['src', 'web', 'test', 'bench', 'examples'];
+  // The linter takes as long as all the others.
+  await Promise.all([
+    checks(['lint', 'eslint', code]),
+    checks(...['tsconfig.json', 'web/tsconfig.json', 'test/browser/tsconfig.json'].map(tsc), [
+      'format',
+      'prettier',
+      ['--check', '--log-level=warn', ...code, 'docs', '*.md'],
+    ]),
   ]);
 }
 const needsGuest = (name) => /(^|\/)(interop|docs|e2e|chaos)(\/|$)/.test(name);

@@ -36,6 +36,8 @@ const RING_FRAMES = 1_000;
 const BATCHES = [250, 200, 125, 100, 50, 40, 25] as const;
 const BATCH_BYTES = 64 * 1024;
 const STALL_MS = 10_000;
+/** Between two turns of a process that is not kept from running there are a tenth of it. */
+const PAUSE_MS = 0.5;
 
 class Load {
   readonly #frameBytes: number;
@@ -134,7 +136,7 @@ class Load {
     return { frames: this.#sent - from, seconds: (performance.now() - start) / 1000, outOfOrder };
   }
 
-  /** At `rate` frames a second. */
+  /** At `rate` frames a second; what a pause of this process has left out is not made up for, as that would be a burst. */
   async paced(seconds: number, rate: number): Promise<LoadResult> {
     const histogram = new Uint32Array(1_000_000);
     this.#histogram = histogram;
@@ -142,11 +144,16 @@ class Load {
     const disorderFrom = this.#outOfOrder;
     const start = performance.now();
     let isEnding = false;
+    let lastTurn = start;
+    let pausedMs = 0;
     await this.#until((done) => {
       const turn = (): void => {
         const now = performance.now();
+        // The device's pauses are no pauses here: turns follow one another while the window is full.
+        if (now - lastTurn > PAUSE_MS) pausedMs += now - lastTurn;
+        lastTurn = now;
         isEnding ||= now - start >= seconds * 1000;
-        const due = Math.floor(((now - start) / 1000) * rate) - (this.#sent - from);
+        const due = Math.floor(((now - start - pausedMs) / 1000) * rate) - (this.#sent - from);
         const count = Math.min(due, this.#batch);
         if (!isEnding && count > 0 && this.#hasRoom(count)) this.#send(count);
         if (this.#fault !== null) return;

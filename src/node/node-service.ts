@@ -257,7 +257,8 @@ export class NodeServices implements NodeService, PeerService {
     if (isHere && own.copy === copy) return null;
     // It knows of its other half before the registry does, and after.
     const { peer } = own?.side ?? { peer: null };
-    if (isHere && (peer !== null || copy === 'secondary')) return peer === null ? null : this.locateHost(peer);
+    if (isHere && (peer !== null || copy === 'secondary'))
+      return peer === null ? null : this.locateHost(peer);
     const view = await this.#daemon.registry.view(name);
     const host = view?.[copy] ?? null;
     return host === null ? null : this.locateHost(host);
