@@ -2,7 +2,7 @@
  * One VM on one host: what is done about it. `tick` looks at what is wanted and begins what is missing; the table of the
  * side (ha/side.ts) says who may go on alone; the life (ha/life) is what is told. The guest is spoken to by QMP only.
  *
- * Two long dialogues have files of their own: protecting.ts (a new secondary, from the primary's end) and standby.ts (the
+ * Two long dialogues have files of their own: protection.ts (a new secondary, from the primary's end) and standby.ts (the
  * same from the other end). peer-watch.ts says when the other copy counts as lost.
  */
 import { randomBytes } from 'node:crypto';
@@ -22,9 +22,8 @@ import { CheckpointCount } from './checkpoint-count.ts';
 import type { ControllerParts } from './parts.ts';
 import { ROLES, viewOf } from './copy-view.ts';
 import { GivingWay } from './giving-way.ts';
-import { NextSecondary } from './next-secondary.ts';
 import { PeerWatch } from './peer-watch.ts';
-import { Protecting } from './protecting.ts';
+import { Protection } from './protection.ts';
 import { SideDriver } from './side-driver.ts';
 import { Standby } from './standby.ts';
 import { TakeOver } from './take-over.ts';
@@ -34,8 +33,6 @@ import { mayStart } from './wishes.ts';
 
 const log = loggerFor('vm');
 
-/** Between two tries at protection. */
-const PROTECT_AGAIN = { firstMs: 1_000, longestMs: 30_000 };
 /** Between two looks at whether it may be started. */
 const START_AGAIN = { firstMs: 500, longestMs: 5_000 };
 /** For a copy to end that has lost to whoever invites it, milliseconds. */
@@ -49,15 +46,14 @@ export class Controller {
   readonly #parts: ControllerParts;
   readonly #driver: SideDriver;
   readonly #watch: PeerWatch;
-  readonly #protectAgain = new BackOff(PROTECT_AGAIN);
   readonly #startAgain = new BackOff(START_AGAIN);
   #entry: VmEntry | null = null;
   #spec: VmSpec;
   #life: Life = NEW_LIFE;
   readonly #link: VmLink;
-  #protecting: Protecting | null = null;
+  readonly #protection: Protection;
   readonly #standby: Standby;
-  #notBefore = 0;
+  #startNotBefore = 0;
   /** Of the record that this host spoke under last: what it tells when it speaks no more. */
   #lastEpoch = 0;
   #ticking: Promise<void> | null = null;
@@ -65,7 +61,6 @@ export class Controller {
   #isEnded = false;
   readonly #takingOver: TakeOver;
   readonly #givingWay = new GivingWay();
-  readonly #next: NextSecondary;
   #lastFailover: VmView['lastFailover'];
   readonly #checkpoints: CheckpointCount;
   #arbiterTrouble: string | null = null;
@@ -76,7 +71,14 @@ export class Controller {
     this.#parts = parts;
     this.#checkpoints = new CheckpointCount(() => parts.now());
     this.#takingOver = new TakeOver(parts, (vm) => this.#link.vm === vm && !this.#isEnded);
-    this.#next = new NextSecondary(parts);
+    this.#protection = new Protection(this, parts, {
+      feed: (event) => this.#driver.feed(event),
+      step: (event, reason) => this.#step(event, reason),
+      end: (event, reason) => this.#end(event, reason),
+      stopWatching: () => this.#watch.stop(),
+      peerLost: (reason) => this.#onPeerLost(reason, {}),
+      until: (isSo) => this.#until(isSo),
+    });
     this.#link = new VmLink({
       event: (event) => this.#onVmEvent(event),
       exited: (vm, exit) => this.#onExit(vm, exit),
@@ -101,7 +103,7 @@ export class Controller {
         startGuest: () => void this.#startGuest(),
         takeOver: () => void this.#takeOver(),
         receive: () => undefined,
-        checkpoint: (pairing) => void this.#protecting?.handOver(pairing),
+        checkpoint: (pairing) => this.#protection.handOver(pairing),
         confirm: () => this.#standby.confirmed(),
         discard: () => void this.#discard(),
         tellStale: () =>
@@ -174,7 +176,7 @@ export class Controller {
       case 'alone':
         this.#life = { state: 'unprotected', reason: 'taken up again by a new daemon', sinceMs: Date.now() };
         await this.#finishTakeOver(vm);
-        await this.#undoProtection('the daemon was started again');
+        await this.#protection.undo('the daemon was started again');
         return;
       case 'idle':
       case 'reading':
@@ -210,18 +212,12 @@ export class Controller {
     await this.#countCheckpoints();
     if (phase === 'idle' && this.#link.vm === null && !this.#standby.isJoining) {
       this.#spec = entry.spec;
-      if (entry.isPaused || this.#parts.now() < this.#notBefore) return;
+      if (entry.isPaused || this.#parts.now() < this.#startNotBefore) return;
       await this.#considerStart(entry);
       return;
     }
-    if (phase === 'alone' && this.#link.vm !== null && this.#protecting === null) {
-      if (this.#parts.now() < this.#notBefore) return;
-      if (this.#life.state === 'backing-off') this.#step('again', 'the next try at protection is due');
-      if (entry.isPaused || this.#life.state !== 'unprotected') return;
-      this.#considerProtection();
-      return;
-    }
-    if (phase === 'primary' && !entry.isPaused) await this.#considerMoving();
+    if (phase === 'alone') this.#protection.consider(entry.isPaused);
+    else if (phase === 'primary' && !entry.isPaused) await this.#protection.considerMoving();
   }
 
   // What the daemon's service asks for.
@@ -287,21 +283,9 @@ export class Controller {
     };
   }
 
-  /** The next secondary is to be there; the present one, if it is another, goes. Resolves when the pair is whole. */
-  async protectBy(host: string): Promise<void> {
-    this.#next.wanted = host;
-    this.#notBefore = 0;
-    try {
-      if (this.side.phase === 'primary' && this.side.peer !== host)
-        await this.#sendPeerAway(`moving to ${host}`);
-      await this.#until(
-        () =>
-          (this.#life.state === 'protected' && this.side.peer === host) || this.#life.state === 'stopping',
-      );
-    } finally {
-      this.#next.wanted = null;
-    }
-    if (this.#life.state === 'stopping') throw new ColoError(`'${this.name}' ended while it was being moved`);
+  /** The next secondary is to be there. Resolves when the pair is whole. */
+  protectBy(host: string): Promise<void> {
+    return this.#protection.by(host);
   }
 
   /** Planned switch-over, from the primary's end. */
@@ -345,7 +329,7 @@ export class Controller {
       pid: this.#link.vm?.pid ?? null,
       entry: this.#entry,
       troubles: [this.#arbiterTrouble, this.#takingOver.trouble].filter((trouble) => trouble !== null),
-      protecting: this.#protecting,
+      protecting: this.#protection.underWay,
       checkpoints: this.#checkpoints.view,
       lastFailover: this.#lastFailover,
     });
@@ -356,7 +340,7 @@ export class Controller {
     this.#isEnded = true;
     this.#driver.close();
     this.#watch.stop();
-    this.#protecting?.abandon(new ColoError('the daemon is ending'));
+    this.#protection.abandon('the daemon is ending');
     this.#standby.close();
     this.#link.detach();
   }
@@ -370,7 +354,7 @@ export class Controller {
       this.#driver.feed({ type: 'start' });
       return;
     }
-    this.#notBefore = this.#parts.now() + this.#startAgain.next();
+    this.#startNotBefore = this.#parts.now() + this.#startAgain.next();
     if (answer.reason !== null) this.#step('refused', answer.reason);
   }
 
@@ -379,7 +363,7 @@ export class Controller {
     const known = this.side.known;
     try {
       if (!known) throw new ColoError('the arbiter has not let it start');
-      this.#next.forgetBitmap();
+      this.#protection.guestStarted();
       const disks = await parts.disks.forStart(this.#spec, known);
       const vm = await parts.room.startPrimary(this.#spec, disks);
       if (this.side.phase !== 'alone') {
@@ -392,7 +376,7 @@ export class Controller {
       this.#step('started', `runs on ${parts.host}`);
     } catch (error) {
       log.error({ vm: this.name, err: error }, 'start');
-      this.#notBefore = parts.now() + this.#startAgain.next();
+      this.#startNotBefore = parts.now() + this.#startAgain.next();
       this.#end('refused', messageOf(error));
     }
   }
@@ -404,23 +388,13 @@ export class Controller {
       if (this.#life.state === 'blocked') this.#end('stop', 'not wanted');
       return;
     }
-    if (phase === 'primary' && peer !== null) await this.#sendPeerAway('the VM is being stopped');
+    if (phase === 'primary' && peer !== null) await this.#protection.sendPeerAway('the VM is being stopped');
     // A secondary is told by its primary; without one it ends when that counts as lost (#onPeerLost).
     if (this.side.phase === 'secondary') return;
     if (this.side.phase === 'alone' || this.side.phase === 'arming' || this.side.phase === 'joining') {
-      this.#protecting?.abandon(new ColoError('the VM is being stopped'));
+      this.#protection.abandon('the VM is being stopped');
       this.#end('stop', 'not wanted');
     }
-  }
-
-  /** Ends the pair in good order: the secondary stops, this side asks to be alone. */
-  async #sendPeerAway(reason: string): Promise<void> {
-    const { peer } = this.side;
-    if (peer === null) return;
-    this.#watch.stop();
-    await this.#askToLeave(peer, reason);
-    this.#onPeerLost(reason, {});
-    await this.#until(() => this.#life.state !== 'dissolving');
   }
 
   async #discard(): Promise<void> {
@@ -428,7 +402,7 @@ export class Controller {
     this.#isDiscarding = true;
     try {
       this.#watch.stop();
-      this.#protecting?.abandon(new ColoError('this side is being discarded'));
+      this.#protection.abandon('this side is being discarded');
       const vm = this.#link.vm;
       if (vm) {
         const hasGivenWay = await this.#givingWay.isDone(vm);
@@ -456,88 +430,8 @@ export class Controller {
   }
 
   #refuse(reason: string): void {
-    this.#notBefore = this.#parts.now() + this.#startAgain.next();
+    this.#startNotBefore = this.#parts.now() + this.#startAgain.next();
     this.#step('refused', reason);
-  }
-
-  // Protection.
-
-  #considerProtection(): void {
-    const vm = this.#link.vm;
-    if (!vm) return;
-    const target = this.#next.choose(this.#spec);
-    if (target === null) return;
-    this.#step('sync', `to ${target}`);
-    const protecting = (this.#protecting = new Protecting(
-      vm,
-      this.#spec,
-      target,
-      this.#next.bitmapSince,
-      this.#parts,
-      {
-        synced: (peer) => {
-          const how = protecting.isBitmapEnough ? 'what had changed was copied' : 'they were copied whole';
-          this.#step('synced', `the disks on ${peer} are equal: ${how}`);
-          this.#driver.feed({ type: 'peer-ready', peer });
-        },
-        handedOver: () => this.#driver.feed({ type: 'checkpoint-confirmed' }),
-        failed: (error) => void this.#onProtectionFailed(protecting, error),
-        progressed: () => this.#parts.publish(),
-      },
-    ));
-    void protecting.start();
-  }
-
-  async #onProtectionFailed(protecting: Protecting, error: unknown): Promise<void> {
-    if (this.#protecting !== protecting) return;
-    log.warn({ vm: this.name, err: error }, 'protection');
-    if (this.side.phase === 'arming') this.#driver.feed({ type: 'peer-lost' });
-    else if (this.side.phase === 'alone') await this.#undoProtection(messageOf(error));
-    // In pairing and beyond the arbiter decides: a lost peer is noticed as any other.
-  }
-
-  /** Back to what an unprotected VM is; the next try after a while. */
-  async #undoProtection(reason: string): Promise<void> {
-    const to = this.#protecting?.target ?? null;
-    this.#protecting?.abandon(new ColoError(reason));
-    this.#watch.stop();
-    const vm = this.#link.vm;
-    if (!vm) return;
-    this.#notBefore = this.#parts.now() + this.#protectAgain.next();
-    if (this.#protecting?.isRefused !== true) this.#next.forgetBitmap();
-    try {
-      await this.#parts.steps.primaryAlone(vm, this.#spec);
-    } catch (error) {
-      log.error({ vm: this.name, err: error }, 'the guest cannot be taken back');
-      this.#end('died', messageOf(error));
-      return;
-    } finally {
-      this.#protecting = null;
-    }
-    if (to !== null) {
-      this.#next.failedOn(to);
-      void this.#askToLeave(to, reason);
-    }
-    this.#step('sync-failed', reason);
-  }
-
-  /** Never rejects: a host that does not hear it finds out by itself. */
-  async #askToLeave(host: string, reason: string): Promise<void> {
-    try {
-      await this.#parts.peer(host).leave(this.name, reason);
-    } catch (error) {
-      log.warn({ vm: this.name, host, err: error }, 'leave');
-    }
-  }
-
-  /** A secondary whose host is being emptied goes elsewhere, if there is an elsewhere. */
-  async #considerMoving(): Promise<void> {
-    const { peer } = this.side;
-    if (peer === null || this.#next.wanted !== null) return;
-    const host = this.#parts.hosts().find(({ name }) => name === peer);
-    if (host?.isInMaintenance !== true) return;
-    if (this.#next.choose(this.#spec) === null) return;
-    await this.#sendPeerAway(`${peer} is in maintenance`);
   }
 
   // Failover.
@@ -575,8 +469,7 @@ export class Controller {
       this.#end('died', messageOf(error));
       return;
     }
-    this.#protecting = null;
-    this.#notBefore = parts.now() + (wasSecondary ? 0 : this.#protectAgain.next());
+    this.#protection.wentOn({ wasSecondary });
     if (wasSecondary) {
       this.#lastFailover = { atMs: Date.now(), from, to: parts.host, reason };
       parts.tell({ type: 'failover', reason, data: { from, to: parts.host, epoch: known.epoch } });
@@ -601,9 +494,7 @@ export class Controller {
     const { phase } = after;
     if (after.known) this.#lastEpoch = after.known.epoch;
     if (phase === 'primary' && before.phase === 'pairing') {
-      this.#protectAgain.reset();
-      this.#next.succeeded();
-      this.#protecting = null;
+      this.#protection.whole();
       this.#step('whole', `${after.peer ?? ''} holds a whole checkpoint`);
       this.#watch.start('primary', after.peer ?? '');
     }
@@ -611,7 +502,7 @@ export class Controller {
       this.#watch.start('secondary', after.peer ?? '');
     }
     if (phase === 'alone' && before.phase === 'asking' && before.swap?.isFromDisk === false) {
-      this.#next.parted(before.swap.expected, before.peer);
+      this.#protection.parted(before.swap.expected, before.peer);
     }
     if (phase === 'primary' && after.known) {
       void this.#takingOver.note({ type: 'holds', of: after.known });
@@ -620,7 +511,7 @@ export class Controller {
       this.#step('beaten', 'the other side goes on alone');
     }
     if (phase === 'alone' && (before.phase === 'arming' || before.phase === 'pairing')) {
-      void this.#undoProtection('the secondary was lost before the pair was whole');
+      void this.#protection.undo('the secondary was lost before the pair was whole');
     }
     if (phase === 'idle' && before.phase === 'asking') this.#refuse('another host was faster');
     this.#parts.publish();

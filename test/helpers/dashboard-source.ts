@@ -5,24 +5,13 @@
 import { Duplex } from 'node:stream';
 import { ColoError, CommandNotFoundError } from '../../src/base/errors.ts';
 import type { EventQuery } from '../../src/api/service.ts';
+import type { CheckpointCause, CheckpointRecord } from '../../src/checkpoint/guest.ts';
 import type { Action, Copy, VmPicture } from '../../src/dashboard/protocol.ts';
 import type { AskPrimary, DashboardSource } from '../../src/dashboard/source.ts';
 import { BusyError, NoSuchVmError } from '../../src/ha/errors.ts';
 import type { HaEvent, HostView, VmState } from '../../src/ha/views.ts';
 
-interface CheckpointEntry {
-  readonly sequence: number;
-  readonly cause: string;
-  readonly atMs: number;
-  readonly pauseMs: number;
-  readonly heldMs: number;
-  readonly totalMs: number;
-  readonly pages: number;
-  readonly bytes: number;
-}
-
-export const CAUSES = ['timer', 'mismatch', 'parameter', 'request'] as const;
-export type Cause = (typeof CAUSES)[number];
+export const CAUSES: readonly CheckpointCause[] = ['timer', 'mismatch', 'parameter', 'request'];
 
 export class FalseSource implements DashboardSource {
   readonly kind: 'demo' | 'node';
@@ -50,7 +39,7 @@ export class FalseSource implements DashboardSource {
   #secondary: string | null = 'beta';
   #resync: { doneBytes: number; totalBytes: number } | null = null;
   #lastFailover: VmPicture['lastFailover'] = undefined;
-  #checkpoints: CheckpointEntry[] = [];
+  #checkpoints: CheckpointRecord[] = [];
   #counts = fresh();
   #silentMs = 40;
   readonly #events: HaEvent[] = [];
@@ -86,7 +75,7 @@ export class FalseSource implements DashboardSource {
     for (const port of this.open) port.destroy();
   }
 
-  checkpoint(cause: Cause = 'timer', atMs = Date.now()): void {
+  checkpoint(cause: CheckpointCause = 'timer', atMs = Date.now()): void {
     const sequence = this.#checkpoints.length + 1;
     const wave = Math.sin(sequence / 3);
     const pages = Math.round(900 + 600 * wave);
