@@ -16,26 +16,21 @@ export interface Forwarding {
   readonly locate: (vm: string, copy?: Copy) => Promise<string | null>;
   /** The same for a host by its name; default: maintenance of every host is this host's to set. */
   readonly locateHost?: (host: string) => Promise<string | null>;
-  /** A client that marks its calls as sent on. */
-  readonly connect: (address: string) => NodeService & { close(): Promise<void> };
+  /** One that marks its calls as sent on. It stays its giver's: the next call to that address has it again. */
+  readonly clientAt: (address: string) => NodeService;
 }
 
-export function forwarding({ local, locate, locateHost, connect }: Forwarding): NodeService {
+export function forwarding({ local, locate, locateHost, clientAt }: Forwarding): NodeService {
   const at = async <T>(
     address: string | null,
     what: string,
     call: (node: NodeService) => Promise<T>,
-    isOpenAfterwards = false,
   ): Promise<T> => {
     if (address === null) return call(local);
-    const node = connect(address);
     try {
-      return await call(node);
+      return await call(clientAt(address));
     } catch (error) {
       throw told(error, what, address);
-    } finally {
-      // A console has a connection of its own.
-      if (!isOpenAfterwards) await node.close();
     }
   };
   const vm = async <T>(name: string, call: (node: NodeService) => Promise<T>): Promise<T> =>
@@ -57,9 +52,9 @@ export function forwarding({ local, locate, locateHost, connect }: Forwarding): 
     setPaused: (name, isPaused) => vm(name, (node) => node.setPaused(name, isPaused)),
     qmp: (name, command, args) => vm(name, (node) => node.qmp(name, command, args)),
     console: async (name, copy) =>
-      at(await locate(name, copy), `VM '${name}'`, (node) => node.console(name, copy), true),
+      at(await locate(name, copy), `VM '${name}'`, (node) => node.console(name, copy)),
     screen: async (name, copy) =>
-      at(await locate(name, copy), `VM '${name}'`, (node) => node.screen(name, copy), true),
+      at(await locate(name, copy), `VM '${name}'`, (node) => node.screen(name, copy)),
     setMaintenance: async (host, isOn, options, call) =>
       at((await locateHost?.(host)) ?? null, `host '${host}'`, (node) =>
         node.setMaintenance(host, isOn, options, call),
@@ -70,13 +65,10 @@ export function forwarding({ local, locate, locateHost, connect }: Forwarding): 
         yield* local.logs(name, options);
         return;
       }
-      const node = connect(address);
       try {
-        yield* node.logs(name, options);
+        yield* clientAt(address).logs(name, options);
       } catch (error) {
         throw told(error, `VM '${name}'`, address);
-      } finally {
-        await node.close();
       }
     },
   };

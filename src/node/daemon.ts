@@ -10,6 +10,7 @@ import { loggerFor } from '../base/logger.ts';
 import { hostAndPort } from '../api/address.ts';
 import { EventLog, type NewEvent } from '../api/events.ts';
 import { forwarding } from '../api/forward.ts';
+import type { NodeClientOptions } from '../api/client-transport.ts';
 import { NodeClient } from '../api/http-client.ts';
 import { ApiServer } from '../api/http-server.ts';
 import { MetricsServer } from '../api/metrics-server.ts';
@@ -75,6 +76,8 @@ export class Daemon {
   /** Of every host that was ever heard of: one whose registration has run out may still have a running copy. */
   readonly #addresses = new Map<string, string>();
   readonly #clients = new Map<string, NodeClient>();
+  /** For calls that people made here; what they ask of another host is not asked on by it. */
+  readonly #forwarders = new Map<string, NodeClient>();
   readonly #servers: { close(): Promise<void> }[] = [];
   readonly #began = performance.now();
   #hosts: readonly HostView[] = [];
@@ -193,10 +196,14 @@ export class Daemon {
   peer(host: string): NodeClient {
     const address = this.#addresses.get(host);
     if (address === undefined) throw new ParameterError(`host '${host}' is not known: is its node running?`);
-    let client = this.#clients.get(address);
+    return this.#clientAt(address, this.#clients, {});
+  }
+
+  #clientAt(address: string, among: Map<string, NodeClient>, options: NodeClientOptions): NodeClient {
+    let client = among.get(address);
     if (!client) {
-      client = new NodeClient(address, { ...(this.#tls ? { tls: this.#tls } : {}) });
-      this.#clients.set(address, client);
+      client = new NodeClient(address, { ...(this.#tls ? { tls: this.#tls } : {}), ...options });
+      among.set(address, client);
     }
     return client;
   }
@@ -317,7 +324,7 @@ export class Daemon {
     await this.registry.withdraw().catch(() => undefined);
     await this.registry.close();
     await this.arbiter.close();
-    for (const client of this.#clients.values()) await client.close();
+    for (const client of [...this.#clients.values(), ...this.#forwarders.values()]) await client.close();
     this.#room.close();
     this.events.close();
   }
@@ -329,8 +336,7 @@ export class Daemon {
       local: services,
       locate: (vm, copy) => services.locate(vm, copy),
       locateHost: (host) => services.locateHost(host),
-      connect: (address) =>
-        new NodeClient(address, { ...(this.#tls ? { tls: this.#tls } : {}), isForwarded: true }),
+      clientAt: (address) => this.#clientAt(address, this.#forwarders, { isForwarded: true }),
     });
     // Whoever has the socket is the daemon of this run folder.
     this.#servers.push(

@@ -376,18 +376,11 @@ export class NodeServices implements NodeService, PeerService {
         engine: spec.engine,
       };
     }
-    const isLost = view.primary !== null && !alive.has(view.primary);
+    if (view.primary === null || alive.has(view.primary)) return { ...view, isWanted, isPaused };
     // Nobody is left who could say that it has stopped.
-    if (isLost && !isWanted)
-      return { ...view, isWanted, isPaused, state: 'down', primary: null, secondary: null };
-    return {
-      ...view,
-      isWanted,
-      isPaused,
-      ...(isLost
-        ? { reason: `${view.primary} was the last to speak for it and is not heard of any more` }
-        : {}),
-    };
+    if (!isWanted) return { ...view, isWanted, isPaused, state: 'down', primary: null, secondary: null };
+    const reason = `${view.primary} was the last to speak for it and is not heard of any more`;
+    return { ...view, isWanted, isPaused, state: 'dissolving', reason };
   }
 
   async #until(name: string, isSo: (view: VmView) => boolean, signal?: AbortSignal): Promise<VmView> {

@@ -40,7 +40,7 @@ test('a copy is asked for by name, and found where it is', async (t) => {
       local: falseNode(telling('gamma')),
       locate: (vm, copy) =>
         Promise.resolve(vm !== 'web1' ? null : copy === 'secondary' ? beta.address : alpha.address),
-      connect: (address) => new NodeClient(address, { isForwarded: true }),
+      clientAt: (address) => new NodeClient(address, { isForwarded: true }),
     }),
   });
   const client = new NodeClient(gamma.address);

@@ -30,7 +30,7 @@ test('a call goes where the VM is, with its answer, errors, streams and console'
     local: here,
     locate: (vm) => Promise.resolve(vm === 'web1' ? server.address : null),
     locateHost: (host) => Promise.resolve(host === 'beta' ? server.address : null),
-    connect: (address) => new NodeClient(address, { isForwarded: true }),
+    clientAt: (address) => new NodeClient(address, { isForwarded: true }),
   });
   assert.deepEqual(await node.vm('web1'), VM);
   assert.deepEqual(await node.vm('other'), VM);
@@ -65,7 +65,7 @@ test('a host that does not answer is named, with what to do', async (t) => {
   const node = forwarding({
     local: falseNode(),
     locate: () => Promise.resolve(server.address),
-    connect: (address) => new NodeClient(address, { isForwarded: true, isPatient: false }),
+    clientAt: (address) => new NodeClient(address, { isForwarded: true, isPatient: false }),
   });
   t.diagnostic(server.address);
   await assert.rejects(node.failover('web1'), (error) => {

@@ -128,19 +128,32 @@ describe('either copy', { timeout: 60_000 }, () => {
     { heard = ['a', 'b'], alive = ['a', 'b'] }: { heard?: string[]; alive?: string[] } = {},
   ): NodeServices {
     const host = world.host(name);
+    const hostView = (one: string) => ({
+      ...HOST,
+      name: one,
+      api: `at ${one}`,
+      isAlive: alive.includes(one),
+    });
     const daemon = {
       config: { name },
       controller: (vm: string) => (vm === 'web' ? host.controller : null),
       registry: {
         entry: (vm: string) => Promise.resolve(vm === 'web' ? { value: world.entry(), version: 1 } : null),
         view: () => Promise.resolve({ ...VM, name: 'web', primary: 'a', secondary: 'b' }),
-        host: (one: string) =>
-          Promise.resolve({ ...HOST, name: one, api: `at ${one}`, isAlive: alive.includes(one) }),
+        host: (one: string) => Promise.resolve(hostView(one)),
+        hosts: () => Promise.resolve(['a', 'b'].map(hostView)),
       },
       addressOfHeard: (one: string) => (heard.includes(one) ? `at ${one}` : null),
     };
     return new NodeServices(daemon as unknown as Daemon);
   }
+
+  it('is not said to be there when nobody is heard who could say so', async () => {
+    assert.equal((await services('b').vm('web')).state, VM.state);
+    const lost = await services('b', { alive: ['b'] }).vm('web');
+    assert.equal(lost.state, 'dissolving');
+    assert.equal(lost.reason, 'a was the last to speak for it and is not heard of any more');
+  });
 
   async function heard(stream: Duplex, what: RegExp): Promise<void> {
     let text = '';
