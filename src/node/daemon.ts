@@ -18,7 +18,7 @@ import { NodeMetrics } from '../api/metrics.ts';
 import { API_VERSION, type EventQuery, type Health } from '../api/service.ts';
 import { readTlsMaterial, type TlsMaterial } from '../api/tls.ts';
 import { openArbiter } from '../ha/arbiter/open-arbiter.ts';
-import { Heartbeats, VmWatch, Witness, type VmBeat } from '../ha/beat/index.ts';
+import { Heartbeats, Witness } from '../ha/beat/index.ts';
 import { firstPrimaryArguments, secondaryArguments } from '../ha/command-line.ts';
 import { VIEW_VERSION, type Arbiter, type HostView, type VmEntry, type VmView } from '../ha/index.ts';
 import { chooseSecondary } from '../ha/placement.ts';
@@ -37,6 +37,7 @@ import { serveDashboard, type NodeDashboard } from './dashboard.ts';
 import { NodeSource } from './dashboard-source.ts';
 import { NodeServices } from './node-service.ts';
 import type { ControllerParts, VmDisks } from './parts.ts';
+import { OwnBeats } from './own-beats.ts';
 import { loadSide, saveSide } from './side-file.ts';
 import { SpecStore } from './spec-store.ts';
 import { QMP_STEPS } from './steps.ts';
@@ -54,8 +55,6 @@ const log = loggerFor('node');
 
 interface Looked {
   readonly controller: Controller;
-  watch: VmWatch | null;
-  watchedPid: number | null;
   /** As last told to the registry. */
   told: string;
 }
@@ -69,6 +68,7 @@ export class Daemon {
   readonly #room: LocalRoom;
   readonly #specs: SpecStore;
   readonly #beats: Heartbeats;
+  readonly #ownBeats = new OwnBeats((beat) => this.#beats.tell(beat));
   readonly #witness: Witness;
   readonly #tls: TlsMaterial | undefined;
   readonly #looked = new Map<string, Looked>();
@@ -113,7 +113,7 @@ export class Daemon {
       host: config.name,
       ...config.heartbeat,
       ...(config.tls ? { tls: config.tls } : {}),
-      report: () => this.#report(),
+      report: () => this.#ownBeats.report(),
       hooks: {
         onVmDied: (host, vm) => this.#looked.get(vm.name)?.controller.onPeerDied(host),
         onSilent: (host, ms) =>
@@ -288,7 +288,7 @@ export class Daemon {
     const looked = this.#looked.get(name);
     if (looked) {
       await looked.controller.purge();
-      looked.watch?.stop();
+      this.#ownBeats.forget(name);
       looked.controller.close();
       this.#looked.delete(name);
     }
@@ -315,10 +315,8 @@ export class Daemon {
     this.#isClosed = true;
     if (this.#timer) clearInterval(this.#timer);
     this.#stopWatching?.();
-    for (const { controller, watch } of this.#looked.values()) {
-      watch?.stop();
-      controller.close();
-    }
+    this.#ownBeats.stop();
+    for (const controller of this.controllers()) controller.close();
     for (const server of this.#servers) await server.close();
     this.#beats.stop();
     await this.registry.withdraw().catch(() => undefined);
@@ -394,16 +392,16 @@ export class Daemon {
 
   async #lookNow(): Promise<void> {
     await this.#refresh();
+    if (this.#isClosed) return;
     for (const [name, { value }] of this.#entries) {
       const concernsMe = value.home === this.config.name || this.#looked.has(name);
       if (concernsMe) await this.controllerFor(value.spec);
     }
-    for (const looked of this.#looked.values()) {
-      const { controller } = looked;
+    for (const controller of this.controllers()) {
       const entry = this.#entries.get(controller.name)?.value ?? null;
       // A registry that cannot be asked is no reason to stop anything. Not waited for: one VM's troubles are its own.
       if (entry !== null || this.#registryTrouble === null) void controller.tick(entry);
-      this.#watchProcess(looked);
+      this.#ownBeats.look(controller);
     }
     await this.#publish();
   }
@@ -469,7 +467,7 @@ export class Daemon {
   async #open(spec: VmSpec): Promise<Controller> {
     const disks = await openDisks(path.join(this.config.stateFolder, 'vms', spec.name), spec.name);
     const controller = new Controller(spec, this.#parts(spec, disks));
-    this.#looked.set(spec.name, { controller, watch: null, watchedPid: null, told: '' });
+    this.#looked.set(spec.name, { controller, told: '' });
     return controller;
   }
 
@@ -501,39 +499,6 @@ export class Daemon {
       },
       loadSide: () => loadSide(runFolder),
       guestEnded: () => void this.#onGuestEnded(name),
-    };
-  }
-
-  #watchProcess(looked: Looked): void {
-    const { controller } = looked;
-    const { vm, spec } = controller;
-    if (vm?.pid === looked.watchedPid) return;
-    looked.watch?.stop();
-    looked.watch = null;
-    looked.watchedPid = vm?.pid ?? null;
-    if (!vm) return;
-    const { intervalMs, patienceMs } = spec.heartbeat;
-    looked.watch = new VmWatch(vm, {
-      intervalMs,
-      patienceMs,
-      onChange: () => {
-        const beat = this.#beatOf(looked);
-        if (beat) this.#beats.tell(beat);
-      },
-    });
-  }
-
-  #report(): VmBeat[] {
-    return [...this.#looked.values()].flatMap((looked) => this.#beatOf(looked) ?? []);
-  }
-
-  #beatOf({ controller, watch }: Looked): VmBeat | null {
-    if (!watch) return null;
-    return {
-      name: controller.name,
-      phase: controller.side.phase,
-      epoch: controller.side.known?.epoch ?? 0,
-      ...watch.pulse(),
     };
   }
 

@@ -1,9 +1,9 @@
 /**
  * The daemon of one host. `daemon.ts` composes it; `controller.ts` looks after one VM, with `side-driver.ts` (who may go on
- * alone), `protection.ts` with `protecting.ts` and `next-secondary.ts`, and `standby.ts` with `joining.ts` (a new pair, from its two
- * ends), `peer-watch.ts` (when the other copy counts as lost), `vm-link.ts` (its process), `wishes.ts` (may it be started),
- * `take-over.ts` (going on alone), `giving-way.ts` (a switch-over in order), `steps.ts` (QEMU's procedure); `node-service.ts`
- * answers people and other hosts.
+ * alone), `protection.ts` with `protecting.ts` and `next-secondary.ts`, and `standby.ts` with `joining.ts` (a new pair, from
+ * its two ends), `peer-watch.ts` (when the other copy counts as lost), `own-beats.ts` (what other hosts hear of this one's),
+ * `vm-link.ts` (its process), `wishes.ts` (may it be started), `take-over.ts` (going on alone), `giving-way.ts` (a
+ * switch-over in order), `steps.ts` (QEMU's procedure); `node-service.ts` answers people and other hosts.
  */
 import { ServiceManager } from '../api/service-manager.ts';
 import { loggerFor } from '../base/logger.ts';
