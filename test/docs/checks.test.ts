@@ -1,6 +1,7 @@
 /** The checks of the documents can fail: pages with one mistake each, and what must be read right out of a page. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { testFolder } from '../helpers/bare-process.ts';
 import { whyWrong } from './colo-words.ts';
 import { isAsShown, parsePage, typedIn } from './markdown.ts';
 import { problemsOf } from './problems.ts';
@@ -141,10 +142,11 @@ describe('a page that is run', { skip: whyNoSessions() }, () => {
       /the program has ended/,
     );
   });
-  it('keeps its variables, files and programs to itself', async () => {
+  it('keeps its variables, files and programs to itself', async (t) => {
+    const elsewhere = await testFolder(t);
     const page = [
       fence('text /etc/colo/here', 'written'),
-      fence('sh', 'X=5', 'sleep 1000 &', 'test ! -e /work', 'if false; then true; fi'),
+      fence('sh', 'X=5', 'sleep 1000 &', `test ! -e ${elsewhere}`, 'if false; then true; fi'),
       fence(
         'console',
         '$ echo $X; cat /etc/colo/here; ls -A | grep -v colo; ls /proc | grep -c "^[0-9]*$"',

@@ -15,7 +15,8 @@ import { notOnThisMachine } from '../helpers/not-here.ts';
 import { TOP, isAsShown, typedIn, type Page, type Typed } from './markdown.ts';
 import { ENTER, WORLDS } from './worlds.ts';
 
-const PAGE_DEADLINE_MS = 300_000;
+/** A page is told with the line at which it stood still; the longest takes a fifth of this. */
+const PAGE_DEADLINE_MS = 240_000;
 
 /** For a test's `skip`. */
 export function whyNoSessions(): string | false {

@@ -17,13 +17,9 @@ place() { # place PATH: the same file or folder below the new root
 }
 mkdir -m 1777 "$root/tmp"
 mkdir -p "$root"/{run,srv,shared,root/colo,session/bin,proc,sys,var/lib}
-for path in /* /var/* /var/lib/*; do
-  case $path in
-    /etc) cp -a /etc "$root/etc" ;;
-    /lost+found | /work | /old_root) ;;
-    /var/lib/colo) ;;
-    *) place "$path" ;;
-  esac
+cp -a /etc "$root/etc"
+for path in /bin /dev /lib* /opt /sbin /usr /var/* /var/lib/*; do
+  [ "$path" = /var/lib/colo ] || place "$path"
 done
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys" 2>/dev/null || mount --rbind /sys "$root/sys"
