@@ -4,6 +4,7 @@ import { FileArbiter } from '../ha/arbiter/index.ts';
 import { readNodeFile } from '../ha/spec/node-file.ts';
 import { runNode } from '../node/index.ts';
 import { tellFailure } from './failure.ts';
+import { guardProcess } from './guard-process.ts';
 
 export function registerNode(program: Command): void {
   program
@@ -12,6 +13,7 @@ export function registerNode(program: Command): void {
     .requiredOption('--config <file>', 'what this host is (docs/node-file.md)')
     .option('--json', 'print the ready line as JSON')
     .action(async ({ config, json }: { config: string; json?: boolean }) => {
+      guardProcess();
       const stop = new AbortController();
       for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => stop.abort());
       try {

@@ -4,7 +4,6 @@ import { once } from 'node:events';
 import { unlink, writeFile } from 'node:fs/promises';
 import { withDeadline } from '../base/async.ts';
 import { ColoError, messageOf } from '../base/errors.ts';
-import { loggerFor } from '../base/logger.ts';
 import { systemErrorText } from '../chardev/system-errors.ts';
 import { ensureSeabios } from '../guest/host-tools.ts';
 import { startMonitors } from '../monitor/monitors.ts';
@@ -12,6 +11,7 @@ import { QEMU_VERSION } from '../monitor/version.ts';
 import { parseCommandLine } from '../vm/command-line/parse.ts';
 import { questionIn } from '../vm/command-line/question.ts';
 import { VirtualMachine } from '../vm/machine.ts';
+import { guardProcess } from './guard-process.ts';
 
 const HELP = `usage: PROGRAM [QEMU options]
 
@@ -60,18 +60,6 @@ async function ask(program: string, question: { binary: string; args: string[] }
     process.stderr.write(`${program}: --qemu ${question.binary}: ${systemErrorText(error)}\n`);
     return 1;
   }
-}
-
-/**
- * The last resort. A promise that nobody awaits is a bug, but one that touches a connection or a command, not the
- * guest: it is told, and the guest runs on. After an exception that nobody caught the state is unknown: Node's default
- * ends the process, and the other side of the pair takes over.
- */
-function guardProcess(): void {
-  const log = loggerFor('process');
-  process.on('unhandledRejection', (reason) => log.error({ err: reason }, 'a failure that nobody handled'));
-  // Whoever read our errors may be gone; that is no reason to end.
-  process.stderr.on('error', () => undefined);
 }
 
 class VmProcess {

@@ -271,10 +271,11 @@ export class Daemon {
     const before = this.#looking;
     if (before) {
       // What changed after it began has to be seen too; one more look is enough for all who ask meanwhile.
-      this.#next ??= before.then(() => {
+      const again = (): Promise<void> => {
         this.#next = null;
         return this.look();
-      });
+      };
+      this.#next ??= before.then(again, again);
       await this.#next;
       return;
     }
@@ -395,7 +396,7 @@ export class Daemon {
     if (this.#isClosed) return;
     for (const [name, { value }] of this.#entries) {
       const concernsMe = value.home === this.config.name || this.#looked.has(name);
-      if (concernsMe) await this.controllerFor(value.spec);
+      if (concernsMe) await this.#concern(value.spec);
     }
     for (const controller of this.controllers()) {
       const entry = this.#entries.get(controller.name)?.value ?? null;
@@ -404,6 +405,15 @@ export class Daemon {
       this.#ownBeats.look(controller);
     }
     await this.#publish();
+  }
+
+  /** A folder that cannot be read is that VM's trouble; it is tried again at the next look. */
+  async #concern(spec: VmSpec): Promise<void> {
+    try {
+      await this.controllerFor(spec);
+    } catch (error) {
+      log.error({ vm: spec.name, err: error }, 'what is here of a VM cannot be looked after');
+    }
   }
 
   async #refresh(): Promise<void> {
