@@ -389,9 +389,13 @@ export class Controller {
       return;
     }
     if (phase === 'primary' && peer !== null) await this.#protection.sendPeerAway('the VM is being stopped');
+    if (this.side.phase === 'joining') {
+      await this.#standby.drop('not wanted');
+      return;
+    }
     // A secondary is told by its primary; without one it ends when that counts as lost (#onPeerLost).
     if (this.side.phase === 'secondary') return;
-    if (this.side.phase === 'alone' || this.side.phase === 'arming' || this.side.phase === 'joining') {
+    if (this.side.phase === 'alone' || this.side.phase === 'arming') {
       this.#protection.abandon('the VM is being stopped');
       this.#end('stop', 'not wanted');
     }
@@ -425,8 +429,7 @@ export class Controller {
   /** Leads out of every phase: the guest is stopped, the side is idle in the end. */
   #end(event: LifeEvent, reason: string): void {
     this.#step(event, reason);
-    if (this.side.phase === 'joining') this.#driver.feed({ type: 'peer-lost' });
-    else this.#driver.feed({ type: 'stop' });
+    this.#driver.feed({ type: 'stop' });
   }
 
   #refuse(reason: string): void {

@@ -263,6 +263,22 @@ describe('a VM over several hosts', { timeout: 60_000 }, () => {
     await world.untilProtected('a');
   });
 
+  it('leaves nothing of a copy that joins, where its host still believes that it is not wanted', async () => {
+    const joining = (): FalseHost | undefined =>
+      [...world.hosts.values()].find(({ controller }) => controller.side.phase === 'joining');
+    world.held = new Deferred();
+    await world.host('b').vm?.kill();
+    await world.until('one joins', () => joining()?.vm?.isAlive === true);
+    const late = joining()!;
+    const { vm } = late;
+    while (late.controller.side.phase === 'joining')
+      await late.controller.tick({ ...world.entry(), isWanted: false });
+    await world.until('it has let go', () => vm?.isAlive === false && late.controller.life.state === 'down');
+    world.held.resolve();
+    world.held = null;
+    await world.untilProtected('a');
+  });
+
   it('is taken up again by a daemon that was started anew, in every state', async () => {
     for (const name of ['a', 'b']) {
       world.host(name).controller.close();
