@@ -15,7 +15,7 @@ import { notOnThisMachine } from '../helpers/not-here.ts';
 import { TOP, isAsShown, typedIn, type Page, type Typed } from './markdown.ts';
 import { ENTER, WORLDS } from './worlds.ts';
 
-/** A page is told with the line at which it stood still; the longest takes a fifth of this. */
+/** A page is told with the line at which it stood still; the longest takes a quarter of this. */
 const PAGE_DEADLINE_MS = 240_000;
 
 /** For a test's `skip`. */
