@@ -7,6 +7,7 @@ import type { DemoCopy } from '../../src/demo/copy.ts';
 import { HOSTS } from '../../src/demo/pair.ts';
 import { PairKeeper } from '../../src/demo/keeper.ts';
 import type { Cables } from '../../src/demo/link-relay.ts';
+import type { Failover } from '../../src/demo/report.ts';
 import type { PairLinks } from '../../src/ha/pair-links.ts';
 import type { ProcessState } from '../../src/ha/beat/messages.ts';
 import type { QmpEvent } from '../../src/qmp/types.ts';
@@ -137,6 +138,11 @@ export class FalseDemo {
 
   get states(): (string | undefined)[] {
     return this.events.filter(({ type }) => type === 'state').map(({ to }) => to);
+  }
+
+  /** In whole milliseconds: (clock + 7) - clock is not 7 for every clock, as a double has no room for all digits. */
+  get failovers(): Failover[] {
+    return this.keeper.failovers.map((failover) => ({ ...failover, ms: Math.round(failover.ms) }));
   }
 
   get primary(): FalseCopy {

@@ -36,7 +36,7 @@ describe('the keeper of a pair', () => {
     assert.deepEqual(demo.done, ['secondary secondary-1 alone, alive: secondary-1']);
     assert.equal(demo.keeper.primary?.name, 'secondary-1');
     assert.equal(demo.keeper.secondary, null);
-    assert.deepEqual(demo.keeper.failovers, [{ killed: 'primary', ms: 7 }]);
+    assert.deepEqual(demo.failovers, [{ killed: 'primary', ms: 7 }]);
     const { from, to } = demo.keeper.lastFailover ?? {};
     assert.deepEqual([from, to], ['127.0.0.1', '127.0.0.2']);
     assert.deepEqual(demo.lines, [
@@ -73,7 +73,7 @@ describe('the keeper of a pair', () => {
     assert.equal(demo.keeper.life.state, 'dissolving');
     await goOn(demo);
     assert.deepEqual(demo.done, ['secondary secondary-1 alone, alive: secondary-1']);
-    assert.deepEqual(demo.keeper.failovers, [{ killed: 'primary', ms: 7, how: 'frozen' }]);
+    assert.deepEqual(demo.failovers, [{ killed: 'primary', ms: 7, how: 'frozen' }]);
   });
 
   it('kills the secondary behind a cut link before the primary is heard', async () => {
@@ -84,7 +84,7 @@ describe('the keeper of a pair', () => {
     demo.primary.tell('COLO_PEER_SILENT');
     await goOn(demo);
     assert.deepEqual(demo.done, ['cut', 'primary primary-0 alone, alive: primary-0']);
-    assert.deepEqual(demo.keeper.failovers, [{ killed: 'secondary', ms: 7, how: 'link cut' }]);
+    assert.deepEqual(demo.failovers, [{ killed: 'secondary', ms: 7, how: 'link cut' }]);
   });
 
   it('rides a silence out', async () => {
@@ -101,7 +101,7 @@ describe('the keeper of a pair', () => {
     const over = demo.keeper.switchOver();
     await goOn(demo);
     assert.equal(await over, 'secondary-1 on 127.0.0.2 is heard');
-    assert.deepEqual(demo.keeper.failovers, [{ killed: 'primary', ms: 7, how: 'planned' }]);
+    assert.deepEqual(demo.failovers, [{ killed: 'primary', ms: 7, how: 'planned' }]);
     assert.equal(demo.first.checkpoints, 1);
     assert.equal(demo.first.isAlive, false);
   });
