@@ -27,7 +27,7 @@ import { Protection } from './protection.ts';
 import { SideDriver } from './side-driver.ts';
 import { Standby } from './standby.ts';
 import { TakeOver } from './take-over.ts';
-import { isFollower, pause, quit, takeCheckpoint } from './vm-talk.ts';
+import { hasNeverRun, isFollower, pause, quit, takeCheckpoint } from './vm-talk.ts';
 import { isGuestShutdown, VmLink } from './vm-link.ts';
 import { mayStart } from './wishes.ts';
 
@@ -58,6 +58,8 @@ export class Controller {
   #lastEpoch = 0;
   #ticking: Promise<void> | null = null;
   #isDiscarding = false;
+  /** A start or a take-over, until all that it does with processes and disks has ended. Never rejects. */
+  #becomingHeard: Promise<void> = Promise.resolve();
   #isEnded = false;
   readonly #takingOver: TakeOver;
   readonly #givingWay = new GivingWay();
@@ -100,8 +102,8 @@ export class Controller {
       saved ?? this.#freshSide(),
       parts.arbiter,
       {
-        startGuest: () => void this.#startGuest(),
-        takeOver: () => void this.#takeOver(),
+        startGuest: () => void (this.#becomingHeard = this.#startGuest()),
+        takeOver: () => void (this.#becomingHeard = this.#takeOver()),
         receive: () => undefined,
         checkpoint: (pairing) => this.#protection.handOver(pairing),
         confirm: () => this.#standby.confirmed(),
@@ -175,7 +177,7 @@ export class Controller {
         return;
       case 'alone':
         this.#life = { state: 'unprotected', reason: 'taken up again by a new daemon', sinceMs: Date.now() };
-        await this.#finishTakeOver(vm);
+        await this.#finishBecomingHeard(vm);
         await this.#protection.undo('the daemon was started again');
         return;
       case 'idle':
@@ -361,12 +363,16 @@ export class Controller {
   async #startGuest(): Promise<void> {
     const parts = this.#parts;
     const known = this.side.known;
+    const isMeant = (): boolean => this.side.phase === 'alone';
     try {
       if (!known) throw new ColoError('the arbiter has not let it start');
       this.#protection.guestStarted();
       const disks = await parts.disks.forStart(this.#spec, known);
+      if (!isMeant()) return;
       const vm = await parts.room.startPrimary(this.#spec, disks);
-      if (this.side.phase !== 'alone') {
+      // The next daemon finds it.
+      if (this.#isEnded) return;
+      if (!isMeant()) {
         await vm.kill();
         return;
       }
@@ -375,6 +381,7 @@ export class Controller {
       this.#startAgain.reset();
       this.#step('started', `runs on ${parts.host}`);
     } catch (error) {
+      if (this.#isEnded || !isMeant()) return;
       log.error({ vm: this.name, err: error }, 'start');
       this.#startNotBefore = parts.now() + this.#startAgain.next();
       this.#end('refused', messageOf(error));
@@ -396,7 +403,7 @@ export class Controller {
     // A secondary is told by its primary; without one it ends when that counts as lost (#onPeerLost).
     if (this.side.phase === 'secondary') return;
     if (this.side.phase === 'alone' || this.side.phase === 'arming') {
-      this.#protection.abandon('the VM is being stopped');
+      this.#protection.callOff('the VM is being stopped');
       this.#end('stop', 'not wanted');
     }
   }
@@ -416,6 +423,8 @@ export class Controller {
         this.#forget();
         if (hasGivenWay) await this.#takingOver.note({ type: 'gave-way' });
       }
+      // Whatever comes next must not meet its process, nor what it does to the disks.
+      await this.#becomingHeard;
     } finally {
       this.#isDiscarding = false;
       this.#driver.feed({ type: 'guest-stopped' });
@@ -481,10 +490,11 @@ export class Controller {
   }
 
   /** The daemon before this one had won, and may have ended before the guest was heard, or all was tidied up. */
-  async #finishTakeOver(vm: RunningVm): Promise<void> {
+  async #finishBecomingHeard(vm: RunningVm): Promise<void> {
     const { known } = this.side;
     try {
       if (known && (await isFollower(vm))) await this.#takingOver.ofSecondary(vm, this.#spec, known);
+      else if (await hasNeverRun(vm)) await vm.qmp.execute('cont');
     } catch (error) {
       log.error({ vm: this.name, err: error }, 'take-over');
       this.#end('died', messageOf(error));

@@ -23,6 +23,8 @@ export class Joining {
   #vm: RunningVm | null = null;
   #ports: PortLease | null = null;
   #asking: NodeJS.Timeout | null = null;
+  /** All that `start` does with the disks and the process. Never rejects. */
+  #starting: Promise<unknown> = Promise.resolve();
 
   constructor(request: JoinRequest, parts: ControllerParts) {
     this.from = request.from;
@@ -31,7 +33,13 @@ export class Joining {
   }
 
   /** `onLost`: the inviting host does not mean it any more. Throws ColoError; the caller abandons. */
-  async start(onLost: (reason: string) => void): Promise<{ vm: RunningVm; answer: JoinAnswer }> {
+  start(onLost: (reason: string) => void): Promise<{ vm: RunningVm; answer: JoinAnswer }> {
+    const started = this.#start(onLost);
+    this.#starting = started.catch(() => undefined);
+    return started;
+  }
+
+  async #start(onLost: (reason: string) => void): Promise<{ vm: RunningVm; answer: JoinAnswer }> {
     const { spec, sizes, bitmapSince, nics, primaryHost } = this.#request;
     const { room, address, disks, steps } = this.#parts;
     const made = await disks.forJoin(sizes, bitmapSince);
@@ -78,6 +86,7 @@ export class Joining {
     return this.#confirmed.promise;
   }
 
+  /** Resolves when neither disks nor process are used any more. */
   async abandon(reason: string): Promise<void> {
     this.#stopAsking();
     const why = new ColoError(reason);
@@ -85,6 +94,7 @@ export class Joining {
     this.#confirmed.reject(why);
     this.#ports?.release();
     await this.#vm?.kill();
+    await this.#starting;
   }
 
   /** The daemon ends; what is under way is left as it is. */

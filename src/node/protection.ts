@@ -107,6 +107,14 @@ export class Protection {
   /** Of the try that is under way: its own end is no failure any more. */
   abandon(reason: string): void {
     this.#try?.abandon(new ColoError(reason));
+    this.#try = null;
+  }
+
+  /** As abandon, before the arbiter was asked for a pair: who was to be the secondary is told. */
+  callOff(reason: string): void {
+    const to = this.#try?.target;
+    this.abandon(reason);
+    if (to !== undefined) void this.#askToLeave(to, reason);
   }
 
   handOver(pairing: RecordId): void {
@@ -139,24 +147,22 @@ export class Protection {
   /** Back to what an unprotected VM is; the next try after a while. */
   async undo(reason: string): Promise<void> {
     const { vm, spec, name } = this.#copy;
-    const to = this.#try?.target ?? null;
+    const failed = this.#try;
     this.abandon(reason);
     this.#hooks.stopWatching();
     if (!vm) return;
     this.#notBefore = this.#parts.now() + this.#again.next();
-    if (this.#try?.isRefused !== true) this.#next.forgetBitmap();
+    if (failed?.isRefused !== true) this.#next.forgetBitmap();
     try {
       await this.#parts.steps.primaryAlone(vm, spec);
     } catch (error) {
       log.error({ vm: name, err: error }, 'the guest cannot be taken back');
       this.#hooks.end('died', messageOf(error));
       return;
-    } finally {
-      this.#try = null;
     }
-    if (to !== null) {
-      this.#next.failedOn(to);
-      void this.#askToLeave(to, reason);
+    if (failed !== null) {
+      this.#next.failedOn(failed.target);
+      void this.#askToLeave(failed.target, reason);
     }
     this.#hooks.step('sync-failed', reason);
   }

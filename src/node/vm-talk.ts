@@ -17,6 +17,12 @@ export async function isFollower({ qmp }: RunningVm): Promise<boolean> {
   return said.mode === 'secondary' || (said.mode === 'none' && said['last-mode'] === 'secondary');
 }
 
+/** A process whose guest waits for its first `cont`. */
+export async function hasNeverRun({ qmp }: RunningVm): Promise<boolean> {
+  const { status } = (await qmp.execute('query-status')) as { readonly status: string };
+  return status === 'prelaunch';
+}
+
 /** With its images flushed; whoever does not answer is killed by the caller. */
 export async function quit(vm: RunningVm): Promise<void> {
   try {

@@ -44,6 +44,8 @@ export class FalseVm implements RunningVm {
   readonly host: string;
   mode: 'none' | 'primary' | 'secondary' = 'none';
   isRunning = false;
+  /** It has never run. */
+  isNew = true;
   isAlive = true;
   /** The other half of the pair. */
   twin: FalseVm | null = null;
@@ -114,6 +116,7 @@ export class FalseVm implements RunningVm {
     switch (command) {
       case 'cont':
         this.isRunning = true;
+        this.isNew = false;
         this.say('RESUME');
         return Promise.resolve({});
       case 'stop':
@@ -121,7 +124,7 @@ export class FalseVm implements RunningVm {
         this.say('STOP');
         return Promise.resolve({});
       case 'query-status':
-        return Promise.resolve({ status: this.isRunning ? 'running' : 'paused' });
+        return Promise.resolve({ status: this.isRunning ? 'running' : this.isNew ? 'prelaunch' : 'paused' });
       case 'quit':
         return this.kill().then(() => ({}));
       case 'query-block-jobs':
@@ -160,6 +163,8 @@ export class FalseHost {
   joinFails = false;
   /** Set: a take-over waits for it. */
   heldTakeOver: Deferred<void> | null = null;
+  /** Set: its next process does not answer before. */
+  heldStart: Deferred<void> | null = null;
   /** For each time that it joined: whether what had changed was enough. */
   readonly joinedWith: boolean[] = [];
   readonly events: Omit<HaEvent, 'version' | 'sequence' | 'time' | 'host'>[] = [];
@@ -229,6 +234,7 @@ export class FalseHost {
           vm.mode = 'primary';
           peer.mode = 'secondary';
           peer.isRunning = true;
+          peer.isNew = false;
           peer.say('RESUME');
           await Promise.resolve();
         },
@@ -311,9 +317,12 @@ export class FalseHost {
     };
   }
 
-  #start(): Promise<RunningVm> {
-    this.vm = new FalseVm(this.name);
-    return Promise.resolve(this.vm);
+  /** As the room: of each VM there is at most one process. */
+  async #start(): Promise<RunningVm> {
+    if (this.vm?.isAlive === true) throw new ColoError(`it runs on this host already (pid ${this.vm.pid})`);
+    const vm = (this.vm = new FalseVm(this.name));
+    await this.heldStart?.promise;
+    return vm;
   }
 
   #alone(): Promise<void> {
@@ -321,7 +330,8 @@ export class FalseHost {
     if (vm?.isAlive !== true) return Promise.reject(new ClosedError('gone'));
     vm.part();
     vm.mode = 'none';
-    vm.isRunning = true;
+    // As the procedure: `cont` for a guest that stood for the pair, not for one that has never run.
+    if (!vm.isNew) vm.isRunning = true;
     this.world.onTold();
     return Promise.resolve();
   }

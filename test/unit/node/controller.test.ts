@@ -263,6 +263,55 @@ describe('a VM over several hosts', { timeout: 60_000 }, () => {
     await world.untilProtected('a');
   });
 
+  it('is protected again after it was stopped in the middle of a resync', async () => {
+    world.held = new Deferred();
+    await world.host('b').vm?.kill();
+    await world.until('a resync', () => world.host('a').controller.life.state === 'syncing');
+    world.isWanted = false;
+    await world.until('down', () => [...world.hosts.values()].every(({ controller }) => controller.isIdle));
+    world.held.resolve();
+    world.held = null;
+    world.isWanted = true;
+    await world.untilProtected('a');
+  });
+
+  it('has no second process when it is stopped while its first one starts', async () => {
+    const a = world.host('a');
+    const down = (): boolean => [...world.hosts.values()].every(({ controller }) => controller.isIdle);
+    world.isWanted = false;
+    await world.until('down', down);
+    const held = (a.heldStart = new Deferred());
+    world.isWanted = true;
+    await world.until('it starts', () => a.vm?.isAlive === true);
+    const first = a.vm;
+    world.isWanted = false;
+    await world.until('it ends', () => a.controller.life.state === 'stopping');
+    world.isWanted = true;
+    world.tick();
+    assert.equal(a.controller.isIdle, false);
+    a.heldStart = null;
+    held.resolve();
+    await world.untilProtected('a');
+    assert.equal(first?.isAlive, false);
+    assert.ok(!a.events.some(({ to }) => to === 'blocked'));
+  });
+
+  it('lets a guest run whose daemon died before it did', async () => {
+    const a = world.host('a');
+    world.isWanted = false;
+    await world.until('down', () => [...world.hosts.values()].every(({ controller }) => controller.isIdle));
+    for (const name of ['b', 'c']) world.host(name).isInMaintenance = true;
+    const held = (a.heldStart = new Deferred());
+    world.isWanted = true;
+    await world.until('it starts', () => a.vm?.isAlive === true);
+    a.controller.close();
+    await a.startDaemon();
+    held.resolve();
+    await world.until('it runs', () => a.vm?.isRunning === true);
+    for (const name of ['b', 'c']) world.host(name).isInMaintenance = false;
+    await world.untilProtected('a');
+  });
+
   it('leaves nothing of a copy that joins, where its host still believes that it is not wanted', async () => {
     const joining = (): FalseHost | undefined =>
       [...world.hosts.values()].find(({ controller }) => controller.side.phase === 'joining');
@@ -277,6 +326,40 @@ describe('a VM over several hosts', { timeout: 60_000 }, () => {
     world.held.resolve();
     world.held = null;
     await world.untilProtected('a');
+  });
+
+  it('is whole again after an invitation was dropped while its process started', async () => {
+    const b = world.host('b');
+    const held = (b.heldStart = new Deferred());
+    await b.vm?.kill();
+    await world.until('one starts', () => b.controller.side.phase === 'joining' && b.vm?.isAlive === true);
+    const first = b.vm;
+    const left = b.controller.leave('of no use any more');
+    await world.until('it has heard', () => b.controller.life.state === 'stopping');
+    await new Promise((resolve) => setImmediate(resolve));
+    assert.equal(b.controller.isIdle, false);
+    b.heldStart = null;
+    held.resolve();
+    await left;
+    assert.equal(first?.isAlive, false);
+    await world.untilProtected('a');
+  });
+
+  it('tells who was to be its secondary that it is being stopped', async () => {
+    world.held = new Deferred();
+    const a = world.host('a');
+    await world.host('b').vm?.kill();
+    await world.until(
+      'a resync',
+      () => a.controller.life.state === 'syncing' && a.controller.side.peer === null,
+    );
+    const joining = [...world.hosts.values()].find(({ controller }) => controller.side.phase === 'joining');
+    await world.until('one joins', () => joining?.vm?.isAlive === true);
+    await a.controller.tick({ ...world.entry(), isWanted: false });
+    await world.until('it has left', () => joining?.controller.isIdle === true);
+    assert.equal(joining?.controller.life.reason, 'the VM is being stopped');
+    world.held.resolve();
+    world.held = null;
   });
 
   it('is taken up again by a daemon that was started anew, in every state', async () => {
