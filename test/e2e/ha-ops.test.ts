@@ -49,12 +49,9 @@ test(
     ]);
     const image = path.join(operator.folder, 'tiny.raw');
     await writeKeyGuest(image);
-    const tiny = await operator.write('tiny.yaml', [
-      `name: ${TINY}`,
-      `image: ${image}`,
-      'memory: 32M',
-      PATIENT,
-    ]);
+    const tinyLines = [`name: ${TINY}`, `image: ${image}`, 'memory: 32M', PATIENT];
+    const tiny = await operator.write('tiny.yaml', tinyLines);
+    const slow = await operator.write('slow.yaml', [...tinyLines, 'resync: { rate: 64K }']);
 
     await step('check: what it says can be done', async () => {
       assert.match(await operator.colo('a', 'check', web), /^web: can be protected$/m);
@@ -288,6 +285,12 @@ test(
       const up = await operator.json<VmView>('c', 'up', tiny, '--wait');
       assert.equal(up.state, 'protected');
       await operator.type('b', TINY, 'y', /y/);
+      // In the middle of a resync, too, of which nothing is left for the next start to meet.
+      await operator.colo('a', 'down', TINY);
+      await operator.colo('b', 'up', slow);
+      await operator.untilStatus('a', TINY, 'a resync', ({ state }) => state === 'syncing');
+      await operator.colo('c', 'down', TINY);
+      assert.equal((await operator.json<VmView>('b', 'up', tiny, '--wait')).state, 'protected');
       const running = await operator.run('a', 'down', TINY, '--purge');
       assert.equal(running.status, 2, 'without --yes and a terminal nothing is deleted');
       await operator.colo('a', 'down', TINY, '--purge', '--yes');
