@@ -376,10 +376,11 @@ export class NodeServices implements NodeService, PeerService {
         engine: spec.engine,
       };
     }
-    if (view.primary === null || alive.has(view.primary)) return { ...view, isWanted, isPaused };
+    const speaker = speakerOf(view);
+    if (speaker === null || alive.has(speaker)) return { ...view, isWanted, isPaused };
     // Nobody is left who could say that it has stopped.
     if (!isWanted) return { ...view, isWanted, isPaused, state: 'down', primary: null, secondary: null };
-    const reason = `${view.primary} was the last to speak for it and is not heard of any more`;
+    const reason = `${speaker} was the last to speak for it and is not heard of any more`;
     return { ...view, isWanted, isPaused, state: 'dissolving', reason };
   }
 
@@ -418,4 +419,9 @@ async function whenIdle(act: () => Promise<void>): Promise<void> {
       await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
     }
   }
+}
+
+/** Whose host says what becomes of it: that of the primary, or of the process that is to be one; null: nobody's. */
+function speakerOf({ primary, state, copies }: VmView): string | null {
+  return primary ?? (state === 'starting' ? (copies[0]?.host ?? null) : null);
 }

@@ -125,7 +125,11 @@ describe('either copy', { timeout: 60_000 }, () => {
   /** As far as consoles need a daemon; `heard`: whose heartbeats arrive, `alive`: whose registration has not run out. */
   function services(
     name: string,
-    { heard = ['a', 'b'], alive = ['a', 'b'] }: { heard?: string[]; alive?: string[] } = {},
+    {
+      heard = ['a', 'b'],
+      alive = ['a', 'b'],
+      view = { primary: 'a', secondary: 'b' },
+    }: { heard?: string[]; alive?: string[]; view?: Partial<VmView> } = {},
   ): NodeServices {
     const host = world.host(name);
     const hostView = (one: string) => ({
@@ -139,7 +143,7 @@ describe('either copy', { timeout: 60_000 }, () => {
       controller: (vm: string) => (vm === 'web' ? host.controller : null),
       registry: {
         entry: (vm: string) => Promise.resolve(vm === 'web' ? { value: world.entry(), version: 1 } : null),
-        view: () => Promise.resolve({ ...VM, name: 'web', primary: 'a', secondary: 'b' }),
+        view: () => Promise.resolve({ ...VM, name: 'web', ...view }),
         host: (one: string) => Promise.resolve(hostView(one)),
         hosts: () => Promise.resolve(['a', 'b'].map(hostView)),
       },
@@ -153,6 +157,13 @@ describe('either copy', { timeout: 60_000 }, () => {
     const lost = await services('b', { alive: ['b'] }).vm('web');
     assert.equal(lost.state, 'dissolving');
     assert.equal(lost.reason, 'a was the last to speak for it and is not heard of any more');
+    const copies = [{ host: 'a', role: 'starting' as const, pid: null }];
+    const view = { state: 'starting' as const, primary: null, secondary: null, copies };
+    assert.equal((await services('b', { view }).vm('web')).state, 'starting');
+    assert.deepEqual(
+      (({ state, reason }) => [state, reason])(await services('b', { view, alive: ['b'] }).vm('web')),
+      ['dissolving', lost.reason],
+    );
   });
 
   async function heard(stream: Duplex, what: RegExp): Promise<void> {
