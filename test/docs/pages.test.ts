@@ -14,7 +14,7 @@ describe('the documents', { concurrency: 2 }, () => {
       ({ language, way }) => (language === 'sh' || language === 'console') && way.kind === 'run',
     );
     if (typed.length === 0 || (only !== undefined && !page.name.includes(only))) continue;
-    test(`${page.name} does what it says`, { skip, timeout: 300_000 }, async () => {
+    test(`${page.name} does what it says`, { skip, timeout: 450_000 }, async () => {
       assert.ok((await runPage(page)) >= typed.length);
     });
   }

@@ -15,8 +15,8 @@ import { notOnThisMachine } from '../helpers/not-here.ts';
 import { TOP, isAsShown, typedIn, type Page, type Typed } from './markdown.ts';
 import { ENTER, WORLDS } from './worlds.ts';
 
-/** A page is told with the line at which it stood still; the longest takes a quarter of this. */
-const PAGE_DEADLINE_MS = 240_000;
+/** A page is told with the line at which it stood still; the longest takes a minute on a quiet machine. */
+const PAGE_DEADLINE_MS = 400_000;
 
 /** For a test's `skip`. */
 export function whyNoSessions(): string | false {

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { renameSync } from 'node:fs';
 import http from 'node:http';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
@@ -461,10 +462,13 @@ test('nobody there is told as that, and what to do', async () => {
 
 test('a daemon that comes back within the retries is reached', async (t) => {
   const socketPath = path.join(folder, 'late.sock');
+  const elsewhere = path.join(folder, 'elsewhere.sock');
+  const server = await ApiServer.listen({ path: elsewhere }, { node: falseNode() });
+  t.after(() => server.close());
   const client = new NodeClient({ path: socketPath });
   const call = client.health();
-  const server = await ApiServer.listen({ path: socketPath }, { node: falseNode() });
-  t.after(() => server.close());
+  // Its first try has failed by then.
+  setTimeout(() => renameSync(elsewhere, socketPath), 50);
   assert.equal((await call).host, 'alpha');
   await client.close();
 });

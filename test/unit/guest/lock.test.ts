@@ -1,11 +1,15 @@
 /** The lock between processes. */
 import assert from 'node:assert/strict';
-import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
+import { fork } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, readFile, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { withLock } from '../../../src/guest/lock.ts';
+
+const TAKER = join(import.meta.dirname, '../../helpers/lock-taker.ts');
 
 describe('withLock', () => {
   let directory = '';
@@ -29,6 +33,20 @@ describe('withLock', () => {
     await Promise.all([withLock(path, body), withLock(path, body), withLock(path, body)]);
     assert.equal(most, 1);
     await assert.rejects(stat(path));
+  });
+
+  it('lets one process in at a time, when all of them find the lock of one that is gone', async () => {
+    const [path, said] = [join(directory, 'd'), join(directory, 'said')];
+    await writeFile(path, String(2 ** 22 + 1));
+    const takers = Array.from({ length: 3 }, () =>
+      fork(TAKER, [path, said], { execArgv: ['--import', import.meta.resolve('tsx')] }),
+    );
+    await Promise.all(takers.map((taker) => once(taker, 'message')));
+    const ended = Promise.all(takers.map((taker) => once(taker, 'exit')));
+    for (const taker of takers) taker.send('go');
+    await ended;
+    assert.equal(await readFile(said, 'utf8'), 'in\nout\n'.repeat(3));
+    assert.deepEqual((await readdir(directory)).sort(), ['said']);
   });
 
   it('is released when the body fails', async () => {

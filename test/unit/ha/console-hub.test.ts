@@ -87,7 +87,9 @@ test('two clients hear the guest, and it hears both', async (t) => {
   const ended = Promise.all([once(one.socket, 'end'), once(two.socket, 'end')]);
   hub.close();
   await ended;
-  assert.match(await readFile(paths.consoleLog, 'utf8'), /^booting\n\.+$/);
+  await until('it is on disk', 60_000, async () =>
+    /^booting\n\.+$/.test(await readFile(paths.consoleLog, 'utf8')),
+  );
 });
 
 test('who comes later hears the end, from an earlier daemon too', async (t) => {

@@ -5,7 +5,7 @@ import { FileProcess } from '../../../src/ha/arbiter/file-process.ts';
 
 test('a process that starts slowly is waited for: the deadline is of its answers', async (t) => {
   const module = new URL('../../helpers/slow-start-child.ts', import.meta.url).href;
-  const slow = new FileProcess<{ verb: string }, unknown>(module, 'arbiter /x', 1_000);
+  const slow = new FileProcess<{ verb: string }, unknown>(module, 'arbiter /x', 5_000);
   t.after(() => slow.close());
   const calls = [slow.call({ verb: 'one' }), slow.call({ verb: 'two' })];
   const { pid } = slow;

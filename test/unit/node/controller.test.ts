@@ -4,7 +4,7 @@ import { afterEach, beforeEach, describe, it } from 'node:test';
 import { Deferred } from '../../../src/base/async.ts';
 import { World, type FalseHost } from '../../helpers/node-world.ts';
 
-describe('a VM over several hosts', { timeout: 60_000 }, () => {
+describe('a VM over several hosts', () => {
   let world: World;
 
   beforeEach(async () => {

@@ -92,7 +92,7 @@ describe('a VM on the page', () => {
   });
 });
 
-describe('either copy', { timeout: 60_000 }, () => {
+describe('either copy', () => {
   let world: World;
   const servers: net.Server[] = [];
   /** What was typed at each host's copy. */
