@@ -415,8 +415,8 @@ export class Controller {
       this.#watch.stop();
       this.#protection.abandon('this side is being discarded');
       const vm = this.#link.vm;
+      const hasGivenWay = await this.#givingWay.isDone(vm);
       if (vm) {
-        const hasGivenWay = await this.#givingWay.isDone(vm);
         if (hasGivenWay || (this.#life.state === 'stopping' && this.#entry?.isWanted === false))
           await quit(vm);
         await vm.kill();

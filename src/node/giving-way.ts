@@ -62,11 +62,11 @@ export class GivingWay {
     if (event === 'RESUME' || event === RECONNECTED) this.#hasRun = true;
   }
 
-  /** Whether the guest has stood all the time. Asked when the pair has ended; the answer is given once. */
-  async isDone(vm: RunningVm): Promise<boolean> {
+  /** Whether the guest has stood all the time. Asked when the pair has ended; the answer is given once. `vm`: null, it is gone. */
+  async isDone(vm: RunningVm | null): Promise<boolean> {
     const isIt = this.#vm === vm;
     this.#vm = null;
-    if (!isIt || this.#hasRun) return false;
+    if (vm === null || !isIt || this.#hasRun) return false;
     return (await stands(vm).catch(() => false)) && !this.#hasRun;
   }
 }

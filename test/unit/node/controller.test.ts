@@ -215,6 +215,19 @@ describe('a VM over several hosts', () => {
     assert.deepEqual(world.host('a').joinedWith, [true], 'what had changed was enough');
   });
 
+  it('is invited at once when its process died while it gave way', async () => {
+    const [a, b] = [world.host('a'), world.host('b')];
+    world.host('c').isInMaintenance = true;
+    const held = (b.heldTakeOver = new Deferred());
+    const over = a.controller.stepAside();
+    await world.until('won, unheard', () => b.controller.side.phase === 'alone');
+    await a.vm?.kill();
+    held.resolve();
+    await over;
+    await world.untilProtected('b');
+    assert.equal(secondaryOf('b'), 'a');
+  });
+
   it('copies all to a primary that ran while it gave way', async () => {
     const a = world.host('a');
     const b = world.host('b');
