@@ -225,8 +225,9 @@ export class PairKeeper {
   async checkpoint(): Promise<string> {
     this.#requireOffer('checkpoint');
     const primary = this.#requirePrimary();
-    if (!(await takeCheckpoint(primary, () => this.#life.state === 'protected')))
-      throw new ColoError('The pair ended during the checkpoint');
+    // A copy that is only suspected goes on: its checkpoints do, too.
+    const isPair = (): boolean => this.#life.state === 'protected' || this.#life.state === 'suspect';
+    if (!(await takeCheckpoint(primary, isPair))) throw new ColoError('The pair ended during the checkpoint');
     await this.collect();
     return `${this.secondary?.name ?? 'the secondary'} holds a new checkpoint`;
   }

@@ -213,7 +213,11 @@ export class NodeServices implements NodeService, PeerService {
     if ((await registry.host(host)) === null) throw new NoSuchHostError(host);
     await registry.setMaintenance(host, isOn);
     await this.#daemon.look();
-    if (isOn && drain && host === this.#daemon.config.name) await this.#drain(call?.signal);
+    if (isOn && drain && host === this.#daemon.config.name) {
+      await this.#drain(call?.signal);
+      // The registry tells what this host has told.
+      await this.#daemon.look();
+    }
     const view = await registry.host(host);
     if (!view) throw new NoSuchHostError(host);
     return view;

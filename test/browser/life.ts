@@ -10,7 +10,7 @@ export function lifeTests(skip: string | false): void {
     const { page, complaints, source } = await open(t);
     source.live();
     await isProtected(page);
-    assert.equal(await page.title(), 'web: Protected, COLO');
+    await page.waitForFunction(() => document.title === 'web: Protected, COLO');
     await page.waitForSelector('[data-copy="primary"][data-mood="running"]');
     await page.waitForSelector('[data-copy="secondary"][data-mood="following"]');
     for (const arrow of ['mirror', 'released', 'secondary-out', 'replication']) {
@@ -128,7 +128,9 @@ export function lifeTests(skip: string | false): void {
       t.after(() => again.close());
       await page.waitForSelector('.link[data-link="open"]');
       await page.waitForSelector('.heading[data-state="unprotected"][data-primary="beta"]');
-      assert.equal(await page.locator('.events li').count(), 2);
+      await page.waitForSelector('.events li:nth-child(2)');
+      // Written when the console of the copy before has been replaced.
+      await waitForConsole(page, 'primary', 'from here on: beta');
       await page.waitForSelector('[data-console="primary"][data-status="open"]');
       await page.click('[data-console="primary"] .xterm-screen');
       await page.keyboard.type('back');

@@ -64,11 +64,12 @@ END
 exec chroot "$root" bash /session/type
 `;
 
-/** The VM of \`nodes\` is made of this. */
+/** The VM of \`nodes\` is made of this. On a busy machine a copy may say nothing for a while. */
 const WEB = `name: web
 image: /srv/web.qcow2
 memory: 128M
 hosts: [a, b, c]
+heartbeat: { patience: 3s, link-patience: 10s }
 network: { switch: 'unix:/run/colo/switch.sock' }
 `;
 

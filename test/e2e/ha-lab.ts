@@ -243,7 +243,8 @@ export class Cluster {
     await Promise.all(hosts.map((host) => host.start()));
     for (const host of hosts) {
       await until(`${host.name} knows all hosts`, STEP_MS, async () => {
-        const known = await host.ask((client) => client.hosts());
+        // An etcd that has just been started may not have elected itself.
+        const known = await host.ask((client) => client.hosts()).catch(() => []);
         return known.filter(({ isAlive }) => isAlive).length === hosts.length;
       });
     }

@@ -118,7 +118,11 @@ export class Operator {
 
   /** The same, which has to end well. Its standard output. */
   async colo(on: string, ...words: readonly string[]): Promise<string> {
-    const { status, out, err } = await this.run(on, ...words);
+    let ran = await this.run(on, ...words);
+    // On a busy machine a registry that is a folder may not answer in time.
+    while (ran.status !== 0 && ran.err.includes('a call hangs in the file system'))
+      ran = await this.run(on, ...words);
+    const { status, out, err } = ran;
     assert.equal(status, 0, `colo ${words.join(' ')} on ${on}: ${err}${out}`);
     return out;
   }

@@ -61,10 +61,16 @@ interface Machine {
   readonly screen: string;
 }
 
-/** Of all events those that tell the story; checkpoints stop and resume the guest all the time. */
+/**
+ * Of all events those that tell the story; checkpoints stop and resume the guest all the time, and on a busy machine a
+ * side may be silent for a moment.
+ */
 const STORY_BUT = [
   'STOP',
   'RESUME',
+  'COLO_PEER_SILENT',
+  'COLO_PEER_BACK',
+  'COLO_COMPARE_REQUEST',
   'JOB_STATUS_CHANGE',
   'NETDEV_STREAM_CONNECTED',
   'NETDEV_STREAM_DISCONNECTED',

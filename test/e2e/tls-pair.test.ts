@@ -208,8 +208,12 @@ test('a pair that is all in TLS', { timeout: 300_000 }, async (t) => {
     assert.ok(bytes > 1000, `${bytes} bytes passed`);
     assert.equal(heard, false);
   }
-  const status = (await p.qmp.execute('query-colo-status')) as { 'x-heartbeat'?: { 'is-silent': boolean } };
-  assert.equal(status['x-heartbeat']?.['is-silent'], false);
+  await until('the secondary is heard', STEP_MS, async () => {
+    const status = (await p.qmp.execute('query-colo-status')) as {
+      'x-heartbeat'?: { 'is-silent': boolean };
+    };
+    return status['x-heartbeat']?.['is-silent'] === false;
+  });
 
   const exit = s.qmp.waitFor('COLO_EXIT', () => true, STEP_MS);
   await p.kill();

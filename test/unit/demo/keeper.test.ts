@@ -96,6 +96,15 @@ describe('the keeper of a pair', () => {
     assert.equal(demo.keeper.life.state, 'protected');
   });
 
+  it('takes the checkpoint of a pair that is suspected meanwhile', async () => {
+    const demo = new FalseDemo({ linkPatienceMs: 60_000 }).booted();
+    await demo.keeper.makeWhole();
+    const taken = demo.keeper.checkpoint();
+    demo.secondary.tell('COLO_PEER_SILENT');
+    assert.equal(demo.keeper.life.state, 'suspect');
+    assert.equal(await taken, 'secondary-1 holds a new checkpoint');
+  });
+
   it('switches over when it is asked to, and says when the other is heard', async () => {
     const demo = await whole();
     const over = demo.keeper.switchOver();
