@@ -43,7 +43,7 @@ import {
   parseSectionHeader,
 } from './messages.ts';
 import { Outbox } from './outbox.ts';
-import { afterPatience } from './patience.ts';
+import { afterPatience } from '../base/patience.ts';
 
 /** Unread bytes beyond which the peer is made to wait. */
 const READ_AHEAD_BYTES = 4 * 1024 * 1024;

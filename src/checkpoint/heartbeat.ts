@@ -10,7 +10,7 @@
  * look are not counted, the peer gets half of the patience anew, and its socket is read once more before it is accused.
  * What to send, and on which socket, is channel.ts's; the clock is monotonic.
  */
-import { afterLook } from './patience.ts';
+import { afterLook } from '../base/patience.ts';
 
 export interface HeartbeatSettings {
   readonly intervalMs: number;

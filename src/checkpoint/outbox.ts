@@ -5,7 +5,7 @@
 import type { Socket } from 'node:net';
 import { Deferred } from '../base/async.ts';
 import { TimeoutError } from '../base/errors.ts';
-import { afterPatience } from './patience.ts';
+import { afterPatience } from '../base/patience.ts';
 
 const WRITE_PIECE_BYTES = 1024 * 1024;
 

@@ -10,6 +10,7 @@ import { connect as connectSocket, type Socket } from 'node:net';
 import { performance } from 'node:perf_hooks';
 import { Deferred, InFlight, withDeadline } from '../base/async.ts';
 import { ClosedError, IoError, ProtocolError, TimeoutError, messageOf } from '../base/errors.ts';
+import { afterPatience } from '../base/patience.ts';
 import type { TlsCredentials } from '../base/tls/credentials.ts';
 import { TlsError, reasonOf, secureAsClient } from '../base/tls/upgrade.ts';
 import { textOfAddress, type NbdAddress } from './address.ts';
@@ -25,6 +26,8 @@ import { REQUEST_BYTES, encodeRequest, type StatusRun } from './wire.ts';
 const STAGING_BYTES = 64 * 1024;
 /** Less than this is cheaper to copy from the staging buffer than to read by a system call of its own. */
 const DIRECT_MIN_BYTES = 16 * 1024;
+/** For a request to leave that could not be sent for all of its time, milliseconds. */
+const SEND_AGAIN_MS = 1_000;
 
 export interface ConnectionTimes {
   readonly connectTimeoutMs: number;
@@ -61,7 +64,9 @@ export class NbdConnection implements ReplySink {
   readonly #requests = new InFlight();
   #order = 0;
   #corked = false;
-  #deadline: NodeJS.Timeout | null = null;
+  /** Each ends it. */
+  #deadline: (() => void) | null = null;
+  #sendingDeadline: (() => void) | null = null;
   #dead: IoError | null = null;
   #closing = false;
   #ending: Promise<void> | null = null;
@@ -373,8 +378,8 @@ export class NbdConnection implements ReplySink {
 
   // ---- Deadlines and death
 
-  #armDeadline(ms: number): NodeJS.Timeout | null {
-    return Number.isFinite(ms) ? setTimeout(() => this.#checkDeadlines(), ms) : null;
+  #armDeadline(ms: number): (() => void) | null {
+    return Number.isFinite(ms) ? afterPatience(ms, () => this.#checkDeadlines()) : null;
   }
 
   /** One timer for all requests: it looks for the one that got on least recently, and comes back in its time. */
@@ -391,8 +396,15 @@ export class NbdConnection implements ReplySink {
     else if (oldest !== Infinity) this.#deadline = this.#armDeadline(Math.ceil(left));
   }
 
+  /** By the socket's own timer, which has not seen what can be sent now if this process stood still itself. */
   #sendingStalled(): void {
-    if (this.#slots.some((slot) => slot.isActive && !slot.isSent)) this.#timedOut();
+    const stuck = this.#slots.filter((slot) => slot.isActive && !slot.isSent);
+    const generations = stuck.map(({ generation }) => generation);
+    if (stuck.length === 0 || this.#sendingDeadline) return;
+    this.#sendingDeadline = afterPatience(Math.min(SEND_AGAIN_MS, this.#times.requestTimeoutMs), () => {
+      this.#sendingDeadline = null;
+      if (stuck.every((slot, at) => !slot.isSent && slot.generation === generations[at])) this.#timedOut();
+    });
   }
 
   #timedOut(): void {
@@ -411,8 +423,9 @@ export class NbdConnection implements ReplySink {
     this.#dead = error;
     this.#reader.end(error.cause instanceof Error ? error.cause : error);
     this.#socket.destroy();
-    if (this.#deadline) clearTimeout(this.#deadline);
-    this.#deadline = null;
+    this.#deadline?.();
+    this.#sendingDeadline?.();
+    this.#deadline = this.#sendingDeadline = null;
     const active = this.#slots.filter((slot) => slot.isActive);
     for (const slot of active.sort((a, b) => a.order - b.order)) slot.abandon(error);
     const waiters = this.#waiters;

@@ -8,7 +8,7 @@ registrySuite(
   async () => {
     const cluster = await EtcdCluster.start(3);
     const { endpoints } = cluster;
-    const patient = { endpoints, deadlineMs: 30_000, attemptMs: 5_000, leaseSeconds: 2, countersMs: 0 };
+    const patient = { endpoints, deadlineMs: 30_000, attemptMs: 5_000, leaseSeconds: 5, countersMs: 0 };
     return { open: () => new EtcdRegistry(patient), remove: () => cluster.remove() };
   },
   noEtcd,

@@ -165,7 +165,7 @@ describe('COLO frame', () => {
   it('ends with an error when the peer freezes, and the guest goes on', async () => {
     let frozen = false;
     const pair = await protect(await tappedPair((chunk) => (frozen ? Buffer.alloc(0) : chunk)), {
-      patienceMs: 150,
+      patienceMs: 2000,
     });
     frozen = true;
     pair.primary.request('mismatch');

@@ -120,7 +120,7 @@ export interface Sockets {
 
 /** Both guests run when it resolves. */
 export async function protect(sockets: Sockets, options: PairOptions = {}): Promise<Pair> {
-  const { patienceMs = 2000, delayMs = 3_600_000 } = options;
+  const { patienceMs = 60_000, delayMs = 3_600_000 } = options;
   const lines: string[] = [];
   const p = side(lines);
   const s = side(lines);

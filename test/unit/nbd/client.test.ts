@@ -1,13 +1,18 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import path from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { Deferred } from '../../../src/base/async.ts';
 import { ClosedError, IoError, ProtocolError } from '../../../src/base/errors.ts';
 import { NbdClient, type NbdClientOptions } from '../../../src/nbd/index.ts';
+import { standStill } from '../../helpers/stand-still.ts';
 import { HANDSHAKE_STEPS, QEMU_CONVERSATION, sentBy } from './captures.ts';
 import type { RawPeer } from './support.ts';
 import { MemorySource, startLiar, startServer } from './support.ts';
 
 const MIB = 2 ** 20;
+const SERVER = path.join(import.meta.dirname, 'hostile-server.ts');
 
 /** A client of a real server with one source. */
 async function setUp(
@@ -232,15 +237,37 @@ describe('NBD client', () => {
         const bytes = Buffer.from(chunk(cookie, 1, 1, u64(0) + '61'.repeat(8)), 'hex');
         peer.send(bytes.subarray(0, 20));
         for (const byte of bytes.subarray(20)) {
-          await new Promise((resolve) => setTimeout(resolve, 25));
+          await new Promise((resolve) => setTimeout(resolve, 100));
           peer.send(Uint8Array.of(byte));
         }
       },
-      { requestTimeoutMs: 250 },
+      { requestTimeoutMs: 1000 },
     );
     const target = Buffer.alloc(8);
     await client.read(0, target);
     assert.equal(target.toString(), 'aaaaaaaa');
+  });
+
+  it('does not hold a server to the time for which its own process stood still', async (t) => {
+    const server = spawn(process.execPath, ['--import', 'tsx', SERVER], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    });
+    t.after(() => server.kill('SIGKILL'));
+    const [port] = (await once(server.stdout, 'data')) as [Buffer];
+    const address = { host: '127.0.0.1', port: Number(port.toString()) };
+    const client = await NbdClient.connect(address, { requestTimeoutMs: 500 });
+    t.after(() => client.abort());
+    for (const act of [
+      () => client.read(0, Buffer.alloc(4096)),
+      // More than the kernel takes at once.
+      () => client.write(0, Buffer.alloc(24 * MIB)),
+    ]) {
+      const done = act();
+      await new Promise((resolve) => setImmediate(resolve));
+      standStill();
+      await done;
+    }
+    await client.close();
   });
 
   it('notices a server that stops taking a long write', async (t) => {

@@ -75,6 +75,8 @@ export class PairSpeech {
     const isSyn =
       plan.opening !== 'middle' && (isFirst || (state.at === 0 && !state.isSynOver && what.back > 30));
     state.isOpen = true;
+    // No TCP says its SYN again after anything else.
+    if (!isSyn) state.isSynOver = true;
     // A connection that is first seen in its middle begins with its lowest byte.
     const from = isSyn ? 0 : Math.max(0, state.at - what.back);
     const payload = isSyn ? new Uint8Array(0) : this.#stream(plan.seed, from, from + what.length);
