@@ -54,7 +54,7 @@ export class Controller {
   readonly #protection: Protection;
   readonly #standby: Standby;
   #startNotBefore = 0;
-  /** Of the record that this host spoke under last: what it tells when it speaks no more. */
+  /** Of the record that this host spoke under last, or may start under: what it tells when it does not speak. */
   #lastEpoch = 0;
   #ticking: Promise<void> | null = null;
   #isDiscarding = false;
@@ -97,6 +97,7 @@ export class Controller {
       },
     });
     const saved = parts.loadSide();
+    this.#lastEpoch = saved?.known?.epoch ?? 0;
     this.#driver = new SideDriver(
       spec.name,
       saved ?? this.#freshSide(),
@@ -351,6 +352,8 @@ export class Controller {
 
   async #considerStart(entry: VmEntry): Promise<void> {
     const answer = await mayStart(entry, this.#parts);
+    // Nobody speaks after that record: what this host tells counts.
+    if (answer.memberSince !== null) this.#lastEpoch = answer.memberSince;
     if (answer.may) {
       this.#step('start', answer.reason ?? 'may start here');
       this.#driver.feed({ type: 'start' });

@@ -22,7 +22,7 @@ export interface CopyState {
   readonly spec: VmSpec;
   readonly side: Side;
   readonly life: Life;
-  /** Of the record that this host spoke under last. */
+  /** Of the record that this host spoke under last, or may start under. */
   readonly lastEpoch: number;
   readonly pid: number | null;
   readonly entry: VmEntry | null;

@@ -458,20 +458,23 @@ export class Daemon {
         const view = looked.controller.view();
         if (!this.#isMineToTell(looked.controller, view, looked.told)) continue;
         const outline = `${view.state} ${view.primary ?? ''}`;
-        await this.registry.publishVm(view);
-        looked.told = outline;
+        looked.told = (await this.registry.publishVm(view)) ? outline : '';
       }
     } catch (error) {
       this.#onRegistry(messageOf(error));
     }
   }
 
-  /** The one that is heard, or is about to be, speaks for the VM; when there is none, the one that was last. */
+  /**
+   * The one that is heard, or is about to be, speaks for the VM; when there is none, the one that was last, or that would
+   * start it if it could. The registry takes no word of an epoch that is over.
+   */
   #isMineToTell({ side: { phase } }: Controller, view: VmView, told: string): boolean {
     if (phase === 'secondary' || phase === 'joining') return false;
     if (phase !== 'idle') return true;
     const entry = this.#entries.get(view.name)?.value;
-    return told !== '' || entry?.home === this.config.name;
+    const wouldStart = view.state === 'blocked' && view.epoch > 0;
+    return told !== '' || wouldStart || entry?.home === this.config.name;
   }
 
   async #open(spec: VmSpec): Promise<Controller> {

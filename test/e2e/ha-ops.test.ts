@@ -255,7 +255,16 @@ test(
         // The one that was no member first, alone: nothing but the arbiter's record keeps it from starting.
         await stranger.start();
         assert.equal(await stranger.vmPid(WEB), null);
-        await Promise.all(members.map((host) => host.start()));
+        // The first of the members waits for the other, for a while, and that is what is told.
+        const [first, second] = members;
+        await first!.start();
+        await operator.untilStatus(
+          first!.name,
+          WEB,
+          'waiting',
+          ({ state, reason }) => state === 'blocked' && reason.startsWith(`waits for ${second!.name}`),
+        );
+        await second!.start();
         const view = await operator.untilStatus(
           'a',
           WEB,
@@ -290,7 +299,17 @@ test(
       await operator.colo('b', 'up', slow);
       await operator.untilStatus('a', TINY, 'a resync', ({ state }) => state === 'syncing');
       await operator.colo('c', 'down', TINY);
-      assert.equal((await operator.json<VmView>('b', 'up', tiny, '--wait')).state, 'protected');
+      const whole = await operator.json<VmView>('b', 'up', tiny, '--wait');
+      assert.equal(whole.state, 'protected');
+      // By a daemon that has only taken it up, alone.
+      await operator.colo('a', 'pause', TINY);
+      process.kill((await operator.host(whole.secondary).vmPid(TINY))!, 'SIGKILL');
+      await operator.untilStatus('c', TINY, 'alone', ({ secondary }) => secondary === null);
+      await operator.host(whole.primary).end('SIGKILL');
+      await operator.host(whole.primary).start();
+      await operator.untilAllAlive('a');
+      await operator.colo('a', 'down', TINY);
+      await operator.colo('a', 'resume', TINY);
       const running = await operator.run('a', 'down', TINY, '--purge');
       assert.equal(running.status, 2, 'without --yes and a terminal nothing is deleted');
       await operator.colo('a', 'down', TINY, '--purge', '--yes');

@@ -104,6 +104,8 @@ describe('a VM over several hosts', () => {
     await new Promise((resolve) => setTimeout(resolve, 300));
     assert.equal(b.vm, null);
     assert.match(b.controller.life.reason, /waits for a/);
+    // What is told is not taken for something of an epoch that is over.
+    assert.equal(b.controller.view().epoch, world.store.records.get('web')?.epoch);
     b.upMs = 60_000;
     await world.untilProtected('b');
     await a.comeBack();
@@ -307,6 +309,19 @@ describe('a VM over several hosts', () => {
     await world.untilProtected('a');
     assert.equal(first?.isAlive, false);
     assert.ok(!a.events.some(({ to }) => to === 'blocked'));
+  });
+
+  it('is stopped under its epoch by a daemon that was started anew', async () => {
+    const a = world.host('a');
+    for (const name of ['b', 'c']) world.host(name).isInMaintenance = true;
+    await world.host('b').losePower();
+    await world.until('alone', () => a.controller.life.state === 'unprotected');
+    const { epoch } = a.controller.view();
+    a.controller.close();
+    await a.startDaemon();
+    world.isWanted = false;
+    await world.until('down', () => a.controller.life.state === 'down');
+    assert.deepEqual([epoch > 0, a.controller.view().epoch], [true, epoch]);
   });
 
   it('lets a guest run whose daemon died before it did', async () => {
