@@ -442,6 +442,8 @@ export class Controller {
   #end(event: LifeEvent, reason: string): void {
     this.#step(event, reason);
     this.#driver.feed({ type: 'stop' });
+    // There was no guest to be stopped.
+    if (this.side.phase === 'idle') this.#step('stopped', reason);
   }
 
   #refuse(reason: string): void {

@@ -311,6 +311,25 @@ describe('a VM over several hosts', () => {
     assert.ok(!a.events.some(({ to }) => to === 'blocked'));
   });
 
+  it('is protected again by a host that was not let start it before it was stopped', async () => {
+    const [a, b] = [world.host('a'), world.host('b')];
+    world.host('c').isInMaintenance = true;
+    await a.losePower();
+    await world.until('alone on b', () => b.controller.life.state === 'unprotected');
+    a.joinFails = true;
+    await a.comeBack();
+    a.upMs = 60_000;
+    await world.until('refused on a', () => a.controller.life.state === 'blocked');
+    world.isWanted = false;
+    await world.until('down', () => [a, b].every(({ controller }) => controller.life.state === 'down'));
+    a.joinFails = false;
+    world.isWanted = true;
+    await world.untilProtected('b');
+    assert.equal(a.controller.life.state, 'protected');
+    await b.vm?.kill();
+    await world.untilProtected('a');
+  });
+
   it('is stopped under its epoch by a daemon that was started anew', async () => {
     const a = world.host('a');
     for (const name of ['b', 'c']) world.host(name).isInMaintenance = true;
