@@ -147,16 +147,22 @@ test(
     });
 
     await step('failover: the secondary is heard, the first is its secondary again', async () => {
-      const before = await seen();
-      const after = await operator.json<VmView>('c', 'failover', WEB);
-      assert.equal(after.primary, before.secondary);
-      await stillServed();
-      const whole = await operator.untilProtected('a', WEB, before.epoch);
-      assert.equal(whole.secondary, before.primary);
-      const copied = (await operator.events(after.primary!)).filter(
-        ({ vm, to }) => vm === WEB && to === 'protecting',
-      );
-      assert.match(copied.at(-1)!.reason, /what had changed was copied/);
+      // A checkpoint that was due lets a guest run that had been stopped to give way: all is copied then.
+      let reason = '';
+      for (let times = 0; times < 3 && !reason.endsWith('what had changed was copied'); times++) {
+        const before = await seen();
+        const after = await operator.json<VmView>('c', 'failover', WEB);
+        assert.equal(after.primary, before.secondary);
+        await stillServed();
+        const whole = await operator.untilProtected('a', WEB, before.epoch);
+        assert.equal(whole.secondary, before.primary);
+        const copied = (await operator.events(after.primary!)).filter(
+          ({ vm, to }) => vm === WEB && to === 'protecting',
+        );
+        ({ reason } = copied.at(-1)!);
+        t.diagnostic(reason);
+      }
+      assert.match(reason, /what had changed was copied$/);
     });
 
     await step('migrate: to the host that has nothing of it', async () => {
